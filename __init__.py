@@ -1,0 +1,1 @@
+"""Tune-A-Video for ComfyUI."""

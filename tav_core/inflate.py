@@ -1,0 +1,209 @@
+"""A text-to-image UNet that reads its batch as the frames of a video (paper, section 4.1)."""
+
+import math
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from einops import rearrange
+from torch import Tensor, nn
+
+from .attention import PATTERNS, FrameAttnProcessor, FrameCount, TemporalAttnProcessor, TextAttnProcessor
+from .errors import TavError
+
+GROUP_NORMS = ("video", "frame")
+TRAINABLE = (".attn1.to_q.", ".attn2.to_q.", ".attn_temp.")
+
+
+def inflate(
+    unet: UNet2DConditionModel, *, attention: str = "sparse-causal", group_norm: str = "video", temporal: bool = True
+) -> "InflatedUNet":
+    """Turns a text-to-image UNet into one for videos, in place (Tune-A-Video, section 4.1).
+
+    attention: the frames that a frame's self-attention looks at: "sparse-causal" (the first and the previous one, as
+        in the paper), "first", "frame" (its own alone), "full-causal" (all up to its own) or "full".
+    group_norm: "video" takes the statistics of the residual blocks over all frames jointly, as the original does;
+        "frame" leaves them per frame.
+    temporal: whether each transformer block ends in temporal attention. It starts as the identity, so that on
+        equal frames the inflated network computes what the 2-D one does.
+    """
+    _check(unet, attention, group_norm)
+    return InflatedUNet(unet, attention=attention, group_norm=group_norm, temporal=temporal)
+
+
+class InflatedUNet(nn.Module):
+    """A UNet called on videos; made by `inflate`. `unet` is the network itself, with its weights where they were."""
+
+    def __init__(self, unet: UNet2DConditionModel, *, attention: str, group_norm: str, temporal: bool):
+        super().__init__()
+        self.unet, self.attention, self.group_norm, self.temporal = unet, attention, group_norm, temporal
+        self.count = FrameCount()
+        self._processors = dict(unet.attn_processors)
+        self._norms = _residual_norms(unet) if group_norm == "video" else {}
+        self._hooks = []
+        generator = torch.Generator().manual_seed(0)  # the same network always inflates to the same network
+        for block in transformer_blocks(unet).values():
+            block.attn1.set_processor(FrameAttnProcessor(attention, self.count))
+            block.attn2.set_processor(TextAttnProcessor())
+            if temporal:
+                _add_temporal_attention(block, self.count, generator)
+                self._hooks.append(block.register_forward_hook(_attend_over_time))
+        for name, norm in self._norms.items():
+            _replace(unet, name, VideoGroupNorm(norm, self.count))
+
+    def forward(
+        self,
+        latents: Tensor,
+        timestep: Tensor | int,
+        prompt_embeds: Tensor,
+        *,
+        down_block_additional_residuals: tuple[Tensor, ...] | None = None,
+        mid_block_additional_residual: Tensor | None = None,
+        down_intrablock_additional_residuals: list[Tensor] | None = None,
+    ) -> Tensor:
+        """What the network predicts (noise or velocity) for noisy video latents; same shape as they.
+
+        latents: (b, c, f, h, w), already times the VAE's scaling factor.
+        timestep: 0..999, an int or a tensor (), (1,) or (b,).
+        prompt_embeds: (b, n, d), or (b, f, n, d) for a text per frame; b may be 1 for all samples.
+        The residuals of ControlNets and T2I-Adapters come with their frames folded as (b f), as diffusers makes them.
+        """
+        _check_inputs(self.unet, latents, timestep, prompt_embeds)
+        batch, _, frames, _, _ = latents.shape
+        self.count.num_frames = frames
+        timestep = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(batch)
+        if prompt_embeds.shape[0] != batch:
+            prompt_embeds = prompt_embeds.expand(batch, *prompt_embeds.shape[1:])
+        if prompt_embeds.ndim == 4:
+            prompt_embeds = rearrange(prompt_embeds, "b f n d -> (b f) n d")
+        folded = rearrange(latents, "b c f h w -> (b f) c h w")
+        prediction = self.unet(
+            folded.contiguous(memory_format=torch.channels_last),
+            timestep.repeat_interleave(frames),
+            encoder_hidden_states=prompt_embeds,
+            down_block_additional_residuals=down_block_additional_residuals,
+            mid_block_additional_residual=mid_block_additional_residual,
+            # diffusers consumes this list as it goes
+            down_intrablock_additional_residuals=down_intrablock_additional_residuals
+            and list(down_intrablock_additional_residuals),
+            return_dict=False,
+        )[0]
+        return rearrange(prediction, "(b f) c h w -> b c f h w", f=frames)
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """The keys and shapes of the original's UNet3DConditionModel: the 2-D ones plus attn_temp.* and norm_temp.*."""
+        return self.unet.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict, *args, **kwargs):
+        """Takes what `state_dict` gives, and state dicts of the original's UNet3DConditionModel."""
+        return self.unet.load_state_dict(state_dict, *args, **kwargs)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """What Tune-A-Video trains: both query projections and the temporal attention, 7 tensors a block."""
+        return {name: p for name, p in self.unet.named_parameters() if any(part in name for part in TRAINABLE)}
+
+    def deflate(self) -> UNet2DConditionModel:
+        """Takes the inflation back, in place; the query projections stay as they are now."""
+        for hook in self._hooks:
+            hook.remove()
+        if self.temporal:
+            for block in transformer_blocks(self.unet).values():
+                del block.norm_temp, block.attn_temp
+        for name, norm in self._norms.items():
+            _replace(self.unet, name, norm)
+        self.unet.set_attn_processor(self._processors)
+        return self.unet
+
+
+class VideoGroupNorm(nn.GroupNorm):
+    """GroupNorm with one mean and variance for all frames of a video, over the weights of a per-frame one."""
+
+    def __init__(self, norm: nn.GroupNorm, count: FrameCount):
+        super().__init__(norm.num_groups, norm.num_channels, norm.eps, device="meta")
+        self.weight, self.bias, self.count = norm.weight, norm.bias, count
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        # with channels last in memory, frames one below the other are one tall picture, and nothing is copied
+        frames, height = self.count.num_frames, hidden_states.shape[-2]
+        tall = rearrange(hidden_states, "(b f) c h w -> b c (f h) w", f=frames)
+        return rearrange(super().forward(tall), "b c (f h) w -> (b f) c h w", h=height)
+
+
+def transformer_blocks(unet: nn.Module) -> dict[str, BasicTransformerBlock]:
+    """The blocks that attend, by their module paths."""
+    return {name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
+
+
+def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
+    """The GroupNorms of the residual blocks and of the output, by path; those inside transformers stay per frame."""
+    transformers = [f"{name}." for name, m in unet.named_modules() if isinstance(m, Transformer2DModel)]
+    norms = {name: module for name, module in unet.named_modules() if isinstance(module, nn.GroupNorm)}
+    return {name: norm for name, norm in norms.items() if not name.startswith(tuple(transformers))}
+
+
+def _add_temporal_attention(block: BasicTransformerBlock, count: FrameCount, generator: torch.Generator) -> None:
+    """Adds `norm_temp` and `attn_temp`, with as many heads as the block has, starting as the identity.
+
+    The original zeroes the output's weight but leaves its bias random, so its fresh network is not the pretrained
+    one; here both are zero.
+    """
+    like, channels = block.attn1, block.attn1.query_dim
+    with torch.device("meta"):
+        norm = nn.LayerNorm(channels)
+        attn = Attention(
+            channels, heads=like.heads, dim_head=channels // like.heads, processor=TemporalAttnProcessor(count)
+        )
+    weight = like.to_q.weight
+    block.norm_temp, block.attn_temp = (m.to_empty(device=weight.device).to(weight.dtype) for m in (norm, attn))
+    block.norm_temp.reset_parameters()
+    for projection in (attn.to_q, attn.to_k, attn.to_v):
+        initial = torch.empty(projection.weight.shape)
+        nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)  # nn.Linear's own default
+        projection.weight.data.copy_(initial)
+    nn.init.zeros_(block.attn_temp.to_out[0].weight)
+    nn.init.zeros_(block.attn_temp.to_out[0].bias)
+
+
+def _attend_over_time(block: BasicTransformerBlock, _args, hidden_states: Tensor) -> Tensor:
+    """The last residual of an inflated block, after its feed-forward; a forward hook, so checkpointing covers it."""
+    return hidden_states + block.attn_temp(block.norm_temp(hidden_states))
+
+
+def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
+
+
+def _check(unet, attention: str, group_norm: str) -> None:
+    if isinstance(unet, InflatedUNet) or any(hasattr(b, "attn_temp") for b in transformer_blocks(unet).values()):
+        raise TavError("This UNet is inflated already; call its deflate() first to inflate it in another way.")
+    if not isinstance(unet, UNet2DConditionModel):
+        raise TavError(f"Only diffusers' UNet2DConditionModel can be inflated, got a {type(unet).__name__}.")
+    if attention not in PATTERNS:
+        raise TavError(f"Unknown attention pattern {attention!r}; choose one of {', '.join(PATTERNS)}.")
+    if group_norm not in GROUP_NORMS:
+        raise TavError(f"Unknown group_norm {group_norm!r}; choose one of {', '.join(GROUP_NORMS)}.")
+    blocks = transformer_blocks(unet)
+    if not blocks or any(b.attn2 is None or b.only_cross_attention for b in blocks.values()):
+        raise TavError(
+            "This UNet's blocks are not self-attention followed by attention to the text, as in Stable Diffusion "
+            "1.x and 2.x; bring a checkpoint of one of these."
+        )
+
+
+def _check_inputs(unet: UNet2DConditionModel, latents: Tensor, timestep, prompt_embeds: Tensor) -> None:
+    channels, width = unet.config.in_channels, unet.config.cross_attention_dim
+    if latents.ndim != 5 or latents.shape[1] != channels:
+        raise TavError(f"The latents must be (b, {channels}, f, h, w), got {tuple(latents.shape)}.")
+    batch, _, frames, _, _ = latents.shape
+    if prompt_embeds.ndim not in (3, 4) or prompt_embeds.shape[-1] != width or len(prompt_embeds) not in (1, batch):
+        raise TavError(
+            f"The prompt embeddings must be ({batch}, n, {width}), or ({batch}, {frames}, n, {width}) for a prompt "
+            f"per frame, got {tuple(prompt_embeds.shape)}."
+        )
+    if prompt_embeds.ndim == 4 and prompt_embeds.shape[1] != frames:
+        raise TavError(f"Got {prompt_embeds.shape[1]} prompts for {frames} frames; give one per frame, or one for all.")
+    if torch.is_tensor(timestep) and timestep.numel() not in (1, batch):
+        raise TavError(f"Got {timestep.numel()} timesteps for a batch of {batch}; give one, or one per sample.")
