@@ -1,0 +1,83 @@
+"""Which family a checkpoint belongs to, told by the names and shapes of its tensors or by its network's config."""
+
+import re
+from collections.abc import Mapping
+
+from .errors import TavError
+
+UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."  # original layout
+
+# What a file that is no Stable Diffusion 1.x or 2.x looks like; the first pattern found in a tensor's name wins, so
+# that what is laid over a model comes before the model, and the particular before the general.
+LOOKS_LIKE = (
+    (r"lora_(up|down|A|B|unet|te)|\.lora\.|\.(hada_w1|lokr_w1)", "a LoRA"),
+    (r"^(emb_params|string_to_param)", "a textual inversion embedding"),
+    (r"^(ip_adapter|image_proj)\.", "an IP-Adapter"),
+    (r"^control_model\.|controlnet_|^(zero_convs|input_hint_block)\.", "a ControlNet"),
+    (r"^(down|mid|up)_block.*\.attn_temp\.", "tuned weights of Tune-A-Video"),
+    (r"motion_modules\.|temporal_transformer", "an AnimateDiff model"),
+    (r"\.time_(stack|mixer)\.|temporal|\.temopral_conv\.", "a video model such as Stable Video Diffusion"),
+    (r"^conditioner\.embedders\.1\.", "Stable Diffusion XL"),
+    (r"^conditioner\.embedders\.0\.", "the refiner of Stable Diffusion XL"),
+    (r"joint_blocks\.", "Stable Diffusion 3"),
+    (r"individual_token_refiner", "HunyuanVideo"),
+    (r"double_blocks\.|single_transformer_blocks\.", "Flux"),
+    (r"(^|\.)head\.modulation|\.blocks\.\d+\.cross_attn\.norm_k", "Wan, a video model"),
+    (r"patchify_proj\.", "LTX-Video"),
+    (r"clip_txt_mapper|\.channelwise\.", "Stable Cascade"),
+)
+WITHOUT_UNET = (
+    (rf"^{re.escape(UNET)}", "another architecture"),
+    (r"^(input_blocks|output_blocks)\.", "a UNet alone, without VAE and text encoder"),
+    (r"^(down_blocks|mid_block|up_blocks|conv_in)\.", "a part of a diffusers folder, or tuned weights"),
+    (r"text_model\.|resblocks\.|^encoder\.block\.|^shared\.", "a text encoder alone"),
+    (r"^(first_stage_model\.)?(encoder|decoder|quant_conv)\.", "a VAE alone"),
+)
+INPUTS = {5: "a depth-to-image model", 7: "an upscaler", 8: "InstructPix2Pix", 9: "an inpainting model"}
+
+
+def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
+    """Tells "sd1" or "sd2" from the header of a file in the original layout; for any other, a TavError says what it is.
+
+    `name` is what the error calls the file.
+    """
+    listing = "\n".join(shapes)
+    first = shapes.get(UNET + "input_blocks.0.0.weight")
+    for pattern, other in LOOKS_LIKE if first else LOOKS_LIKE + WITHOUT_UNET:
+        if re.search(pattern, listing, re.MULTILINE):
+            raise _refusal(name, other)
+    if first is None:
+        raise TavError(
+            f"{name} holds no Stable Diffusion model, as far as its {len(shapes)} tensors tell: "
+            "choose a checkpoint of Stable Diffusion 1.x or 2.x."
+        )
+    if len(first) != 4:
+        raise _refusal(name, "a video model with 3-D convolutions")
+    context = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
+    linear = len(shapes.get(UNET + "middle_block.1.proj_in.weight", ())) == 2
+    return _family(name, first[1], context, linear, any(key.startswith(UNET + "label_emb.") for key in shapes))
+
+
+def family_of_config(config: Mapping, name: str) -> str:
+    """Tells "sd1" or "sd2" from the config of a diffusers network; for any other, a TavError says what it is."""
+    network = config.get("_class_name", "UNet2DConditionModel")
+    if network != "UNet2DConditionModel":
+        video = "a video model" if re.search("3D|Motion|SpatioTemporal", network) else "another architecture"
+        raise _refusal(name, f"{video} ({network})")
+    labelled = config.get("addition_embed_type") or config.get("class_embed_type") or config.get("num_class_embeds")
+    linear = bool(config.get("use_linear_projection"))
+    return _family(name, config["in_channels"], config["cross_attention_dim"], linear, bool(labelled))
+
+
+def _family(name: str, in_channels: int, context: int, linear: bool, labelled: bool) -> str:
+    if context in (1280, 2048):
+        raise _refusal(name, "Stable Diffusion XL" if context == 2048 else "the refiner of Stable Diffusion XL")
+    if in_channels != 4:
+        raise _refusal(name, INPUTS.get(in_channels, "another model") + f" ({in_channels} input channels)")
+    if labelled:
+        raise _refusal(name, "Stable Diffusion unCLIP")
+    return "sd2" if linear or context == 1024 else "sd1"
+
+
+def _refusal(name: str, other: str) -> TavError:
+    return TavError(f"{name} looks like {other}: choose a full checkpoint of Stable Diffusion 1.x or 2.x instead.")

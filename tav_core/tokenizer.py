@@ -1,0 +1,29 @@
+"""Stable Diffusion's CLIP tokenizer, built from the merges that ship with this package: no network, no cache."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTokenizer
+
+# CLIP's public byte-pair merges, in order of rank (the first 48894 of OpenAI's bpe_simple_vocab_16e6).
+MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
+
+
+def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
+    """Builds the tokenizer of 49408 tokens, 77 to a prompt; SD 1.x pads with <|endoftext|>, SD 2.x with "!"."""
+    with tempfile.TemporaryDirectory() as folder:  # the one form that every version of transformers reads
+        merges = MERGES.read_text(encoding="utf-8")
+        Path(folder, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
+        Path(folder, "vocab.json").write_text(json.dumps(_vocabulary(merges.splitlines())), encoding="utf-8")
+        config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
+        Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def _vocabulary(merges: list[str]) -> dict[str, int]:
+    # OpenAI's order: the 256 bytes, the same ending a word, every merge, the two marks.
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
+    return {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
