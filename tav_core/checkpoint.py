@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from einops import rearrange
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -91,7 +92,7 @@ def load_checkpoint(
     """Opens a diffusers folder or a single .safetensors file of Stable Diffusion 1.x or 2.x, by default on the CPU in
     float32. A TavError tells in one sentence what any other file or folder is.
     """
-    path, dtype = Path(path), dtype or torch.float32
+    path, dtype = Path(path).absolute(), dtype or torch.float32
     if path.is_dir():
         parts = _open_folder(path, dtype)
     elif not path.is_file():
@@ -128,7 +129,7 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
         "unet": unet,
         "vae": vae,
         "text_encoder": text_encoder(config, tensors, f"The text_encoder/ of {folder.name}"),
-        "tokenizer": CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True),
+        "tokenizer": _tokenizer(folder / "tokenizer", config.max_position_embeddings),
         # The original's own choices for inverting and sampling, whatever sampler the folder was published with.
         "scheduler": DDIMScheduler.from_config(schedule, steps_offset=1, clip_sample=False, set_alpha_to_one=False),
     }
@@ -145,15 +146,23 @@ def _config(folder: Path, name: str = "config.json") -> dict:
 def _tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
     """Reads the weights of one part, in full precision where the folder has both, whole or in shards."""
     names = sorted(file.name for file in folder.iterdir())
-    shard = r"(-\d+-of-\d+)?"
+    whose, shard = f"{folder.parent.name}/{folder.name}", r"(-\d+-of-\d+)?"
     for variant in ("", r"\.fp16", r"\.bf16"):
         weights = rf"(diffusion_pytorch_)?model{shard}{variant}{shard}\.safetensors"
         if files := [name for name in names if re.fullmatch(weights, name)]:
-            return {key: tensor.to(dtype) for name in files for key, tensor in load_file(folder / name).items()}
-    whose = f"{folder.parent.name}/{folder.name}"
+            try:
+                return {key: tensor.to(dtype) for name in files for key, tensor in load_file(folder / name).items()}
+            except SafetensorError as error:
+                raise TavError(f"The weights of {whose} are not whole ({error}): download them again.") from error
     if pickles := [name for name in names if name.endswith(PICKLES)]:
         raise _pickle(f"{whose}/{pickles[0]}")
-    raise TavError(f"The folder {whose} holds no .safetensors weights: download it again.")
+    raise TavError(f"The folder {whose} holds no .safetensors weights: download the folder again.")
+
+
+def _tokenizer(folder: Path, length: int) -> CLIPTokenizer:
+    if not any((folder / vocabulary).is_file() for vocabulary in ("vocab.json", "tokenizer.json")):
+        raise TavError(f"{folder.parent.name}/{folder.name} holds no vocabulary: download the folder again.")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True)
 
 
 def _modern_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

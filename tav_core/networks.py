@@ -47,7 +47,7 @@ def _fill(network: nn.Module, tensors: dict[str, Tensor], name: str) -> nn.Modul
     told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults.items() if keys]
     if told:
         raise TavError(
-            f"{name} does not fit, tensors {' and '.join(told)}: choose an intact Stable Diffusion checkpoint."
+            f"{name} is damaged or of another kind, with tensors {' and '.join(told)}: choose an intact checkpoint."
         )
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)

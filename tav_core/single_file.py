@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -134,8 +133,10 @@ def _clip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     # SD 2.x conditions on OpenCLIP's penultimate layer: diffusers' conversion leaves the last of its 24 out.
     if OPEN_CLIP + "token_embedding.weight" in tensors:
         width = tensors[OPEN_CLIP + "token_embedding.weight"].shape[1]
-        like_clip = SimpleNamespace(config=SimpleNamespace(hidden_size=width))
-        tensors = convert_open_clip_checkpoint(like_clip, tensors, prefix=OPEN_CLIP)
+        projection = {
+            OPEN_CLIP + "text_projection": torch.empty(width, 0)
+        }  # where it is pruned, its rows tell the width
+        tensors = convert_open_clip_checkpoint(None, projection | tensors, prefix=OPEN_CLIP)
     return clip_names(tensors)
 
 
