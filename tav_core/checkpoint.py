@@ -60,15 +60,14 @@ class Checkpoint:
         With `posterior` returns (mean, std), both of that shape and scale. One frame at a time goes through the VAE.
         """
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        if frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[1] % factor or frames.shape[2] % factor:
+        fits = frames.ndim == 4 and frames.shape[3] == 3 and not any(side % factor for side in frames.shape[1:3])
+        if not fits or not frames.is_floating_point():
             raise TavError(
-                f"Encoding needs frames (f, h, w, 3) whose height and width divide by {factor}, "
-                f"got {tuple(frames.shape)}: resize or crop the clip first."
+                f"Encoding needs float frames (f, h, w, 3) in 0..1 whose height and width divide by {factor}, "
+                f"got {tuple(frames.shape)} of {frames.dtype}: resize or crop the clip first."
             )
-        pixels = rearrange(frames * 2 - 1, "f h w c -> f c h w")
-        posteriors = [
-            self.vae.encode(frame.to(self.vae.device, self.vae.dtype)).latent_dist for frame in pixels.split(1)
-        ]
+        pixels = rearrange(frames * 2 - 1, "f h w c -> f c h w").split(1)
+        posteriors = [self.vae.encode(frame.to(self.vae.device, self.vae.dtype)).latent_dist for frame in pixels]
         mean, std = (
             rearrange(torch.cat(parts) * self.vae.config.scaling_factor, "f c h w -> 1 c f h w")
             for parts in zip(*((p.mean, p.std) for p in posteriors), strict=True)

@@ -37,21 +37,18 @@ def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {match[1]: tensors[key] for match, key in found.items() if match and "position_ids" not in key}
 
 
-def _fill(network: nn.Module, tensors: dict[str, Tensor], name: str) -> nn.Module:
+def _fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) -> nn.Module:
+    tensors = {
+        key: tensor for key, tensor in tensors.items() if tensor is not None
+    }  # diffusers' sign for a missing one
     wanted = {key: tensor.shape for key, tensor in network.state_dict().items()}
     faults = {
-        "missing": [key for key in wanted if tensors.get(key) is None],
-        "of another shape": [key for key in wanted if key in tensors and _shape(tensors[key]) != wanted[key]],
-        "too many": [key for key in tensors if key not in wanted],
+        "missing": [key for key in wanted if key not in tensors],
+        "misshapen": [key for key in wanted if key in tensors and tensors[key].shape != wanted[key]],
+        "unknown": [key for key in tensors if key not in wanted],
     }
-    told = [f"{len(keys)} {fault} ({', '.join(keys[:3])})" for fault, keys in faults.items() if keys]
+    told = [f"{fault} tensors: {len(keys)}, as {', '.join(keys[:3])}" for fault, keys in faults.items() if keys]
     if told:
-        raise TavError(
-            f"{name} is damaged or of another kind, with tensors {' and '.join(told)}: choose an intact checkpoint."
-        )
+        raise TavError(f"{name} is damaged or of another kind ({'; '.join(told)}): choose an intact checkpoint.")
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)
-
-
-def _shape(tensor: Tensor | None) -> torch.Size | None:
-    return None if tensor is None else tensor.shape

@@ -46,12 +46,11 @@ def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
         return {key: file.get_tensor(key).to(dtype) for key in shapes if key.startswith(prefix)}
 
     config = unet_config(shapes, family)
-    tensors_of_unet = convert_ldm_unet_checkpoint(tensors(UNET), config)
-    unet = diffusers_network(UNet2DConditionModel, config, tensors_of_unet, f"The UNet of {name}")
+    converted = convert_ldm_unet_checkpoint(tensors(UNET), config)
+    unet = diffusers_network(UNet2DConditionModel, config, converted, f"The UNet of {name}")
     config = vae_config(shapes)
-    vae = diffusers_network(
-        AutoencoderKL, config, convert_ldm_vae_checkpoint(tensors(VAE), config), f"The VAE of {name}"
-    )
+    converted = convert_ldm_vae_checkpoint(tensors(VAE), config)
+    vae = diffusers_network(AutoencoderKL, config, converted, f"The VAE of {name}")
     text = _clip_tensors(tensors(TEXT_ENCODER))
     return {
         "unet": unet,
@@ -130,13 +129,12 @@ def ddim_scheduler(prediction_type: str) -> DDIMScheduler:
 
 
 def _clip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # SD 2.x conditions on OpenCLIP's penultimate layer: diffusers' conversion leaves the last of its 24 out.
+    # SD 2.x conditions on OpenCLIP's penultimate layer: diffusers' conversion leaves the last of its 24 out. It reads
+    # the width off the rows of a projection that pruned files lack.
     if OPEN_CLIP + "token_embedding.weight" in tensors:
         width = tensors[OPEN_CLIP + "token_embedding.weight"].shape[1]
-        projection = {
-            OPEN_CLIP + "text_projection": torch.empty(width, 0)
-        }  # where it is pruned, its rows tell the width
-        tensors = convert_open_clip_checkpoint(None, projection | tensors, prefix=OPEN_CLIP)
+        tensors = {OPEN_CLIP + "text_projection": torch.empty(width, 0)} | tensors
+        tensors = convert_open_clip_checkpoint(None, tensors, prefix=OPEN_CLIP)
     return clip_names(tensors)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-# CLIP's public byte-pair merges, in order of rank (the first 48894 of OpenAI's bpe_simple_vocab_16e6).
+# CLIP's public byte-pair merges, in order of rank: the first 48894 of OpenAI's bpe_simple_vocab_16e6 (MIT licence).
 MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
 
 

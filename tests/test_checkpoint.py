@@ -7,7 +7,6 @@ import socket
 import pytest
 import torch
 from diffusers import PNDMScheduler
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tav_core.checkpoint import load_checkpoint
@@ -88,7 +87,7 @@ def refusal(path):
         load_checkpoint(path)
     message = str(caught.value)
     assert "\n" not in message
-    assert message.endswith((".", ")"))
+    assert message.endswith(".")
     return message
 
 
@@ -213,6 +212,11 @@ def test_the_vae_sees_one_frame_at_a_time(tiny):
 def test_frames_that_cannot_be_encoded_are_refused(tiny, shape):
     with pytest.raises(TavError, match=r"divide by 8, got \("):
         tiny.encode_video(torch.rand(shape))
+
+
+def test_frames_of_bytes_are_refused(tiny):
+    with pytest.raises(TavError, match=r"needs float frames .* of torch.uint8"):
+        tiny.encode_video(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
 
 
 def test_latents_of_another_rank_are_refused(tiny):
@@ -432,16 +436,6 @@ def test_a_unet_of_another_family_is_named(variant, looks_like, changes):
     assert looks_like in refusal(path)
 
 
-def test_a_refusal_reads_the_header_alone(tmp_path):
-    save_file(
-        {UNET + "input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3), "big": torch.zeros(9)}, tmp_path / "a.safetensors"
-    )
-    with safe_open(tmp_path / "a.safetensors", "pt") as file:
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    with pytest.raises(TavError, match="inpainting"):
-        family_of_tensors(shapes, "a")
-
-
 @pytest.mark.parametrize(("part", "prefix"), [("VAE", VAE), ("text encoder", TEXT_ENCODER)])
 def test_a_pruned_file_is_told_what_it_lacks(variant, part, prefix):
     assert f"holds no {part}" in refusal(variant(without(prefix)))
@@ -476,11 +470,11 @@ def test_one_missing_tensor_is_told(variant, name):
 
 def test_wrong_shapes_and_tensors_too_many_are_told(variant):
     wrong = variant(lambda tensors: tensors | {UNET + "time_embed.2.bias": torch.zeros(7)})
-    assert "1 of another shape (time_embedding.linear_2.bias)" in refusal(wrong)
+    assert "misshapen tensors: 1, as time_embedding.linear_2.bias)" in refusal(wrong)
     more = variant(
         lambda tensors: tensors | {UNET + "input_blocks.1.1.transformer_blocks.1.norm1.bias": torch.zeros(7)}
     )
-    assert "1 too many (down_blocks.0.attentions.0.transformer_blocks.1.norm1.bias)" in refusal(more)
+    assert "unknown tensors: 1, as down_blocks.0.attentions.0.transformer_blocks.1.norm1.bias)" in refusal(more)
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.pt", "model.bin", "model.CKPT"])

@@ -129,6 +129,7 @@ def write_random_checkpoint(
 ) -> None:
     """Writes a checkpoint of one of SIZES; the same seed and size hold the same weights in either layout.
 
+    `size` is "sd15" (2.1 GB in float16), "reduced" (0.6 GB), "tiny" (9 MB) or "tiny-sd2" (the same of the SD 2.x kind).
     `layout` is "single" (one .safetensors file as Stable Diffusion is shared) or "diffusers" (a folder, which must not
     exist yet). Activations stay of order one through all networks.
     """
@@ -151,10 +152,9 @@ def empty_tensors(size: str) -> tuple[Tensors, Tensors, Tensors]:
     """The tensors of UNet, VAE and text encoder under diffusers' names, without memory for their values."""
     unet, vae, text = SIZES[size]
     with torch.device("meta"):
-        networks = UNet2DConditionModel.from_config(unet), AutoencoderKL.from_config(vae)
-        return *(network.state_dict() for network in networks), clip_names(
-            CLIPTextModel(CLIPTextConfig(**text)).state_dict()
-        )
+        unet, vae = UNet2DConditionModel.from_config(unet), AutoencoderKL.from_config(vae)
+        text = CLIPTextModel(CLIPTextConfig(**text))
+    return unet.state_dict(), vae.state_dict(), clip_names(text.state_dict())
 
 
 def original_layout(unet: Tensors, vae: Tensors, text: Tensors, *, size: str) -> Tensors:
