@@ -105,7 +105,7 @@ class TextAttnProcessor:
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
     ) -> Tensor:
-        frames, tokens, _ = hidden_states.shape
+        tokens = hidden_states.shape[1]
         query = rearrange(attn.to_q(hidden_states), "(t f) n c -> t (f n) c", t=len(encoder_hidden_states))
         key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
         hidden_states = attend_heads(query, key, value, attn.heads)

@@ -1,12 +1,14 @@
 """DDIM inversion and sampling (Song et al. 2021, arXiv 2010.02502), over any predictor of the noise."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
 from .errors import TavError
+from .inflate import InflatedUNet
 
 PredictNoise = Callable[[Tensor, int], Tensor]
 
@@ -83,19 +85,51 @@ def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
     return predict_noise
 
 
+@dataclass(frozen=True)
+class NoisePredictor:
+    """The noise that an inflated network sees in video latents under a text; prompt_embeds as the network takes them."""
+
+    unet: InflatedUNet
+    prompt_embeds: Tensor
+    scheduler: DDIMScheduler
+
+    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
+        return as_noise(lambda x, t: self.unet(x, t, self.prompt_embeds), self.scheduler)(latents, timestep)
+
+
 def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_scale: float) -> PredictNoise:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): u + scale * (c - u).
 
-    A scale of 1 or less asks the conditional prediction alone, as the original does.
+    A scale of 1 or less asks the conditional prediction alone, as the original does. Two NoisePredictors of one
+    network are asked in one batch.
     """
     if guidance_scale <= 1:
         return predict_cond
+    predict_both = _in_one_batch(predict_uncond, predict_cond)
 
     def predict_noise(latents: Tensor, timestep: int) -> Tensor:
-        uncond, cond = predict_uncond(latents, timestep), predict_cond(latents, timestep)
+        uncond, cond = predict_both(latents, timestep)
         return uncond + guidance_scale * (cond - uncond)
 
     return predict_noise
+
+
+def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    """Asks two predictors; at once, where it is one network that reads two texts of the same shape."""
+    both = first, second
+    if (
+        not all(isinstance(predict, NoisePredictor) for predict in both)
+        or first.unet is not second.unet
+        or first.prompt_embeds.shape[1:] != second.prompt_embeds.shape[1:]
+    ):
+        return lambda latents, timestep: (first(latents, timestep), second(latents, timestep))
+
+    def predict(latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        texts = [p.prompt_embeds.expand(len(latents), *p.prompt_embeds.shape[1:]) for p in both]
+        joined = replace(first, prompt_embeds=torch.cat(texts))
+        return joined(torch.cat([latents, latents]), timestep).chunk(2)
+
+    return predict
 
 
 def _on_noise(scheduler: DDIMScheduler) -> DDIMScheduler:

@@ -1,11 +1,12 @@
 """A text-to-image UNet that reads its batch as the frames of a video (paper, section 4.1)."""
 
 import math
+from contextlib import nullcontext
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention, AttnProcessor2_0
+from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from einops import rearrange
 from torch import Tensor, nn
@@ -40,6 +41,7 @@ class InflatedUNet(nn.Module):
         super().__init__()
         self.unet, self.attention, self.group_norm, self.temporal = unet, attention, group_norm, temporal
         self.count = FrameCount()
+        self.base_queries = None  # what TunedWeights.apply found, so that applying again replaces
         self._processors = dict(unet.attn_processors)
         self._norms = _residual_norms(unet) if group_norm == "video" else {}
         self._hooks = []
@@ -69,6 +71,8 @@ class InflatedUNet(nn.Module):
         timestep: 0..999, an int or a tensor (), (1,) or (b,).
         prompt_embeds: (b, n, d), or (b, f, n, d) for a text per frame; b may be 1 for all samples.
         The residuals of ControlNets and T2I-Adapters come with their frames folded as (b f), as diffusers makes them.
+
+        The computation is in the precision of the frozen weights, also where trained ones among them are float32.
         """
         _check_inputs(self.unet, latents, timestep, prompt_embeds)
         batch, _, frames, _, _ = latents.shape
@@ -78,19 +82,30 @@ class InflatedUNet(nn.Module):
             prompt_embeds = prompt_embeds.expand(batch, *prompt_embeds.shape[1:])
         if prompt_embeds.ndim == 4:
             prompt_embeds = rearrange(prompt_embeds, "b f n d -> (b f) n d")
-        folded = rearrange(latents, "b c f h w -> (b f) c h w")
-        prediction = self.unet(
-            folded.contiguous(memory_format=torch.channels_last),
-            timestep.repeat_interleave(frames),
-            encoder_hidden_states=prompt_embeds,
-            down_block_additional_residuals=down_block_additional_residuals,
-            mid_block_additional_residual=mid_block_additional_residual,
-            # diffusers consumes this list as it goes
-            down_intrablock_additional_residuals=down_intrablock_additional_residuals
-            and list(down_intrablock_additional_residuals),
-            return_dict=False,
-        )[0]
-        return rearrange(prediction, "(b f) c h w -> b c f h w", f=frames)
+        folded = rearrange(latents, "b c f h w -> (b f) c h w").to(self._dtype, memory_format=torch.channels_last)
+        adapter = down_intrablock_additional_residuals
+        with self._one_precision():
+            prediction = self.unet(
+                folded,
+                timestep.repeat_interleave(frames),
+                encoder_hidden_states=prompt_embeds.to(self._dtype),
+                down_block_additional_residuals=down_block_additional_residuals,
+                mid_block_additional_residual=mid_block_additional_residual,
+                down_intrablock_additional_residuals=adapter and list(adapter),  # diffusers empties the list it gets
+                return_dict=False,
+            )[0]
+        return rearrange(prediction, "(b f) c h w -> b c f h w", f=frames).to(latents.dtype)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.unet.conv_in.weight.dtype
+
+    def _one_precision(self):
+        block = next(module for module in self.unet.modules() if isinstance(module, BasicTransformerBlock))
+        trained = block.attn1.to_q.weight
+        if trained.dtype == self._dtype:
+            return nullcontext()
+        return torch.autocast(trained.device.type, dtype=self._dtype)
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """The keys and shapes of the original's UNet3DConditionModel: the 2-D ones plus attn_temp.* and norm_temp.*."""

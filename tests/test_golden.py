@@ -6,7 +6,7 @@ from diffusers import DDIMInverseScheduler, DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from einops import rearrange
 
-from tav_core import as_noise, guided, inflate, invert, sample
+from tav_core import NoisePredictor, TuneConfig, as_noise, guided, inflate, invert, sample, tune
 from tav_core.attention import FrameAttnProcessor, FrameCount
 from tests import golden
 from tests.golden import worst
@@ -97,14 +97,11 @@ def test_sampling_is_the_originals(name, tolerance):
     case = golden.load(name)
     unet, scheduler = case.unet(), golden.ddim(prediction_type=case.settings["prediction_type"])
 
-    def predictor(prompt_embeds):
-        return as_noise(lambda latents, timestep: unet(latents, timestep, prompt_embeds), scheduler)
-
+    uncond = NoisePredictor(unet, case["in.uncond_embeddings"], scheduler)
     for run in case.settings["runs"]:
         tag, steps = run["tag"], []
-        predict_noise = guided(
-            predictor(case[run["prompt_embeddings"]]), predictor(case["in.uncond_embeddings"]), run["guidance_scale"]
-        )
+        cond = NoisePredictor(unet, case[run["prompt_embeddings"]], scheduler)
+        predict_noise = guided(cond, uncond, run["guidance_scale"])
         final = sample(
             predict_noise,
             case["in.start_latents"],
@@ -156,3 +153,38 @@ def test_one_step_of_ddim_is_the_originals(kind):
         for timestep, expected in case.part("out.next_step.epsilon.").items():
             step = inverse.step(case["in.model_output"], int(timestep), case["in.x"]).prev_sample
             assert worst(step, expected) < 1e-6 * expected.abs().max()
+
+
+TRAININGS = ["lr3e-5", "lr1e-3", "clip", "vpred", "refinit"]
+
+
+@pytest.mark.parametrize("name", [*(f"train_A16_{case}" for case in TRAININGS), "train_B_lr1e-3"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_tuning_is_the_originals_without_its_reentrant_checkpointing(name, checkpointing):
+    case = golden.load(name)
+    settings, unet, first = case.settings, case.unet(), {}
+    config = TuneConfig(
+        num_steps=settings["steps"],
+        learning_rate=settings["learning_rate"],
+        max_grad_norm=settings["max_grad_norm"],
+        gradient_checkpointing=checkpointing,
+    )
+
+    def draw(step):
+        return case["in.latents"][step], case["in.noise"][step], case["in.timesteps"][step]
+
+    def keep_first(step, total, **facts):
+        if step == 1:
+            first.update({name: p.detach().clone() for name, p in unet.trainable_parameters().items()})
+
+    scheduler = DDPMScheduler(**golden.SCHEDULE, prediction_type=settings["prediction_type"])
+    report = tune(
+        unet, case["in.latents"][0], case["in.encoder_hidden_states"], scheduler, config, draw=draw, on_step=keep_first
+    )
+    for got, expected in ((report.losses, case["out.loss"]), (report.grad_norms, case["out.grad_norm"])):
+        torch.testing.assert_close(torch.tensor(got), expected, rtol=1e-5, atol=0)
+    for weights, expected in ((first, case.part("out.step1.")), (unet.trainable_parameters(), case.part("out.final."))):
+        assert weights.keys() == expected.keys()
+        differences = torch.cat([(weights[name] - expected[name]).abs().flatten() for name in expected])
+        assert differences.mean() < 2e-7
+        assert differences.max() < 0.1 * config.learning_rate

@@ -1,0 +1,155 @@
+"""How much memory a run will need, found by running its shapes alone, and how much there is."""
+
+import os
+import weakref
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+
+from .inflate import InflatedUNet, inflate
+
+
+def tuning_memory(
+    unet: InflatedUNet, latents_shape: tuple[int, ...], *, checkpointing: bool, half: bool = False
+) -> int:
+    """The bytes that a tuning step takes beside the network's weights: activations, gradients, optimizer state.
+
+    latents_shape: (b, c, f, h, w). half: computed under bf16 or fp16 autocast.
+    """
+    with torch.device("meta"):
+        network = _shapes_of(unet, torch.float16 if half else torch.float32)
+        trained = network.trainable_parameters().values()
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        network.train()
+        if checkpointing:
+            network.unet.enable_gradient_checkpointing(_checkpoint_shapes)
+        activations = _peak(
+            lambda: network(*_inputs(network, latents_shape)).float().square().mean().backward(), network
+        )
+    count = sum(parameter.numel() for parameter in trained)
+    master = 0 if unet.unet.conv_in.weight.dtype == torch.float32 else 4 * count
+    casts = 2 * sum(p.numel() for p in network.parameters()) if half and not master else 0  # autocast's copies
+    gradients = sum(p.numel() * p.element_size() for p in trained)  # already in the peak, at the network's precision
+    return activations - gradients + 12 * count + master + casts
+
+
+def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
+    """The bytes that one prediction takes beside the network's weights; latents_shape: (b, c, f, h, w)."""
+    with torch.device("meta"), torch.no_grad():
+        network = _shapes_of(unet, unet.unet.conv_in.weight.dtype)
+        return _peak(lambda: network(*_inputs(network, latents_shape)), network)
+
+
+def available_memory(device: torch.device | str) -> int | None:
+    """The bytes still free on a device; None where that cannot be told."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    try:
+        import psutil  # ComfyUI brings it; without it, what the system itself tells
+
+        return psutil.virtual_memory().available
+    except ImportError:
+        pass
+    if os.path.exists("/proc/meminfo"):
+        with open("/proc/meminfo") as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
+    return None
+
+
+def fits(needed: int, device: torch.device | str) -> bool:
+    """Whether so many bytes are free, with a tenth to spare for what allocators lose; not where nobody can tell."""
+    available = available_memory(device)
+    return available is not None and needed * 1.1 < available
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that the device, or the machine, has no memory left."""
+    said = str(error).lower()
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and ("can't allocate memory" in said or "not enough memory" in said)
+    )
+
+
+def _shapes_of(unet: InflatedUNet, dtype: torch.dtype) -> InflatedUNet:
+    """The same network without weights, inflated in the same way."""
+    twin = nn.Module.to(UNet2DConditionModel.from_config(unet.unet.config), dtype).requires_grad_(False)
+    return inflate(twin, attention=unet.attention, group_norm=unet.group_norm, temporal=unet.temporal)
+
+
+def _inputs(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    text = torch.empty(latents_shape[0], 77, unet.unet.config.cross_attention_dim)
+    return torch.empty(latents_shape), torch.zeros(1, dtype=torch.long), text
+
+
+def _peak(run: Callable[[], object], network: nn.Module) -> int:
+    with _FusedAttention(), _LiveBytes(network) as live:
+        run()
+    return live.peak
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors alive, but for a network's own weights, and keeps the largest count."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.live = self.peak = 0
+        self.storages = {parameter.untyped_storage()._cdata: None for parameter in network.parameters()}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self.storages:
+                self._follow(tensor.untyped_storage())
+        return output
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+
+        def freed(_) -> None:
+            del self.storages[key]
+            self.live -= size
+
+        self.storages[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Lets attention keep what its fused kernels keep; without a device, PyTorch would count the whole score matrix."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            return _FusedAttentionShapes.apply(*args[:3])
+        return function(*args, **(kwargs or {}))
+
+
+class _FusedAttentionShapes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        output = torch.empty_like(query)
+        ctx.save_for_backward(query, key, value, output)
+        return output
+
+    @staticmethod
+    def backward(ctx, _gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
+
+
+def _checkpoint_shapes(module: nn.Module, *args):
+    def call(*args):
+        with _FusedAttention():  # PyTorch leaves such modes outside when it computes a segment again
+            return module(*args)
+
+    return checkpoint(call, *args, use_reentrant=False)

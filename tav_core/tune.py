@@ -1,0 +1,216 @@
+"""One-shot tuning: the loop, its settings, and what it watches over (paper, section 4.2)."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from .errors import TavError
+from .inflate import InflatedUNet
+from .memory import fits, tuning_memory
+from .resume import TuneState, run_fingerprint
+from .watchdog import Watchdog
+
+PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """How to tune; the paper's values are the defaults.
+
+    gradient_checkpointing: "auto" switches it on where a step would not fit into free memory without.
+    mixed_precision: "no", "bf16" or "fp16" (autocast, trained tensors in float32); "auto" is bf16 on GPUs that have it,
+        fp16 on others and "no" on a CPU.
+    checkpoint_every: steps between checkpoints, where a checkpoint's path is given.
+    """
+
+    num_steps: int = 500
+    learning_rate: float = 3e-5
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_weight_decay: float = 1e-2
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    seed: int = 0
+    gradient_checkpointing: bool | str = "auto"
+    mixed_precision: str = "auto"
+    checkpoint_every: int = 50
+
+    def __post_init__(self):
+        _need(self.num_steps >= 1, "num_steps", self.num_steps, "at least 1")
+        _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1, such as 3e-5")
+        _need(0 <= self.adam_beta1 < 1, "adam_beta1", self.adam_beta1, "from 0 to below 1")
+        _need(0 <= self.adam_beta2 < 1, "adam_beta2", self.adam_beta2, "from 0 to below 1")
+        _need(self.adam_weight_decay >= 0, "adam_weight_decay", self.adam_weight_decay, "0 or more")
+        _need(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "above 0")
+        _need(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
+        _need(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "at least 1")
+        choices = (True, False, "auto")
+        _need(self.gradient_checkpointing in choices, "gradient_checkpointing", self.gradient_checkpointing, choices)
+        choices = ("auto", *PRECISIONS)
+        _need(self.mixed_precision in choices, "mixed_precision", self.mixed_precision, f"one of {', '.join(choices)}")
+
+
+def _need(condition: bool, name: str, got, needed) -> None:
+    if not condition:
+        raise TavError(f"{name} must be {needed}; got {got!r}.")
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """losses and grad_norms (before clipping) of every step, also of those before a resume; steps done."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    steps: int
+
+
+def tune(
+    unet: InflatedUNet,
+    latents: Tensor | tuple[Tensor, Tensor],
+    prompt_embeds: Tensor,
+    scheduler: DDPMScheduler,
+    config: TuneConfig = TuneConfig(),
+    *,
+    control: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    draw: Callable[[int], tuple[Tensor, Tensor, Tensor]] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    on_step: Callable | None = None,
+) -> TuneReport:
+    """Tunes the query projections and the temporal attention of an inflated network on one video, in place.
+
+    latents: (b, c, f, h, w), already times the VAE's scaling factor; or mean and standard deviation of the VAE's
+        posterior, each of that shape, to sample anew each step as the original does.
+    prompt_embeds: (b, n, d), of the sentence that describes the video; or (b, f, n, d), a sentence per frame.
+    scheduler: gives the noise schedule and what the network predicts, epsilon or v_prediction.
+    control: (noisy_latents, timesteps) -> residual arguments of the network for this step.
+    draw: step -> (latents, noise, timesteps), in place of the seeded draws.
+    checkpoint: a file to go on from if it exists, written every `config.checkpoint_every` steps, at the end, and
+        before an exception (also one from `on_step`, which is how a host cancels) is let through.
+    on_step: called as (step, total, loss=, grad_norm=) after each step.
+
+    Raises TavError for wrong shapes and settings, for a checkpoint of another run, and where tuning does not work:
+    a loss that is not finite, tensors without gradients, tensors that do not move.
+    """
+    _check_inputs(unet, latents, scheduler)
+    clean = latents if torch.is_tensor(latents) else latents[0]
+    device, parameters = clean.device, unet.trainable_parameters()
+    precision = _precision(config, unet, device)
+    autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
+    generator = torch.Generator(device).manual_seed(config.seed)
+    draw = draw or partial(_draw, latents, scheduler.config.num_train_timesteps, generator)
+    run = run_fingerprint(unet, latents, prompt_embeds, config) if checkpoint else None
+
+    with _training(unet, parameters, checkpointing=_checkpointing(config, unet, clean, precision)):
+        optimizer = torch.optim.AdamW(
+            parameters.values(),
+            lr=config.learning_rate,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.adam_weight_decay,
+            eps=config.adam_epsilon,
+            fused=device.type in ("cuda", "cpu"),
+        )
+        scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+        state = TuneState(parameters, optimizer, scaler, generator)
+        if checkpoint:
+            state.resume(checkpoint, run)
+        watchdog = Watchdog(parameters)
+        with state.kept_in(checkpoint, run):
+            for step in range(state.step, config.num_steps):
+                clean, noise, timesteps = draw(step)
+                noisy = scheduler.add_noise(clean, noise, timesteps)
+                residuals = control(noisy, timesteps) if control else {}
+                with autocast:
+                    prediction = unet(noisy, timesteps, prompt_embeds, **residuals)
+                loss = F.mse_loss(prediction.float(), _target(scheduler, clean, noise, timesteps).float())
+                scaler.scale(loss).backward()
+                scaler.unscale_(optimizer)
+                grad_norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm).item()
+                watchdog.before_update(step, loss.item(), grad_norm, scaled=scaler.is_enabled())
+                with state.update(loss.item(), grad_norm):
+                    scaler.step(optimizer)
+                    scaler.update()
+                    optimizer.zero_grad()
+                watchdog.after_update(step)
+                if checkpoint and state.step % config.checkpoint_every == 0:
+                    state.save(checkpoint, run)
+                if on_step:
+                    on_step(state.step, config.num_steps, loss=loss.item(), grad_norm=grad_norm)
+    return TuneReport(state.losses, state.grad_norms, state.step)
+
+
+def _draw(latents, num_train_timesteps: int, generator: torch.Generator, _step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean latents, noise and one timestep per video, independent from step to step."""
+    clean = latents if torch.is_tensor(latents) else latents[0]
+    random = partial(torch.randn, clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
+    if not torch.is_tensor(latents):
+        mean, std = latents
+        clean = mean + std * random()
+    noise = random()
+    return clean, noise, torch.randint(num_train_timesteps, clean.shape[:1], generator=generator, device=clean.device)
+
+
+def _target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    if scheduler.config.prediction_type == "v_prediction":
+        return scheduler.get_velocity(clean, noise, timesteps)
+    return noise
+
+
+@contextmanager
+def _training(unet: InflatedUNet, parameters: dict[str, nn.Parameter], *, checkpointing: bool) -> Iterator[None]:
+    """Trains these parameters alone, in float32 whatever the rest is in, and leaves no trace of training behind."""
+    was_training = unet.training
+    unet.requires_grad_(False).train()
+    for parameter in parameters.values():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    if checkpointing:
+        unet.unet.enable_gradient_checkpointing()  # diffusers' own is not reentrant, so every block trains
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        if checkpointing:
+            unet.unet.disable_gradient_checkpointing()
+        unet.requires_grad_(False).train(was_training)
+        for parameter in parameters.values():
+            parameter.grad = None
+
+
+def _precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> torch.dtype | None:
+    precision = config.mixed_precision
+    if precision == "auto":
+        precision = "no" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    if precision == "no" and unet.unet.dtype != torch.float32:
+        raise TavError(
+            f"Tuning without mixed precision needs a float32 network, got {unet.unet.dtype}. Load it with "
+            'dtype=torch.float32, or set mixed_precision to "bf16".'
+        )
+    return PRECISIONS[precision]
+
+
+def _checkpointing(config: TuneConfig, unet: InflatedUNet, latents: Tensor, precision: torch.dtype | None) -> bool:
+    if config.gradient_checkpointing != "auto":
+        return config.gradient_checkpointing
+    needed = tuning_memory(unet, latents.shape, checkpointing=False, half=precision is not None)
+    return not fits(needed, latents.device)
+
+
+def _check_inputs(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], scheduler: DDPMScheduler) -> None:
+    """What concerns tuning alone; the network checks the rest."""
+    if not isinstance(unet, InflatedUNet):
+        raise TavError(f"Tuning needs an inflated network, got a {type(unet).__name__}; call inflate(unet) first.")
+    for tensor in (latents,) if torch.is_tensor(latents) else latents:
+        if tensor.ndim != 5:
+            raise TavError(
+                f"Tuning needs video latents (b, c, f, h, w), got {tuple(tensor.shape)}; encode the clip first."
+            )
+    kind = scheduler.config.prediction_type
+    if kind not in ("epsilon", "v_prediction"):
+        raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {kind!r}.")
