@@ -87,7 +87,7 @@ def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
 
 @dataclass(frozen=True)
 class NoisePredictor:
-    """The noise that an inflated network sees in video latents under a text; prompt_embeds as the network takes them."""
+    """The noise that an inflated network sees in video latents under a text (`prompt_embeds` as it takes them)."""
 
     unet: InflatedUNet
     prompt_embeds: Tensor
