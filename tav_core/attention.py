@@ -12,6 +12,8 @@ from diffusers.models.attention_processor import Attention
 from einops import rearrange
 from torch import Tensor
 
+from .errors import TavError
+
 PATTERNS = ("sparse-causal", "first", "frame", "full-causal", "full")
 
 
@@ -32,7 +34,7 @@ def attended_frames(pattern: str, num_frames: int) -> list[tuple[int, ...]]:
         return [tuple(range(i + 1)) for i in frames]
     if pattern == "full":
         return [tuple(frames) for _ in frames]
-    raise ValueError(f"Unknown attention pattern {pattern!r}; choose one of {', '.join(PATTERNS)}.")
+    raise TavError(f"Unknown attention pattern {pattern!r}; choose one of {', '.join(PATTERNS)}.")
 
 
 def attend_across_frames(

@@ -29,7 +29,7 @@ def invert(
     Returns the trajectory (num_steps + 1, b, c, f, h, w), the clean latents first. As in the original, the network
     is told the timestep that is moved to, while the latents are still at the one before.
     """
-    inverse = DDIMInverseScheduler.from_config(_on_noise(scheduler).config)
+    inverse = _on_noise(DDIMInverseScheduler, scheduler)
     timesteps = _timesteps(inverse, num_steps)
     trajectory = [latents]
     for step, timestep in enumerate(timesteps):
@@ -57,7 +57,7 @@ def sample(
     latents: (b, c, f, h, w) at the first timestep; returns clean latents of the same shape.
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
     """
-    scheduler = _on_noise(scheduler)
+    scheduler = _on_noise(DDIMScheduler, scheduler)
     for step, timestep in enumerate(_timesteps(scheduler, num_steps)):
         noise = predict_noise(latents, timestep)
         latents = scheduler.step(noise, timestep, latents, eta=eta, generator=generator).prev_sample
@@ -132,14 +132,16 @@ def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor
     return predict
 
 
-def _on_noise(scheduler: DDIMScheduler) -> DDIMScheduler:
-    """The same schedule, for a network that predicts noise in latents of any size (clipping is for pixels)."""
+def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInverseScheduler:
+    """The same schedule for noise predictions, without the clipping and thresholding that are meant for pixels."""
     if not isinstance(scheduler, DDIMScheduler):
         raise TavError(
             f"DDIM needs a diffusers DDIMScheduler, got a {type(scheduler).__name__}; "
             "make one with DDIMScheduler.from_config(...)."
         )
-    return DDIMScheduler.from_config(scheduler.config, prediction_type="epsilon", clip_sample=False, thresholding=False)
+    pixels = ("clip_sample", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+    config = {name: value for name, value in scheduler.config.items() if name not in pixels}
+    return kind.from_config(config, prediction_type="epsilon", clip_sample=False)
 
 
 def _timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps: int) -> list[int]:

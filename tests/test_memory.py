@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+
+from tav_core import inflate
+from tav_core.memory import _LiveBytes, available_memory, fits, inference_memory, is_out_of_memory, tuning_memory
+from tests.networks import text, tiny_unet, video
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_the_estimate_for_tuning_is_what_a_real_step_takes(checkpointing):
+    """Counted on real tensors, for the same step; Adam's two moments come with the first update."""
+    unet = inflate(tiny_unet(block_out_channels=(64, 64), norm_num_groups=32)).train()
+    latents, prompt = video(frames=4, size=32), text(1, 77, 32)
+    trained = unet.trainable_parameters().values()
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    if checkpointing:
+        unet.unet.enable_gradient_checkpointing()
+    with _LiveBytes(unet) as live:
+        unet(latents, 500, prompt).square().mean().backward()
+    moments = sum(8 * parameter.numel() for parameter in trained)
+    estimate = tuning_memory(unet, latents.shape, checkpointing=checkpointing)
+    assert estimate == pytest.approx(live.peak + moments, rel=0.15)
+
+
+def test_the_estimate_for_a_prediction_is_what_a_real_one_takes():
+    unet, latents = inflate(tiny_unet(block_out_channels=(64, 64), norm_num_groups=32)), video(frames=4, size=32)
+    with torch.no_grad(), _LiveBytes(unet) as live:
+        unet(latents, 500, text(1, 77, 32))
+    assert inference_memory(unet, latents.shape) == pytest.approx(live.peak, rel=0.15)
+
+
+def test_checkpointing_and_half_precision_take_less_and_frames_take_more():
+    unet, shape = inflate(tiny_unet(block_out_channels=(64, 64), norm_num_groups=32)), (1, 4, 4, 32, 32)
+    plain = tuning_memory(unet, shape, checkpointing=False)
+    assert tuning_memory(unet, shape, checkpointing=True) < plain
+    assert tuning_memory(unet, shape, checkpointing=False, half=True) < plain
+    assert 1.8 * plain < tuning_memory(unet, (1, 4, 8, 32, 32), checkpointing=False) < 2.2 * plain
+
+
+def test_free_memory_is_told_where_it_can_be():
+    free = available_memory("cpu")
+    assert 2**20 < free < 2**50
+    assert fits(1, "cpu")
+    assert not fits(free, "cpu")
+    assert available_memory("meta") is None
+    assert not fits(1, "meta")
+
+
+def test_running_out_of_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        nn.Linear(2, 2)(torch.zeros(1, 3))
+    assert not is_out_of_memory(caught.value)
