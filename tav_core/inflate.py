@@ -54,6 +54,7 @@ class InflatedUNet(nn.Module):
                 self._hooks.append(block.register_forward_hook(_attend_over_time))
         for name, norm in self._norms.items():
             _replace(unet, name, VideoGroupNorm(norm, self.count))
+        self.train(unet.training)
 
     def forward(
         self,

@@ -129,6 +129,7 @@ def tune(
                 with autocast:
                     prediction = unet(noisy, timesteps, prompt_embeds, **residuals)
                 loss = F.mse_loss(prediction.float(), _target(scheduler, clean, noise, timesteps).float())
+                watchdog.before_backward(step, loss)
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
                 grad_norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm).item()

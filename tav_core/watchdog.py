@@ -20,6 +20,11 @@ class Watchdog:
         self.updates = 0
         self.at_start = {name: _some_of(p) for name, p in parameters.items()}
 
+    def before_backward(self, step: int, loss: Tensor) -> None:
+        """Raises TavError where nothing that is trained took part in the loss."""
+        if not loss.requires_grad:
+            raise self._no_gradient(step, list(self.parameters))
+
     def before_update(self, step: int, loss: float, grad_norm: float, *, scaled: bool) -> None:
         """Raises TavError while the weights are still good; under a gradient scaler, overflow is its business."""
         if not math.isfinite(loss):
@@ -29,11 +34,7 @@ class Watchdog:
             )
         without = [name for name, p in self.parameters.items() if p.grad is None]
         if without:
-            raise TavError(
-                f"{len(without)} of {len(self.parameters)} trained tensors got no gradient at step {step + 1} "
-                f"({_listed(without)}), so they would never learn. Switch gradient checkpointing off, or use a "
-                "non-reentrant one."
-            )
+            raise self._no_gradient(step, without)
         if not scaled and not math.isfinite(grad_norm):
             raise TavError(
                 f"The gradients became {grad_norm} at step {step + 1}; the weights from before it are kept. Lower "
@@ -52,6 +53,13 @@ class Watchdog:
                 f'{step + 1} ({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
             )
         self.at_start = {}
+
+    def _no_gradient(self, step: int, names: list[str]) -> TavError:
+        return TavError(
+            f"{len(names)} of {len(self.parameters)} trained tensors got no gradient at step {step + 1} "
+            f"({_listed(names)}), so they would never learn. Switch gradient checkpointing off, or use a "
+            "non-reentrant one."
+        )
 
 
 def _some_of(parameter: Tensor) -> Tensor:

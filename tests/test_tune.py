@@ -1,0 +1,283 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from safetensors import safe_open
+from torch.utils import checkpoint as torch_checkpoint
+
+from tav_core import TavError, TuneConfig, inflate, tune
+from tav_core.tune import _draw
+from tests.networks import SCHEDULE, text, tiny_unet, video
+
+FAST = TuneConfig(num_steps=6, learning_rate=1e-3, gradient_checkpointing=False)
+
+
+def run(unet=None, latents=None, config=FAST, **options):
+    """Tunes a tiny network; gives it with the report."""
+    unet = unet or inflate(tiny_unet())
+    latents = video() if latents is None else latents
+    return unet, tune(unet, latents, text(), DDPMScheduler(**SCHEDULE), config, **options)
+
+
+def trained(unet) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in unet.trainable_parameters().items()}
+
+
+def same(first, second) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tuning_lowers_the_loss_and_moves_nothing_else():
+    untuned = inflate(tiny_unet()).state_dict()
+    untuned = {name: tensor.clone() for name, tensor in untuned.items()}
+    unet, report = run(config=TuneConfig(num_steps=120, learning_rate=3e-3))
+    assert report.steps == len(report.losses) == len(report.grad_norms) == 120
+    assert sum(report.losses[-30:]) < 0.9 * sum(report.losses[:30])
+    moved = {name for name, tensor in unet.state_dict().items() if not torch.equal(tensor, untuned[name])}
+    assert moved == set(unet.trainable_parameters())
+
+
+def test_the_same_seed_tunes_to_the_same_weights_and_another_does_not():
+    first, second = run()[0], run()[0]
+    other = run(config=TuneConfig(num_steps=6, learning_rate=1e-3, seed=1))[0]
+    assert same(trained(first), trained(second))
+    assert not same(trained(first), trained(other))
+
+
+def test_gradient_checkpointing_trains_every_tensor_to_the_same_weights():
+    plain, start = run()[0], trained(inflate(tiny_unet()))
+    kept = run(config=TuneConfig(num_steps=6, learning_rate=1e-3, gradient_checkpointing=True))[0]
+    for name, parameter in kept.trainable_parameters().items():
+        assert not torch.equal(parameter, start[name]), name
+        torch.testing.assert_close(parameter, plain.trainable_parameters()[name], atol=1e-4, rtol=0)
+
+
+def test_training_leaves_the_network_as_ready_to_use_as_before():
+    unet, _ = run(config=TuneConfig(num_steps=1, gradient_checkpointing=True))
+    assert not unet.training
+    assert not unet.unet.is_gradient_checkpointing
+    assert all(p.grad is None and not p.requires_grad for p in unet.parameters())
+
+
+def test_a_posterior_is_sampled_anew_each_step():
+    mean, std = video(), torch.full_like(video(), 0.5)
+    generator = torch.Generator().manual_seed(0)
+    first, second = (_draw((mean, std), 1000, generator, step)[0] for step in range(2))
+    assert not torch.equal(first, second)
+    assert (first - mean).std() == pytest.approx(0.5, rel=0.2)
+    assert run(latents=(mean, std))[1].losses != run(latents=mean)[1].losses
+
+
+def test_control_joins_every_step():
+    given = []
+
+    def control(noisy, timesteps):
+        given.append(noisy.shape)
+        return {"down_intrablock_additional_residuals": [torch.ones(4, 16, 8, 8), torch.ones(4, 32, 4, 4)]}
+
+    assert run(control=control)[1].losses != run()[1].losses
+    assert given == [video().shape] * 6
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_keeps_trained_tensors_in_float32(precision):
+    config = TuneConfig(num_steps=3, learning_rate=1e-3, mixed_precision=precision)
+    unet, report = run(config=config)
+    assert all(p.dtype == torch.float32 for p in unet.trainable_parameters().values())
+    assert report.losses[0] == pytest.approx(run(config=TuneConfig(num_steps=1))[1].losses[0], rel=0.05)
+    half, _ = run(unet=inflate(tiny_unet().to(torch.bfloat16)), config=config)
+    assert all(p.dtype == torch.float32 for p in half.trainable_parameters().values())
+    assert half.unet.conv_in.weight.dtype == torch.bfloat16
+
+
+# --- checkpoints ---
+
+
+def test_a_cancelled_run_keeps_its_steps_and_goes_on_to_the_same_weights(tmp_path):
+    def cancel(step, total, **facts):
+        if step == 4:
+            raise InterruptedError
+
+    path, steps = tmp_path / "run.safetensors", []
+    with pytest.raises(InterruptedError):
+        run(checkpoint=path, on_step=cancel)
+    resumed, report = run(checkpoint=path, on_step=lambda step, total, **facts: steps.append(step))
+    whole, whole_report = run()
+    assert steps == [5, 6]
+    assert same(trained(resumed), trained(whole))
+    assert report == whole_report
+
+
+def test_a_network_that_fails_in_the_middle_of_a_step_loses_nothing(tmp_path):
+    path, unet, calls = tmp_path / "run.safetensors", inflate(tiny_unet()), []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 4:
+            raise torch.OutOfMemoryError("no memory")
+
+    handle = unet.unet.mid_block.register_forward_hook(fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(unet=unet, checkpoint=path)
+    handle.remove()
+    with safe_open(path, framework="pt") as file:
+        assert '"step": 3' in file.metadata()["facts"]
+    assert same(trained(run(checkpoint=path)[0]), trained(run()[0]))
+
+
+def test_a_finished_run_is_not_tuned_again_and_may_be_made_longer(tmp_path):
+    path, steps = tmp_path / "run.safetensors", []
+    finished, _ = run(checkpoint=path)
+    again, report = run(checkpoint=path, on_step=lambda step, total, **facts: steps.append(step))
+    assert steps == []
+    assert report.steps == 6
+    assert same(trained(finished), trained(again))
+    longer = TuneConfig(num_steps=8, learning_rate=1e-3)
+    assert same(trained(run(checkpoint=path, config=longer)[0]), trained(run(config=longer)[0]))
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(checkpoint=path)
+    before = path.read_bytes()
+    others = [
+        {"config": TuneConfig(num_steps=6, learning_rate=2e-3)},
+        {"latents": video(seed=9)},
+        {"unet": inflate(tiny_unet(seed=1))},
+        {"unet": inflate(tiny_unet(), attention="first")},
+    ]
+    for other in others:
+        with pytest.raises(TavError, match="of another run"):
+            run(checkpoint=path, **other)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    path = tmp_path / "run.safetensors"
+    path.write_bytes(b"half a file")
+    with pytest.raises(TavError, match="is damaged"):
+        run(checkpoint=path)
+
+
+KILLED = """
+import sys, torch
+torch.set_num_threads(1)
+from tests.test_tune import FAST, run, trained
+from tav_core import TuneConfig
+from safetensors.torch import save_file
+config = TuneConfig(num_steps=40, learning_rate=1e-3, gradient_checkpointing=False, checkpoint_every=3)
+unet, _ = run(config=config, checkpoint=sys.argv[1], on_step=lambda step, total, **facts: print(step, flush=True))
+save_file(trained(unet), sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX systems")
+def test_a_run_killed_at_random_ends_bit_equal_to_one_that_was_not(tmp_path):
+    def start(name):
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        arguments = [sys.executable, "-c", KILLED, tmp_path / f"{name}.run", tmp_path / f"{name}.safetensors"]
+        return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
+
+    random, reached = torch.Generator().manual_seed(int(time.time())), []
+    for _ in range(3):
+        process = start("killed")
+        wait = 2 + int(torch.randint(0, 8, (), generator=random))
+        for line in process.stdout:
+            reached.append(int(line))
+            wait -= 1
+            if wait == 0:
+                time.sleep(0.05 * float(torch.rand((), generator=random)))  # anywhere within a step, or a save
+                process.send_signal(signal.SIGKILL)
+                break
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+    for name in ("killed", "whole"):
+        process = start(name)
+        steps = [int(line) for line in process.stdout]
+        assert process.wait() == 0
+        reached += steps if name == "killed" else []
+    assert len(reached) > 40, f"nothing was done twice: {reached}"
+    assert (tmp_path / "killed.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+# --- the watchdog ---
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_good_weights(tmp_path):
+    clip, calls = video(), []
+
+    def draw(step):
+        calls.append(step)
+        latents = clip * float("nan") if step == 3 else clip
+        return latents, video(seed=step), torch.tensor([500])
+
+    unet = inflate(tiny_unet())
+    with pytest.raises(TavError, match=r"loss became nan at step 4.*Lower learning_rate"):
+        run(unet=unet, draw=draw, checkpoint=tmp_path / "run.safetensors")
+    assert all(p.isfinite().all() for p in unet.trainable_parameters().values())
+    with safe_open(tmp_path / "run.safetensors", framework="pt") as file:
+        assert '"step": 3' in file.metadata()["facts"]
+
+
+def test_a_block_that_passes_no_gradients_on_is_told_by_its_tensors():
+    unet = inflate(tiny_unet())
+    block = unet.unet.down_blocks[0]
+    block.forward = torch.no_grad()(block.forward)
+    with pytest.raises(TavError, match=r"7 of 28 trained tensors got no gradient at step 1 \(down_blocks\.0"):
+        run(unet=unet)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+def test_reentrant_checkpointing_is_caught(monkeypatch):
+    """The original's fault, by which its down blocks never train, put back into diffusers."""
+    original = torch_checkpoint.checkpoint
+    monkeypatch.setattr(torch_checkpoint, "checkpoint", lambda *args, **_: original(*args, use_reentrant=True))
+    with pytest.raises(TavError, match=r"trained tensors got no gradient at step 1"):
+        run(config=TuneConfig(num_steps=2, gradient_checkpointing=True))
+
+
+def test_weights_that_do_not_move_are_told_after_twenty_steps():
+    steps = []
+    with pytest.raises(TavError, match=r"have not moved in the 20 steps up to 20 .*Raise learning_rate"):
+        run(
+            config=TuneConfig(num_steps=30, learning_rate=1e-30),
+            on_step=lambda step, total, **facts: steps.append(step),
+        )
+    assert len(steps) == 19
+
+
+# --- wrong inputs ---
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be between 0 and 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be between 0 and 1"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be one of auto, no, bf16, fp16; got 'fp8'"),
+        ({"gradient_checkpointing": "maybe"}, "gradient_checkpointing must be"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(setting, sentence):
+    with pytest.raises(TavError, match=sentence):
+        TuneConfig(**setting)
+
+
+def test_what_cannot_be_tuned_is_refused_before_the_first_step():
+    with pytest.raises(TavError, match="needs an inflated network, got a UNet2DConditionModel"):
+        run(unet=tiny_unet())
+    with pytest.raises(TavError, match=r"needs video latents \(b, c, f, h, w\), got \(4, 4, 8, 8\)"):
+        run(latents=video()[0])
+    with pytest.raises(TavError, match=r"needs a float32 network, got torch.bfloat16"):
+        run(unet=inflate(tiny_unet().to(torch.bfloat16)))
+    with pytest.raises(TavError, match=r"epsilon or v_prediction can be tuned, got 'sample'"):
+        tune(inflate(tiny_unet()), video(), text(), DDPMScheduler(**SCHEDULE, prediction_type="sample"))
