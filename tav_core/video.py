@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +40,7 @@ EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"  # swscale'
 MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020", 10: "bt2020"}  # ITU-T H.273
 UNSPECIFIED = 2
 RANGES = {1: "tv", 2: "pc"}
+MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"styp", b"sidx", b"free", b"skip", b"wide", b"uuid"}
 
 # PyAV 12 passes FFmpeg's chatter to this logger, and Python prints what no handler takes. Errors are ours to tell.
 logging.getLogger("libav").addHandler(logging.NullHandler())
@@ -102,6 +103,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
     _check_writable(path, frames, fps)
     rate = Fraction(float(fps)).limit_denominator(1001)  # finds 30000/1001 in 29.97003
     odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2
+    convert = _Converter()
     colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
     muxing = {"format": "mp4", "options": {"movflags": "+faststart"}}
     try:
@@ -113,7 +115,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
                 picture = (frame.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
                 picture = np.pad(picture, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
                 rgb = av.VideoFrame.from_ndarray(picture, format="rgb24")
-                yuv = _converted(rgb, f"out_color_matrix=bt709:out_range=tv:{EXACT}", "yuv420p")
+                yuv = convert(rgb, f"out_color_matrix=bt709:out_range=tv:{EXACT}", "yuv420p")
                 yuv.pts, yuv.time_base = number, 1 / rate
                 container.mux(stream.encode(yuv))
             container.mux(stream.encode(None))
@@ -134,10 +136,10 @@ def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0) 
         raise TavError(f"start is {start}, but there are only {total} frames, counted from 0; start earlier.")
     available = range(start, total, stride or 1)
     if num_frames > len(available):
-        taken = f"from frame {start} on" + (f" with stride {stride}" if stride > 1 else "")
+        where = f"from frame {start} on" + (f" with stride {stride}" if stride > 1 else "")
         ways = [f"ask for {len(available)}"] + ["start earlier"] * (start > 0) + ["lower the stride"] * (stride > 1)
         raise TavError(
-            f"num_frames is {num_frames}, but {taken} there are only {len(available)} frames (of {total}); "
+            f"num_frames is {num_frames}, but {where} only {len(available)} of {total} frames can be taken; "
             f"{' or '.join(ways)}."
         )
     if stride:
@@ -159,9 +161,9 @@ class _Folder:
 
     def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
         """The chosen images, uint8 (h, w, 3)."""
-        shape = None
+        shape, convert = None, _Converter()
         for file in (self.files[index] for index in chosen):
-            picture = _read_image(file)
+            picture = _read_image(file, convert)
             shape = shape or picture.shape
             if picture.shape != shape:
                 raise TavError(
@@ -209,10 +211,10 @@ class _Video:
 
     def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
         """The chosen pictures, uint8 (h, w, 3): by their pts where that finds them all, else by counting."""
-        found = 0
+        found, convert = 0, _Converter()
         try:
             for frame in self._frames_at([self.times[index] for index in chosen]):
-                yield _rgb(frame, self.pixel_aspect)
+                yield _rgb(frame, convert, self.pixel_aspect)
                 found += 1
             return
         except (_Lost, FFmpegError):
@@ -220,7 +222,7 @@ class _Video:
         if len(self.times) != self.num_frames:
             raise self._damaged()
         for frame in self._frames_at(chosen[found:]):
-            yield _rgb(frame, self.pixel_aspect)
+            yield _rgb(frame, convert, self.pixel_aspect)
 
     def _read_packets(self) -> None:
         """The timeline without decoding; _Lost where packets are no pictures, lack true times, or end too early."""
@@ -331,26 +333,51 @@ def _is_cut_short(path: Path) -> bool:
             length = int.from_bytes(head[place : place + width], "big") - (1 << 7 * width)
             unknown = (1 << 7 * width) - 1  # a live recording
             return length != unknown and place + width + length > size
-        place = 0
-        if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            while place + 8 <= size:
-                file.seek(place)
-                box = file.read(16)
-                length = int.from_bytes(box[:4], "big")
-                length = int.from_bytes(box[8:], "big") if length == 1 else length or size - place  # 0: to the end
-                place += max(length, 8)
+        place, box = 0, head
+        while box[4:8] in MP4_BOXES:
+            length = int.from_bytes(box[:4], "big")
+            length = int.from_bytes(box[8:16], "big") if length == 1 else length or size - place  # 0: to the end
+            place += max(length, 8)
+            file.seek(place)
+            box = file.read(16)
         return place > size
 
 
-def _read_image(path: Path) -> np.ndarray:
+class _Converter:
+    """Changes the pixel format of frames through FFmpeg's scale filter: `VideoFrame.reformat` mixes up colour matrices
+    and ranges in PyAV 12. Keeps its graph while frames stay alike: in PyAV 12 a graph and its frames wait for gc.
+    """
+
+    kind = None
+
+    def __call__(self, frame: av.VideoFrame, scale: str, pixel_format: str) -> av.VideoFrame:
+        kind = frame.width, frame.height, frame.format.name, scale, pixel_format
+        if kind != self.kind:
+            graph = av.filter.Graph()
+            shape = {"width": frame.width, "height": frame.height, "format": frame.format}
+            nodes = [
+                graph.add_buffer(**shape, time_base=frame.time_base or Fraction(1)),
+                graph.add("scale", scale),
+                graph.add("format", pixel_format),
+                graph.add("buffersink"),
+            ]
+            for node, following in itertools.pairwise(nodes):
+                node.link_to(following)
+            graph.configure()
+            self.kind, self.graph, self.entry, self.exit = kind, graph, nodes[0], nodes[-1]
+        self.entry.push(frame)
+        return self.exit.pull()
+
+
+def _read_image(path: Path, convert: _Converter) -> np.ndarray:
     try:
         with path.open("rb") as file, av.open(file) as container:  # not by name, where %d would be a pattern
-            return _rgb(next(container.decode(video=0)), pixel_aspect=1)
+            return _rgb(next(container.decode(video=0)), convert)
     except (OSError, FFmpegError, StopIteration, IndexError) as error:
         raise TavError(f"{path} cannot be read as an image; replace it or take it out of the folder.") from error
 
 
-def _rgb(frame: av.VideoFrame, pixel_aspect: Fraction | int) -> np.ndarray:
+def _rgb(frame: av.VideoFrame, convert: _Converter, pixel_aspect: Fraction | int = 1) -> np.ndarray:
     """The frame as shown: uint8 (h, w, 3), upright, with square pixels, on black where transparent."""
     colorspace, color_range = int(frame.colorspace), int(frame.color_range)
     matrix = MATRICES.get(colorspace, "auto")
@@ -358,7 +385,7 @@ def _rgb(frame: av.VideoFrame, pixel_aspect: Fraction | int) -> np.ndarray:
         matrix = "bt709"
     scale = f"w=iw*{pixel_aspect}:h=ih:in_color_matrix={matrix}:in_range={RANGES.get(color_range, 'auto')}"
     has_alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-    picture = _converted(frame, f"{scale}:{EXACT}", "rgba" if has_alpha else "rgb24").to_ndarray()
+    picture = convert(frame, f"{scale}:{EXACT}", "rgba" if has_alpha else "rgb24").to_ndarray()
     if has_alpha:
         picture = (picture[..., :3] * (picture[..., 3:] / 255)).round().astype(np.uint8)
     return _upright(picture, frame)
@@ -376,23 +403,6 @@ def _upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
     if abs(b) > abs(a):
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
-
-
-def _converted(frame: av.VideoFrame, scale: str, pixel_format: str) -> av.VideoFrame:
-    # By a filter graph: VideoFrame.reformat mixes up colour matrices and ranges in PyAV 12.
-    graph = av.filter.Graph()
-    shape = {"width": frame.width, "height": frame.height, "format": frame.format}
-    nodes = [
-        graph.add_buffer(**shape, time_base=frame.time_base or Fraction(1)),
-        graph.add("scale", scale),
-        graph.add("format", pixel_format),
-        graph.add("buffersink"),
-    ]
-    for node, following in itertools.pairwise(nodes):
-        node.link_to(following)
-    graph.configure()
-    nodes[0].push(frame)
-    return nodes[-1].pull()
 
 
 def _fitted(picture: np.ndarray, width: int, height: int, fit: str) -> np.ndarray:
@@ -421,7 +431,7 @@ def _natural(path: Path) -> list[int | str]:
 
 def _width_and_height(size: int | tuple[int, int]) -> tuple[int, int]:
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
-    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+    if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise TavError(f"The size is {size!r}, but a whole number or (width, height) is needed; give 512, for example.")
     if any(side < 8 or side % 8 for side in sides):
         got, nearest = ("x".join(map(str, s)) for s in (sides, [max(8, round(side / 8) * 8) for side in sides]))

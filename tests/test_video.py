@@ -75,8 +75,8 @@ def test_a_selection_starts_at_start_increases_and_stays_within_the_video(total,
 
 
 def test_a_selection_that_cannot_be_made_says_what_can():
-    refuses(lambda: select_frames(10, 24), "24", "only 10 frames", "ask for 10")
-    refuses(lambda: select_frames(10, 4, start=3, stride=3), "only 3 frames", "stride 3", "lower the stride")
+    refuses(lambda: select_frames(10, 24), "24", "only 10 of 10 frames", "ask for 10")
+    refuses(lambda: select_frames(10, 4, start=3, stride=3), "only 3 of 10 frames", "stride 3", "lower the stride")
     refuses(lambda: select_frames(10, 1, start=10), "start is 10", "10 frames")
     refuses(lambda: select_frames(10, 0), "num_frames is 0")
     refuses(lambda: select_frames(10, 2, start=-1), "start is -1")
@@ -123,7 +123,7 @@ def test_an_edit_list_hides_the_frames_that_it_cuts_away(tmp_path):
     path = set_edit_list(encode(tmp_path / "clip.mp4", numbered(60), options=B_FRAMES), first=17, count=30, fps=24)
     assert numbers(read_frames(path, 30, size=SIZE)) == list(range(17, 47))
     assert numbers(read_frames(path, 4, size=SIZE)) == [17, 27, 36, 46]
-    refuses(lambda: read_frames(path, 31, size=SIZE), "only 30 frames")
+    refuses(lambda: read_frames(path, 31, size=SIZE), "only 30 of 30 frames")
 
 
 def test_a_video_whose_seeks_lead_astray_is_read_from_the_start(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_a_video_of_one_frame_is_a_clip_of_one_frame(tmp_path):
     assert frames.shape == (1, 48, 64, 3)
     assert frames.dtype == torch.float32
     assert fps == 24
-    refuses(lambda: read_frames(path, 2, size=SIZE), "only 1 frames")
+    refuses(lambda: read_frames(path, 2, size=SIZE), "only 1 of 1 frames")
 
 
 def test_a_long_video_is_sought_through_and_only_its_chosen_frames_are_held(tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_real_clips_are_read_to_their_last_frame(name, count, fps):
     assert clip.frames.shape == (3, 64, 64, 3)
     assert clip.fps == pytest.approx(fps * 2 / (count - 1))
     assert not torch.equal(clip.frames[0], clip.frames[2])
-    refuses(lambda: read_frames(path, count + 1), f"only {count} frames")
+    refuses(lambda: read_frames(path, count + 1), f"only {count} of {count} frames")
 
 
 # Shape and colour
@@ -292,7 +292,7 @@ def test_a_folder_is_read_in_natural_order_at_eight_frames_a_second(tmp_path):
     clip = read_frames(path, 3, size=SIZE, start=2, stride=4)
     assert numbers(clip) == [2, 6, 10]
     assert clip.fps == 2
-    refuses(lambda: read_frames(path, 13, size=SIZE), "only 12 frames", str(path))
+    refuses(lambda: read_frames(path, 13, size=SIZE), "only 12 of 12 frames", str(path))
 
 
 def test_images_of_every_depth_come_out_in_their_colours(tmp_path):
@@ -404,6 +404,18 @@ def test_a_cut_or_damaged_video_says_how_many_frames_could_be_read(tmp_path):
         assert 0 < int(re.search(r"only (\d+)", message)[1]) < 48
 
 
+def test_bytes_after_the_last_box_or_segment_are_no_damage(tmp_path):
+    for name in ("clip.mp4", "clip.mkv"):
+        path = encode(tmp_path / name, numbered(10), options=B_FRAMES)
+        path.write_bytes(path.read_bytes() + b"left behind by another program")
+        assert numbers(read_frames(path, 10, size=SIZE)) == list(range(10))
+
+
+def test_a_name_with_a_percent_sign_is_no_pattern(tmp_path):
+    path = encode(tmp_path / "clip.mp4", numbered(3)).rename(tmp_path / "50% %03d ü.mp4")
+    assert numbers(read_frames(path, 3, size=SIZE)) == [0, 1, 2]
+
+
 # Writing
 
 
@@ -453,7 +465,7 @@ def test_odd_sides_repeat_their_last_row_and_column(tmp_path, height, width):
     with av.open(str(tmp_path / "out.mp4")) as container:
         codec = container.streams.video[0].codec_context
         assert (codec.height, codec.width) == (height + height % 2, width + width % 2)
-        back = video._rgb(next(container.decode(video=0)), pixel_aspect=1)
+        back = video._rgb(next(container.decode(video=0)), video._Converter())
     assert psnr(tensor([back])[0, :height, :width], frames[0]) > 35
 
 
@@ -485,16 +497,16 @@ def test_what_is_no_clip_is_not_written(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
 def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, monkeypatch, error):
-    path, converted, calls = tmp_path / "out.mp4", video._converted, []
+    path, convert, calls = tmp_path / "out.mp4", video._Converter.__call__, []
 
     def fails_at_the_third(*args):
         calls.append(1)
         if len(calls) == 3:
             raise error
-        return converted(*args)
+        return convert(*args)
 
     path.write_bytes(b"the last result")
-    monkeypatch.setattr(video, "_converted", fails_at_the_third)
+    monkeypatch.setattr(video._Converter, "__call__", fails_at_the_third)
     with pytest.raises(TavError if isinstance(error, OSError) else error):
         write_video(path, gradients(5), 8)
     assert path.read_bytes() == b"the last result"
