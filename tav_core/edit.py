@@ -1,0 +1,308 @@
+"""Edits a clip with tuned weights: inverts it once, samples each prompt from there, and writes down what was done."""
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint, load_checkpoint
+from .ddim import NoisePredictor, guided, invert, sample
+from .errors import TavError
+from .files import atomic_path
+from .inflate import InflatedUNet, inflate
+from .inversion import Inversion, inversion_key
+from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_writable, unseen_words, versions
+from .memory import inference_memory
+from .names import file_names
+from .sheet import contact_sheet
+from .tuned import TunedWeights, fingerprint
+from .video import Clip, write_video
+
+INVERSION, RECONSTRUCTION, SHEET, MANIFEST = "inversion.safetensors", "reconstruction", "sheet.png", "manifest.json"
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """How to edit; the paper's values are the defaults.
+
+    from_inversion: starts from the noise that the clip came from; False starts from random noise of the seed.
+    seed: of that random noise, and of what eta > 0 adds while sampling; each prompt starts from it anew.
+    strength: of the tuned weights; 0 is the base model.
+    precision: of the network: "no" (float32), "bf16" or "fp16"; "auto" is fp16 on a GPU, float32 on the CPU.
+    """
+
+    num_steps: int = 50
+    inversion_steps: int = 50
+    inversion_prompt: str = ""
+    guidance_scale: float = 12.5
+    negative_prompt: str = ""
+    eta: float = 0.0
+    seed: int = 0
+    strength: float = 1.0
+    precision: str = "auto"
+    from_inversion: bool = True
+
+    def __post_init__(self):
+        for name in ("num_steps", "inversion_steps"):
+            _need(1 <= getattr(self, name) <= 999, name, getattr(self, name), "from 1 to 999")
+        _need(math.isfinite(self.guidance_scale), "guidance_scale", self.guidance_scale, "a number, such as 12.5")
+        _need(0 <= self.eta <= 1, "eta", self.eta, "from 0 to 1")
+        _need(math.isfinite(self.strength), "strength", self.strength, "a number, such as 1")
+        choices = ("auto", *PRECISIONS)
+        _need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """The precision in which the networks are loaded on that device."""
+        if self.precision == "auto":
+            return torch.float16 if device.type == "cuda" else torch.float32
+        return PRECISIONS[self.precision]
+
+
+def _need(condition: bool, name: str, got, needed: str) -> None:
+    if not condition:
+        raise TavError(f"{name} must be {needed}; got {got!r}.")
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One prompt and the video that was made of it."""
+
+    prompt: str
+    path: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """psnr: of the reconstruction against the source frames, in dB; None without an inversion."""
+
+    edits: list[Edit]
+    psnr: float | None
+    sheet: Path
+    manifest: Path
+
+
+@dataclass(eq=False)
+class EditRun:
+    """An edit that is ready to start, made by `prepare_edit`.
+
+    kept: the inversion that an earlier edit left in `folder`, if it is of the same clip, weights and settings.
+    notes: sentences that the user should read. embeds: of each text, by the text, (1, n, d).
+    """
+
+    selection: Selection
+    clip: Clip
+    checkpoint: Checkpoint
+    unet: InflatedUNet
+    latents: Tensor
+    embeds: dict[str, Tensor]
+    prompts: Sequence[str]
+    config: EditConfig
+    folder: Path
+    sources: dict[str, Path]
+    key: str
+    kept: Inversion | None
+    memory: MemoryPlan
+    notes: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, on_step: Callable | None = None) -> EditReport:
+        """Inverts or takes the kept inversion, samples each prompt, and writes videos, sheet and manifest.
+
+        on_step: called as (step, total, part=, timestep=, latents=) after each step of DDIM; part is "inversion",
+            "reconstruction" or the prompt.
+        """
+        rows, psnr, noise = [("source", self.clip.frames)], None, None
+        if self.config.from_inversion:
+            inversion = self._inversion(on_step)
+            noise = inversion.noise.to(self.latents)
+            with self._timed("reconstruction"):
+                frames = self._write(inversion.reconstruction, RECONSTRUCTION)
+            psnr = peak_signal_to_noise(frames, self.clip.frames)
+            rows.append((f"reconstruction, {psnr:.1f} dB", frames))
+        edits = []
+        for prompt, name in zip(self.prompts, file_names(self.prompts, taken=[RECONSTRUCTION]), strict=True):
+            began = time.perf_counter()
+            frames = self._write(self._sampled(prompt, noise, on_step), name)
+            edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
+            rows.append((prompt, frames))
+        with self._timed("sheet"):
+            contact_sheet(self.folder / SHEET, rows)
+        report = EditReport(edits, psnr, self.folder / SHEET, self.folder / MANIFEST)
+        with atomic_path(report.manifest) as temporary:
+            temporary.write_text(json.dumps(self._manifest(report), indent=2) + "\n", encoding="utf-8")
+        return report
+
+    def _inversion(self, on_step: Callable | None) -> Inversion:
+        if self.kept:
+            return self.kept
+        predict_noise, steps = self._predictor(self.config.inversion_prompt), self.config.inversion_steps
+        scheduler = self.checkpoint.scheduler
+        with self._timed("inversion"):
+            on_inversion = on_step and partial(on_step, part="inversion")
+            noise = invert(predict_noise, self.latents, scheduler, steps, on_step=on_inversion)[-1]
+        with self._timed("reconstruction"):
+            on_reconstruction = on_step and partial(on_step, part="reconstruction")
+            reconstruction = sample(predict_noise, noise, scheduler, steps, on_step=on_reconstruction)
+        inversion = Inversion(noise, reconstruction)
+        inversion.save(self.folder / INVERSION, self.key)
+        return inversion
+
+    def _sampled(self, prompt: str, noise: Tensor | None, on_step: Callable | None) -> Tensor:
+        # On the CPU, so that every device draws the same.
+        generator = torch.Generator().manual_seed(self.config.seed)
+        if noise is None:
+            noise = torch.randn(self.latents.shape, generator=generator).to(self.latents.device)
+        texts = self._predictor(prompt), self._predictor(self.config.negative_prompt)
+        return sample(
+            guided(*texts, self.config.guidance_scale),
+            noise,
+            self.checkpoint.scheduler,
+            self.config.num_steps,
+            eta=self.config.eta,
+            generator=generator,
+            on_step=on_step and partial(on_step, part=prompt),
+        )
+
+    def _predictor(self, text: str) -> NoisePredictor:
+        return NoisePredictor(self.unet, self.embeds[text], self.checkpoint.scheduler)
+
+    def _write(self, latents: Tensor, name: str) -> Tensor:
+        """Decodes latents, writes them as a video, and returns the frames."""
+        frames = self.checkpoint.decode_video(latents)
+        write_video(self.folder / f"{name}.mp4", frames, self.clip.fps)
+        return frames
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+    def _manifest(self, report: EditReport) -> dict:
+        """All that it takes to do this again; paths are relative to the folder."""
+        sources = {name: _relative(path, self.folder) for name, path in self.sources.items()}
+        inverted = self.config.from_inversion
+        return {
+            **sources,
+            "selection": self.selection.facts() | {"fps": self.clip.fps},
+            "settings": asdict(self.config) | {"device": str(self.latents.device), "dtype": str(self.unet.unet.dtype)},
+            "inversion": {"path": INVERSION, "reused": self.kept is not None} if inverted else None,
+            "reconstruction": f"{RECONSTRUCTION}.mp4" if inverted else None,
+            "reconstruction_psnr": report.psnr,
+            "edits": [
+                {
+                    "prompt": edit.prompt,
+                    "path": edit.path.name,
+                    "seed": self.config.seed,
+                    "seconds": round(edit.seconds, 3),
+                }
+                for edit in report.edits
+            ],
+            "sheet": SHEET,
+            "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
+            "versions": versions(),
+        }
+
+
+def prepare_edit(
+    clip: str | os.PathLike,
+    weights: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    prompts: Sequence[str],
+    folder: str | os.PathLike,
+    *,
+    config: EditConfig,
+    device: torch.device,
+    **selection,
+) -> EditRun:
+    """Checks everything, reads the clip, opens checkpoint and weights, and encodes; nothing is sampled yet.
+
+    selection: fields of `Selection` that shall differ from what the weights were tuned on.
+    Raises TavError for what is wrong with the inputs, also for weights that do not fit the checkpoint.
+    """
+    folder, seconds = Path(folder), {}
+    if not prompts:
+        raise TavError("There is no prompt; give at least one sentence to edit the clip by.")
+    for number, prompt in enumerate(prompts, 1):
+        ensure_prompt(prompt, f"Prompt {number} of {len(prompts)}")
+    tuned = TunedWeights.load(weights)
+    ensure_writable(folder)
+    began = time.perf_counter()
+    chosen = _selection(Path(clip), tuned.facts, selection)
+    frames = chosen.read()
+    opened = load_checkpoint(checkpoint, device=device, dtype=config.dtype(device))
+    inflation = {name: tuned.facts[name] for name in ("attention", "group_norm", "temporal") if name in tuned.facts}
+    unet = inflate(opened.unet, **inflation)
+    base = fingerprint(unet)
+    tuned.apply(unet, config.strength)
+    seconds["loading"] = time.perf_counter() - began
+
+    began = time.perf_counter()
+    texts = list(dict.fromkeys([config.inversion_prompt, config.negative_prompt, *prompts]))
+    # one by one: in a batch, a text's last digits depend on its neighbours, and the inversion would not be known again
+    embeds = {text: opened.encode_prompt(text) for text in texts}
+    latents = opened.encode_video(frames.frames).float()
+    seconds["encoding"] = time.perf_counter() - began
+    key = inversion_key(
+        latents,
+        embeds[config.inversion_prompt],
+        *(tensor for _, tensor in sorted(tuned.tensors.items())),
+        base=base,
+        inflation=inflation,
+        steps=config.inversion_steps,
+        strength=config.strength,
+        dtype=str(unet.unet.dtype),
+        scheduler=sorted((name, str(value)) for name, value in opened.scheduler.config.items()),
+    )
+    batch = 2 if config.guidance_scale > 1 else 1  # with the negative prompt
+    notes = unseen_words(opened, texts)
+    if (tuned_on := tuned.facts.get("base_fingerprint")) != base:
+        notes.append(
+            f"The weights were tuned on a checkpoint of fingerprint {str(tuned_on)[:12]}, and this one is {base[:12]}; "
+            "edits may follow the clip less closely."
+        )
+    return EditRun(
+        selection=chosen,
+        clip=frames,
+        checkpoint=opened,
+        unet=unet,
+        latents=latents,
+        embeds=embeds,
+        prompts=prompts,
+        config=config,
+        folder=folder,
+        sources={"clip": Path(clip), "weights": Path(weights), "checkpoint": Path(checkpoint)},
+        key=key,
+        kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
+        memory=MemoryPlan.on(device, inference_memory(unet, (batch, *latents.shape[1:]))),
+        notes=notes,
+        seconds=seconds,
+    )
+
+
+def peak_signal_to_noise(frames: Tensor, source: Tensor) -> float:
+    """PSNR of frames against their source, both in 0..1, over all pixels of the video, in dB; 100 at most."""
+    return -10 * math.log10(max((frames - source).square().mean().item(), 1e-10))
+
+
+def _selection(clip: Path, facts: dict, changed: dict) -> Selection:
+    """The frames that the weights were tuned on, but for what is `changed`."""
+    names = ("frames", "size", "start", "stride", "fit")
+    return Selection(clip, **{name: facts[name] for name in names if name in facts} | changed)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return path.absolute().as_posix()

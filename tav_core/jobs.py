@@ -1,0 +1,109 @@
+"""What tuning jobs and edit jobs share: a clip and its chosen frames, room for results, a device, memory, versions."""
+
+import importlib.metadata
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .checkpoint import Checkpoint
+from .errors import TavError
+from .memory import available_memory, fits
+from .video import Clip, read_frames
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which frames of which clip, and how large; the fields are those of `read_frames`."""
+
+    clip: Path
+    frames: int = 24
+    size: int | tuple[int, int] = 512
+    start: int = 0
+    stride: int = 0
+    fit: str = "crop"
+
+    def read(self) -> Clip:
+        """Reads the chosen frames (f, h, w, 3); TavError as `read_frames` raises."""
+        return read_frames(self.clip, self.frames, size=self.size, start=self.start, stride=self.stride, fit=self.fit)
+
+    @property
+    def width_and_height(self) -> list[int]:
+        """The size as JSON holds it: [width, height]."""
+        return list(self.size) if isinstance(self.size, (tuple, list)) else [self.size, self.size]
+
+    def facts(self) -> dict:
+        """All of it but the folder the clip lies in, as JSON holds it."""
+        return {
+            "clip": self.clip.name,
+            "frames": self.frames,
+            "size": self.width_and_height,
+            "start": self.start,
+            "stride": self.stride,
+            "fit": self.fit,
+        }
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes that a job will need beside the network's weights, and bytes free; `available` is None where unknown.
+
+    checkpointing: whether gradient checkpointing is on; None for a job without gradients.
+    """
+
+    needed: int
+    available: int | None
+    fits: bool
+    checkpointing: bool | None = None
+
+    @classmethod
+    def on(cls, device: torch.device, needed: int, *, checkpointing: bool | None = None) -> "MemoryPlan":
+        """Holds the need against what the device has free now."""
+        return cls(needed, available_memory(device), fits(needed, device), checkpointing)
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Opens the device of that name; "auto" is the GPU if CUDA has one, else the CPU. TavError for what is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise TavError(f"The device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda.") from error
+
+
+def ensure_writable(folder: Path) -> None:
+    """Makes the folder and tries to write into it, so that hours of work do not end at a closed door."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise TavError(f"Nothing can be written into {folder} ({error.strerror}); choose another place.") from error
+
+
+def ensure_prompt(prompt: str, what: str) -> None:
+    """Refuses an empty sentence where one is needed; `what` names it."""
+    if not prompt.strip():
+        raise TavError(f"{what} is empty; describe the video in a sentence, such as 'a man is skiing'.")
+
+
+def unseen_words(checkpoint: Checkpoint, prompts: list[str]) -> list[str]:
+    """A sentence for each prompt that is longer than the model reads, with the words that it will not see."""
+    cut = {prompt: checkpoint.truncated_words(prompt) for prompt in dict.fromkeys(prompts)}
+    return [
+        f"The model reads 77 tokens of a prompt; these words are cut off: {words}" for words in cut.values() if words
+    ]
+
+
+def versions() -> dict[str, str]:
+    """The versions that made a result: ours, torch's and diffusers'."""
+    return {name: _version(name) for name in ("tune-a-video", "torch", "diffusers")}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a checkout, or as a pack inside ComfyUI

@@ -1,0 +1,194 @@
+"""A tuning run from files to a file: clip, sentence and checkpoint in, tuned weights out. It resumes by itself."""
+
+import glob
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .checkpoint import load_checkpoint
+from .errors import TavError
+from .inflate import InflatedUNet, inflate
+from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_writable, unseen_words, versions
+from .memory import fits, tuning_memory
+from .resume import FREE, run_fingerprint
+from .tune import TuneConfig, TuneReport, tune
+from .tuned import TunedWeights, query_projections
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(eq=False)
+class TuningRun:
+    """A run that is ready to start, made by `prepare_tuning`.
+
+    first_step: the steps that an earlier, interrupted run left done; resume_file: where they are kept.
+    is_done: whether `output` holds the result of this very run already.
+    memory: what it is going to take; None where it is done. notes: sentences that the user should read.
+    """
+
+    unet: InflatedUNet
+    latents: Tensor | tuple[Tensor, Tensor]
+    prompt_embeds: Tensor
+    scheduler: DDPMScheduler
+    config: TuneConfig
+    output: Path
+    resume_file: Path
+    facts: dict
+    notes: list[str]
+    is_done: bool
+    memory: MemoryPlan | None = None
+
+    @property
+    def first_step(self) -> int:
+        return _steps_in(self.resume_file)
+
+    def run(self, on_step: Callable | None = None) -> TuneReport:
+        """Tunes, writes the weights, and only then removes the resume file. `on_step` as `tune` calls it."""
+        base = query_projections(self.unet)
+        report = tune(
+            self.unet,
+            self.latents,
+            self.prompt_embeds,
+            self.scheduler,
+            replace(self.config, gradient_checkpointing=self.memory.checkpointing),
+            checkpoint=self.resume_file,
+            on_step=on_step,
+        )
+        outcome = {"steps": report.steps, "final_loss": report.losses[-1]}
+        TunedWeights.from_unet(self.unet, base=base, **self.facts, **outcome).save(self.output)
+        self.resume_file.unlink(missing_ok=True)
+        return report
+
+
+def prepare_tuning(
+    selection: Selection,
+    prompt: str,
+    checkpoint: str | os.PathLike,
+    output: str | os.PathLike,
+    *,
+    config: TuneConfig,
+    attention: str = "sparse-causal",
+    group_norm: str = "video",
+    posterior: bool = False,
+    device: torch.device,
+    replace_output: bool = False,
+) -> TuningRun:
+    """Checks everything, reads the clip, opens the checkpoint and encodes; VAE and text encoder are let go again.
+
+    posterior: samples the VAE's posterior anew at each step, as the original does, in place of its mean.
+    replace_output: lets the run replace a file that holds something else.
+    Raises TavError for what is wrong with the inputs, and where `output` holds anything but this run's result.
+    """
+    output = Path(output)
+    ensure_prompt(prompt, "The prompt of the clip")
+    if output.suffix != SUFFIX:
+        raise TavError(f"Tuned weights are written to a {SUFFIX} file, got {output.name!r}; give it that suffix.")
+    settings = {"prompt": prompt, **selection.facts(), "posterior": posterior}
+    inflation = {"attention": attention, "group_norm": group_norm}
+    existing = None if replace_output else _existing(output, settings | inflation, config)
+    ensure_writable(output.parent)
+    clip = selection.read()
+    opened = load_checkpoint(checkpoint, device=device)
+    notes, family = unseen_words(opened, [prompt]), opened.family
+    prompt_embeds = opened.encode_prompt(prompt)
+    latents = opened.encode_video(clip.frames, posterior=posterior)
+    scheduler = DDPMScheduler.from_config(opened.scheduler.config)
+    unet = inflate(opened.unet, **inflation)
+    del opened  # tuning needs neither VAE nor text encoder, and their memory is best free before it is counted
+
+    fingerprint = run_fingerprint(unet, latents, prompt_embeds, config)
+    if existing and existing.facts.get("run") != fingerprint:
+        raise _occupied(output, "tuned weights of another run (another clip, checkpoint or device)")
+    facts = {
+        "family": family,
+        **settings,
+        "fps": clip.fps,
+        "config": asdict(config),
+        "run": fingerprint,
+        "version": versions()["tune-a-video"],
+    }
+    resume_file = output.with_name(f".{output.stem[:100]}.{fingerprint[:12]}.resume{SUFFIX}")
+    run = TuningRun(
+        unet, latents, prompt_embeds, scheduler, config, output, resume_file, facts, notes, is_done=bool(existing)
+    )
+    if not run.is_done:
+        if run.first_step > config.num_steps:
+            raise TavError(
+                f"This run was interrupted after step {run.first_step}, which is more than the {config.num_steps} "
+                f"asked for; ask for at least {run.first_step} steps, or delete {resume_file}."
+            )
+        notes += _of_other_runs(resume_file)
+        run.memory = _plan(unet, latents, config)
+    return run
+
+
+def _existing(output: Path, settings: dict, config: TuneConfig) -> TunedWeights | None:
+    """What lies at `output`, if it may be this run's result; refuses what cannot be."""
+    if not output.exists():
+        return None
+    try:
+        facts = (weights := TunedWeights.load(output)).facts
+    except TavError:
+        raise _occupied(output, "something else") from None
+    asked = settings | {f"config.{name}": value for name, value in _decisive(asdict(config)).items()}
+    there = facts | {f"config.{name}": value for name, value in facts.get("config", {}).items()}
+    differs = [name for name, value in asked.items() if there.get(name) != value]
+    if differs:
+        name = differs[0]
+        raise _occupied(
+            output, f"weights of another run ({name.removeprefix('config.')} {there.get(name)!r}, not {asked[name]!r})"
+        )
+    if facts.get("steps") != config.num_steps:
+        raise _occupied(output, f"this run's weights after {facts.get('steps')} steps, not {config.num_steps}")
+    return weights
+
+
+def _decisive(config: dict) -> dict:
+    return {name: value for name, value in config.items() if name not in FREE}
+
+
+def _occupied(output: Path, content: str) -> TavError:
+    return TavError(f"{output} exists and holds {content}; choose another name, or force its replacement (--force).")
+
+
+def _steps_in(resume_file: Path) -> int:
+    if not resume_file.exists():
+        return 0
+    try:
+        with safe_open(resume_file, framework="pt") as file:
+            return json.loads(file.metadata()["facts"])["step"]
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise TavError(
+            f"The tuning checkpoint {resume_file} is damaged ({error}); delete it to start again."
+        ) from error
+
+
+def _of_other_runs(resume_file: Path) -> list[str]:
+    """Work is kept under a run's fingerprint; where another run's lies beside it, a setting may be a mistake."""
+    stem = resume_file.name.split(".resume")[0].rpartition(".")[0]
+    others = [Path(p) for p in glob.glob(f"{glob.escape(str(resume_file.with_name(stem)))}.*.resume{SUFFIX}")]
+    return [
+        f"{other.name} keeps an interrupted run for the same output, but of another clip, checkpoint, sentence or "
+        "settings; this run starts anew and leaves it. Delete it if it is not needed."
+        for other in sorted(others)
+        if other != resume_file
+    ]
+
+
+def _plan(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], config: TuneConfig) -> MemoryPlan:
+    """The estimate by which `tune`, too, decides what "auto" means."""
+    mean = latents if torch.is_tensor(latents) else latents[0]
+    device = mean.device
+    half = config.mixed_precision in ("bf16", "fp16") or (config.mixed_precision == "auto" and device.type == "cuda")
+    checkpointing = config.gradient_checkpointing is True
+    needed = tuning_memory(unet, mean.shape, checkpointing=checkpointing, half=half)
+    if config.gradient_checkpointing == "auto" and not fits(needed, device):
+        checkpointing, needed = True, tuning_memory(unet, mean.shape, checkpointing=True, half=half)
+    return MemoryPlan.on(device, needed, checkpointing=checkpointing)
