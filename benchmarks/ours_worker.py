@@ -1,16 +1,36 @@
-"""Times steps of ours; one JSON configuration in, one `RESULT {json}` line out (see compare.py)."""
+"""Times steps of ours, through the public functions; one JSON configuration in, one `RESULT {json}` line out."""
 
 import json
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
-from steps import SCHEDULE, SD15, Stopwatch, peak_memory
+from steps import SCHEDULE, SD15, peak_memory
 
-from tav_core import guided, inflate, invert, sample
+from tav_core import NoisePredictor, TuneConfig, guided, inflate, invert, sample, tune
+
+
+class Enough(Exception):
+    """Raised from `on_step` once all steps are timed."""
+
+
+class StepTimes:
+    """An `on_step` that notes how long each step took, after one to warm up."""
+
+    def __init__(self, steps: int):
+        self.steps, self.seconds, self.last = steps, [], None
+
+    def __call__(self, step: int, total: int, **facts) -> None:
+        now = time.perf_counter()
+        if self.last is not None:
+            self.seconds.append(now - self.last)
+        if len(self.seconds) == self.steps:
+            raise Enough
+        self.last = now
 
 
 def main() -> None:
@@ -20,31 +40,19 @@ def main() -> None:
     unet = inflate(UNet2DConditionModel(**SD15).eval().requires_grad_(False))
     latents = torch.randn(1, 4, config["frames"], config["size"], config["size"])
     prompt, empty = torch.randn(2, 1, 77, SD15["cross_attention_dim"])
-    watch = Stopwatch(config["steps"])
-    if config["job"] == "tune":
-        import torch.nn.functional as F
-        ps = unet.trainable_parameters()
-        for p in ps.values(): p.requires_grad_(True)
-        opt = torch.optim.AdamW(ps.values(), lr=3e-5, weight_decay=1e-2, fused=True)
-        sch = DDPMScheduler(**SCHEDULE)
-        unet.train()
-        if config["checkpointing"]:
-            unet.unet.enable_gradient_checkpointing()
-        for _ in watch:
-            noise, timestep = torch.randn_like(latents), torch.randint(0, 1000, (1,))
-            prediction = unet(sch.add_noise(latents, noise, timestep), timestep, prompt)
-            F.mse_loss(prediction, noise).backward()
-            torch.nn.utils.clip_grad_norm_(ps.values(), 1.0)
-            opt.step()
-            opt.zero_grad()
-    else:
-        with torch.no_grad():
-            for i in watch:
-                if config["job"] == "invert":
-                    unet(latents, 981, empty)
-                else:
-                    a, b = unet(torch.cat([latents, latents]), 981, torch.cat([empty, prompt])).chunk(2)
-    print("RESULT " + json.dumps({"seconds": watch.seconds, "peak_gib": peak_memory()}), flush=True)
+    ddim = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    cond, uncond = NoisePredictor(unet, prompt, ddim), NoisePredictor(unet, empty, ddim)
+    times = StepTimes(config["steps"])
+    try:
+        if config["job"] == "tune":
+            settings = TuneConfig(gradient_checkpointing=config["checkpointing"], mixed_precision="no")
+            tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), settings, on_step=times)
+        elif config["job"] == "invert":
+            invert(uncond, latents, ddim, 50, on_step=times)
+        else:
+            sample(guided(cond, uncond, 12.5), latents, ddim, 50, on_step=times)
+    except Enough:
+        print("RESULT " + json.dumps({"seconds": times.seconds, "peak_gib": peak_memory()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .attention import PATTERNS, FrameAttnProcessor, FrameCount, TemporalAttnProcessor, TextAttnProcessor
 from .errors import TavError
+from .frozen import lighten, restore
 
 GROUP_NORMS = ("video", "frame")
 TRAINABLE = (".attn1.to_q.", ".attn2.to_q.", ".attn_temp.")
@@ -54,6 +55,8 @@ class InflatedUNet(nn.Module):
                 self._hooks.append(block.register_forward_hook(_attend_over_time))
         for name, norm in self._norms.items():
             _replace(unet, name, VideoGroupNorm(norm, self.count))
+        lighten(unet)
+        unet.to(memory_format=torch.channels_last)  # in which folding frames and flattening pictures moves nothing
         self.train(unet.training)
 
     def forward(
@@ -130,7 +133,8 @@ class InflatedUNet(nn.Module):
         for name, norm in self._norms.items():
             _replace(self.unet, name, norm)
         self.unet.set_attn_processor(self._processors)
-        return self.unet
+        restore(self.unet)
+        return self.unet.to(memory_format=torch.contiguous_format)
 
 
 class VideoGroupNorm(nn.GroupNorm):
