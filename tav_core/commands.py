@@ -81,18 +81,23 @@ StrideHelp = "Take every N-th frame; 0 spreads them evenly from the first to the
 FitHelp = "Into another aspect: crop the edges, pad with black, or stretch."
 
 
+def _say_versions(asked: bool) -> None:
+    if asked:
+        typer.echo(", ".join(f"{name} {number}" for name, number in versions().items()))
+        raise typer.Exit()
+
+
 @app.callback()
 def tav(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Say the versions, and leave.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Say the versions, and leave.")
+    ] = False,
 ) -> None:
     """Tune-A-Video: one clip and one sentence in, edited videos with the same motion out.
 
     First `tav tune` a Stable Diffusion checkpoint on a clip and the sentence that describes it, then `tav edit` the
     clip with other sentences.
     """
-    if version:
-        typer.echo(", ".join(f"{name} {number}" for name, number in versions().items()))
-        raise typer.Exit()
 
 
 @app.command(no_args_is_help=True)

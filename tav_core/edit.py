@@ -262,7 +262,7 @@ def prepare_edit(
         steps=config.inversion_steps,
         strength=config.strength,
         dtype=str(unet.unet.dtype),
-        scheduler=sorted((name, str(value)) for name, value in opened.scheduler.config.items()),
+        scheduler={name: value for name, value in opened.scheduler.config.items() if not name.startswith("_")},
     )
     batch = 2 if config.guidance_scale > 1 else 1  # with the negative prompt
     notes = unseen_words(opened, texts)

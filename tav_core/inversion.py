@@ -44,7 +44,7 @@ class Inversion:
 
 def inversion_key(*tensors: Tensor, **settings) -> str:
     """Names an inversion by all that decides its result; sha256, hex. settings: anything JSON can hold."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
         digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
