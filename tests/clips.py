@@ -46,10 +46,12 @@ def encode(
     pixel_aspect: int = 1,
     matrix: str = "ITU601",
     container_format: str | None = None,
+    title: str | None = None,
 ) -> Path:
     """Writes the pictures; `times` in milliseconds make a variable rate, `first` delays a constant one by frames."""
     time_base = Fraction(1, 1000) if times else 1 / Fraction(fps)
     with av.open(str(path), "w", format=container_format) as container:
+        container.metadata.update({"title": title} if title else {})
         stream = container.add_stream(codec, rate=Fraction(fps), options=options or {})
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pix_fmt
@@ -82,4 +84,13 @@ def set_edit_list(path: Path, *, first: int, count: int, fps: int) -> Path:
     _, media_time = struct.unpack_from(">Ii", data, place)
     struct.pack_into(">Ii", data, place, count * movie_scale // fps, media_time + first * track_scale // fps)
     path.write_bytes(data)
+    return path
+
+
+def set_exif_orientation(path: Path, orientation: int) -> Path:
+    """Gives a JPEG an EXIF orientation, as a phone does for a turned camera."""
+    tag = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
+    exif = b"Exif\0\0MM\0*" + struct.pack(">IH", 8, 1) + tag + bytes(4)
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:])
     return path

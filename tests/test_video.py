@@ -1,5 +1,6 @@
 """Frames in, frames out: which frames, upright, in the right colours, and one sentence for whatever is wrong."""
 
+import gc
 import itertools
 import re
 import tracemalloc
@@ -14,10 +15,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tav_core import video
+from tav_core import decode, video
 from tav_core.errors import TavError
-from tav_core.video import read_frames, select_frames, write_video
-from tests.clips import colours, encode, number_in, numbered, set_display_matrix, set_edit_list
+from tav_core.pictures import rgb
+from tav_core.video import FITS, read_frames, select_frames, write_video
+from tests.clips import colours, encode, number_in, numbered, set_display_matrix, set_edit_list, set_exif_orientation
 
 SHARED = Path(__file__).parents[2] / "shared" / "clips"
 SIZE = (64, 48)
@@ -81,6 +83,12 @@ def test_a_selection_that_cannot_be_made_says_what_can():
     refuses(lambda: select_frames(10, 0), "num_frames is 0")
     refuses(lambda: select_frames(10, 2, start=-1), "start is -1")
     refuses(lambda: select_frames(10, 2, stride=-2), "stride is -2")
+    for value in (2.0, "2", None):
+        for name in ("num_frames", "start", "stride"):
+            refuses(
+                lambda name=name, value=value: select_frames(10, **{"num_frames": 2, name: value}),
+                f"{name} is {value!r}",
+            )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,7 @@ def test_a_video_whose_seeks_lead_astray_is_read_from_the_start(tmp_path, monkey
         container.seek(keyframe * 2, stream=stream)
         yield from container.demux(stream)
 
-    monkeypatch.setattr(video, "_packets_from", astray)
+    monkeypatch.setattr(decode, "_packets_from", astray)
     assert numbers(read_frames(path, 7, size=SIZE)) == select_frames(60, 7)
 
 
@@ -166,9 +174,9 @@ def test_a_video_of_one_frame_is_a_clip_of_one_frame(tmp_path):
 def test_a_long_video_is_sought_through_and_only_its_chosen_frames_are_held(tmp_path, monkeypatch):
     path = encode(tmp_path / "clip.mp4", numbered(600, 320, 240), options={"crf": "20", "g": "50"})
     converted, decoded = [], []
-    rgb, timed = video._rgb, video._Video._timed
-    monkeypatch.setattr(video, "_rgb", lambda *args: converted.append(1) or rgb(*args))
-    monkeypatch.setattr(video._Video, "_timed", lambda *args: (decoded.append(1) or pair for pair in timed(*args)))
+    timed = decode.VideoFile._timed
+    monkeypatch.setattr(decode, "rgb", lambda *args: converted.append(1) or rgb(*args))
+    monkeypatch.setattr(decode.VideoFile, "_timed", lambda *args: (decoded.append(1) or pair for pair in timed(*args)))
     tracemalloc.start()
     clip = read_frames(path, 8, size=64)
     peak = tracemalloc.get_traced_memory()[1]
@@ -176,6 +184,23 @@ def test_a_long_video_is_sought_through_and_only_its_chosen_frames_are_held(tmp_
     assert len(clip.frames) == len(converted) == 8
     assert len(decoded) < 8 * 50
     assert peak < 4 * 320 * 240 * 3
+
+
+def test_frames_are_let_go_without_waiting_for_the_garbage_collector(tmp_path):
+    def living() -> int:
+        return sum(type(thing) is av.VideoFrame and thing.width > 0 for thing in gc.get_objects())
+
+    path = encode(tmp_path / "clip.mp4", numbered(60), options=B_FRAMES)
+    images = folder(tmp_path / "frames", {f"{i}.png": picture for i, picture in enumerate(numbered(20))})
+    gc.collect()
+    gc.disable()
+    try:
+        for source in (set_display_matrix(path, 0, 1, -1, 0), images):
+            before = living()
+            read_frames(source, 20, size=SIZE)
+            assert living() - before <= 1  # whose side data was read
+    finally:
+        gc.enable()
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the four real clips are not here")
@@ -220,13 +245,22 @@ def test_a_turned_camera_gives_upright_frames(tmp_path, matrix, turned):
     assert (clip.frames[0] - expected).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize(("orientation", "turns"), [(3, 2), (6, -1), (8, 1)])
+def test_a_turned_camera_gives_upright_images(tmp_path, orientation, turns):
+    path = folder(tmp_path / "photos", {"0.jpg": colours()[..., ::-1]})
+    set_exif_orientation(path / "0.jpg", orientation)
+    expected = tensor([np.rot90(colours(), turns)])[0]
+    height, width, _ = expected.shape
+    assert (read_frames(path, 1, size=(width, height)).frames[0] - expected).abs().mean() < 0.02
+
+
 def test_crop_keeps_the_centre_pad_the_whole_stretch_neither(tmp_path):
     picture = np.zeros((48, 96, 3), np.uint8)
     picture[:, :24, 0] = picture[:, 24:72, 1] = picture[:, 72:, 2] = 255  # red, green, blue
     path = tmp_path / "images"
     path.mkdir()
     cv2.imwrite(str(path / "0.png"), picture[..., ::-1])
-    crop, pad, stretch = (read_frames(path, 1, size=48, fit=fit).frames[0] for fit in video.FITS)
+    crop, pad, stretch = (read_frames(path, 1, size=48, fit=fit).frames[0] for fit in FITS)
     assert torch.equal(crop, torch.tensor([0.0, 1, 0]).expand(48, 48, 3))
     assert torch.equal(pad[:12], torch.zeros(12, 48, 3))
     assert torch.equal(pad[36:], torch.zeros(12, 48, 3))
@@ -269,7 +303,11 @@ def test_wrong_options_are_refused_before_the_file_is_opened():
     refuses(lambda: read_frames("none.mp4", 0), "num_frames is 0")
     refuses(lambda: read_frames("none.mp4", start=-1), "start is -1")
     refuses(lambda: read_frames("none.mp4", stride=-1), "stride is -1")
-    refuses(lambda: read_frames("none.mp4", size="512"), "'512'")
+    refuses(lambda: read_frames("none.mp4", 2.5), "num_frames is 2.5")
+    refuses(lambda: read_frames("none.mp4", start="1"), "start is '1'")
+    refuses(lambda: read_frames("none.mp4", stride=None), "stride is None")
+    for size in ("512", 512.0, (512, 64.0), None):
+        refuses(lambda size=size: read_frames("none.mp4", size=size), repr(size))
     refuses(lambda: read_frames("none.mp4", size=(1, 2, 3)), "(width, height)")
     refuses(lambda: read_frames("none.mp4"), "no file or folder none.mp4")
 
@@ -416,6 +454,12 @@ def test_a_name_with_a_percent_sign_is_no_pattern(tmp_path):
     assert numbers(read_frames(path, 3, size=SIZE)) == [0, 1, 2]
 
 
+def test_a_title_in_another_alphabet_is_no_damage(tmp_path):
+    path = encode(tmp_path / "clip.mp4", numbered(3), title="Mallorca")
+    path.write_bytes(path.read_bytes().replace(b"Mallorca", b"Malag\xfcen"))  # Latin-1 where UTF-8 is due
+    assert numbers(read_frames(path, 3, size=SIZE)) == [0, 1, 2]
+
+
 # Writing
 
 
@@ -465,7 +509,7 @@ def test_odd_sides_repeat_their_last_row_and_column(tmp_path, height, width):
     with av.open(str(tmp_path / "out.mp4")) as container:
         codec = container.streams.video[0].codec_context
         assert (codec.height, codec.width) == (height + height % 2, width + width % 2)
-        back = video._rgb(next(container.decode(video=0)), video._Converter())
+        back = rgb(next(container.decode(video=0)))
     assert psnr(tensor([back])[0, :height, :width], frames[0]) > 35
 
 
@@ -497,16 +541,16 @@ def test_what_is_no_clip_is_not_written(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
 def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, monkeypatch, error):
-    path, convert, calls = tmp_path / "out.mp4", video._Converter.__call__, []
+    path, yuv, calls = tmp_path / "out.mp4", video.yuv, []
 
-    def fails_at_the_third(*args):
+    def fails_at_the_third(picture):
         calls.append(1)
         if len(calls) == 3:
             raise error
-        return convert(*args)
+        return yuv(picture)
 
     path.write_bytes(b"the last result")
-    monkeypatch.setattr(video._Converter, "__call__", fails_at_the_third)
+    monkeypatch.setattr(video, "yuv", fails_at_the_third)
     with pytest.raises(TavError if isinstance(error, OSError) else error):
         write_video(path, gradients(5), 8)
     assert path.read_bytes() == b"the last result"
