@@ -6,6 +6,7 @@ from .errors import TavError
 from .inflate import InflatedUNet, inflate
 from .tune import TuneConfig, TuneReport, tune
 from .tuned import TunedWeights
+from .version import __version__
 from .video import Clip, read_frames, write_video
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "TuneConfig",
     "TuneReport",
     "TunedWeights",
+    "__version__",
     "as_noise",
     "guided",
     "inflate",

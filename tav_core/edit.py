@@ -20,7 +20,7 @@ from .files import atomic_path
 from .inflate import InflatedUNet, inflate
 from .inversion import Inversion, inversion_key
 from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_writable, unseen_words, versions
-from .memory import inference_memory
+from .memory import decoding_memory, inference_memory
 from .names import file_names
 from .sheet import contact_sheet
 from .tuned import TunedWeights, fingerprint
@@ -265,6 +265,7 @@ def prepare_edit(
         scheduler={name: value for name, value in opened.scheduler.config.items() if not name.startswith("_")},
     )
     batch = 2 if config.guidance_scale > 1 else 1  # with the negative prompt
+    sampling = inference_memory(unet, (batch, *latents.shape[1:]))
     notes = unseen_words(opened, texts)
     if (tuned_on := tuned.facts.get("base_fingerprint")) != base:
         notes.append(
@@ -284,7 +285,7 @@ def prepare_edit(
         sources={"clip": Path(clip), "weights": Path(weights), "checkpoint": Path(checkpoint)},
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
-        memory=MemoryPlan.on(device, inference_memory(unet, (batch, *latents.shape[1:]))),
+        memory=MemoryPlan.on(device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:]))),
         notes=notes,
         seconds=seconds,
     )

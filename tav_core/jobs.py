@@ -1,15 +1,17 @@
 """What tuning jobs and edit jobs share: a clip and its chosen frames, room for results, a device, memory, versions."""
 
-import importlib.metadata
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 
 from .checkpoint import Checkpoint
 from .errors import TavError
 from .memory import available_memory, fits
+from .version import __version__
 from .video import Clip, read_frames
 
 
@@ -83,6 +85,16 @@ def ensure_writable(folder: Path) -> None:
         raise TavError(f"Nothing can be written into {folder} ({error.strerror}); choose another place.") from error
 
 
+def ensure_room(folder: Path, needed: int) -> None:
+    """Refuses to start what will need more bytes on the disk than are free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise TavError(
+            f"{folder} has {free / 2**20:.0f} MiB free, and this run will write {needed / 2**20:.0f} MiB there; free some "
+            "space or choose another place."
+        )
+
+
 def ensure_prompt(prompt: str, what: str) -> None:
     """Refuses an empty sentence where one is needed; `what` names it."""
     if not prompt.strip():
@@ -99,11 +111,4 @@ def unseen_words(checkpoint: Checkpoint, prompts: list[str]) -> list[str]:
 
 def versions() -> dict[str, str]:
     """The versions that made a result: ours, torch's and diffusers'."""
-    return {name: _version(name) for name in ("tune-a-video", "torch", "diffusers")}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"  # run from a checkout, or as a pack inside ComfyUI
+    return {"tune-a-video": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}

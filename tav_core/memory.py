@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -46,6 +46,14 @@ def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
     with torch.device("meta"), torch.no_grad():
         network = _shapes_of(unet, unet.unet.conv_in.weight.dtype)
         return _peak(lambda: network(*_inputs(network, latents_shape)), network)
+
+
+def decoding_memory(vae: AutoencoderKL, height: int, width: int) -> int:
+    """The bytes that decoding one frame takes beside the VAE's weights; height and width of the latents."""
+    with torch.device("meta"), torch.no_grad():
+        twin = nn.Module.to(AutoencoderKL.from_config(vae.config), vae.dtype)
+        latents = torch.empty(1, vae.config.latent_channels, height, width, dtype=vae.dtype)
+        return _peak(lambda: twin.decode(latents), twin)
 
 
 def available_memory(device: torch.device | str) -> int | None:

@@ -101,13 +101,13 @@ def tune(
     _check_inputs(unet, latents, scheduler)
     clean = latents if torch.is_tensor(latents) else latents[0]
     device, parameters = clean.device, unet.trainable_parameters()
-    precision = _precision(config, unet, device)
+    precision = resolve_precision(config, unet, device)
     autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
     generator = torch.Generator(device).manual_seed(config.seed)
     draw = draw or partial(_draw, latents, scheduler.config.num_train_timesteps, generator)
     run = run_fingerprint(unet, latents, prompt_embeds, config) if checkpoint else None
 
-    with _training(unet, parameters, checkpointing=_checkpointing(config, unet, clean, precision)):
+    with _training(unet, parameters, checkpointing=resolve_checkpointing(config, unet, clean.shape, device)):
         optimizer = torch.optim.AdamW(
             parameters.values(),
             lr=config.learning_rate,
@@ -184,7 +184,8 @@ def _training(unet: InflatedUNet, parameters: dict[str, nn.Parameter], *, checkp
             parameter.grad = None
 
 
-def _precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> torch.dtype | None:
+def resolve_precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> torch.dtype | None:
+    """The dtype of autocast that `mixed_precision` means for this network on this device; None for none."""
     precision = config.mixed_precision
     if precision == "auto":
         precision = "no" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
@@ -196,11 +197,12 @@ def _precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> 
     return PRECISIONS[precision]
 
 
-def _checkpointing(config: TuneConfig, unet: InflatedUNet, latents: Tensor, precision: torch.dtype | None) -> bool:
+def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.Size, device: torch.device) -> bool:
+    """What `gradient_checkpointing` means for latents of this shape (b, c, f, h, w) and the memory free now."""
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing
-    needed = tuning_memory(unet, latents.shape, checkpointing=False, half=precision is not None)
-    return not fits(needed, latents.device)
+    half = resolve_precision(config, unet, device) is not None
+    return not fits(tuning_memory(unet, shape, checkpointing=False, half=half), device)
 
 
 def _check_inputs(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], scheduler: DDPMScheduler) -> None:

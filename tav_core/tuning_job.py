@@ -15,11 +15,12 @@ from torch import Tensor
 from .checkpoint import load_checkpoint
 from .errors import TavError
 from .inflate import InflatedUNet, inflate
-from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_writable, unseen_words, versions
-from .memory import fits, tuning_memory
+from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_room, ensure_writable, unseen_words
+from .memory import tuning_memory
 from .resume import FREE, run_fingerprint
-from .tune import TuneConfig, TuneReport, tune
+from .tune import TuneConfig, TuneReport, resolve_checkpointing, resolve_precision, tune
 from .tuned import TunedWeights, query_projections
+from .version import __version__
 
 SUFFIX = ".safetensors"
 
@@ -112,7 +113,7 @@ def prepare_tuning(
         "fps": clip.fps,
         "config": asdict(config),
         "run": fingerprint,
-        "version": versions()["tune-a-video"],
+        "version": __version__,
     }
     resume_file = output.with_name(f".{output.stem[:100]}.{fingerprint[:12]}.resume{SUFFIX}")
     run = TuningRun(
@@ -124,6 +125,7 @@ def prepare_tuning(
                 f"This run was interrupted after step {run.first_step}, which is more than the {config.num_steps} "
                 f"asked for; ask for at least {run.first_step} steps, or delete {resume_file}."
             )
+        ensure_room(output.parent, 4 * 4 * sum(p.numel() for p in unet.trainable_parameters().values()))
         notes += _of_other_runs(resume_file)
         run.memory = _plan(unet, latents, config)
     return run
@@ -186,9 +188,7 @@ def _plan(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], config: T
     """The estimate by which `tune`, too, decides what "auto" means."""
     mean = latents if torch.is_tensor(latents) else latents[0]
     device = mean.device
-    half = config.mixed_precision in ("bf16", "fp16") or (config.mixed_precision == "auto" and device.type == "cuda")
-    checkpointing = config.gradient_checkpointing is True
+    checkpointing = resolve_checkpointing(config, unet, mean.shape, device)
+    half = resolve_precision(config, unet, device) is not None
     needed = tuning_memory(unet, mean.shape, checkpointing=checkpointing, half=half)
-    if config.gradient_checkpointing == "auto" and not fits(needed, device):
-        checkpointing, needed = True, tuning_memory(unet, mean.shape, checkpointing=True, half=half)
     return MemoryPlan.on(device, needed, checkpointing=checkpointing)

@@ -1,9 +1,18 @@
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 
 from tav_core import inflate
-from tav_core.memory import _LiveBytes, available_memory, fits, inference_memory, is_out_of_memory, tuning_memory
+from tav_core.memory import (
+    _LiveBytes,
+    available_memory,
+    decoding_memory,
+    fits,
+    inference_memory,
+    is_out_of_memory,
+    tuning_memory,
+)
 from tests.networks import text, tiny_unet, video
 
 
@@ -29,6 +38,17 @@ def test_the_estimate_for_a_prediction_is_what_a_real_one_takes():
     with torch.no_grad(), _LiveBytes(unet) as live:
         unet(latents, 500, text(1, 77, 32))
     assert inference_memory(unet, latents.shape) == pytest.approx(live.peak, rel=0.15)
+
+
+def test_the_estimate_for_decoding_is_what_a_real_frame_takes():
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    ).eval()
+    with torch.no_grad(), _LiveBytes(vae) as live:
+        vae.decode(torch.randn(1, 4, 16, 24))
+    assert decoding_memory(vae, 16, 24) == pytest.approx(live.peak, rel=0.15)
 
 
 def test_checkpointing_and_half_precision_take_less_and_frames_take_more():

@@ -33,7 +33,9 @@ def tav(*arguments: object) -> None:
 
 
 def main() -> None:
-    print("There is no trained miniature checkpoint yet: this demo runs on seeded random weights, so it shows that every")
+    print(
+        "There is no trained miniature checkpoint yet: this demo runs on seeded random weights, so it shows that every"
+    )
     print("step works, and its pictures mean nothing.")
     OUTPUT.mkdir(exist_ok=True)
     clip, checkpoint, weights = OUTPUT / "clip.mp4", OUTPUT / "random.safetensors", OUTPUT / "tuned.safetensors"
