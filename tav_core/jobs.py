@@ -90,8 +90,8 @@ def ensure_room(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TavError(
-            f"{folder} has {free / 2**20:.0f} MiB free, and this run will write {needed / 2**20:.0f} MiB there; free some "
-            "space or choose another place."
+            f"{folder} has {free / 2**20:.0f} MiB free, and this run will write {needed / 2**20:.0f} MiB there; "
+            "free some space or choose another place."
         )
 
 
