@@ -1,5 +1,7 @@
 """Layers that tuning leaves alone, made to keep less memory and, on CPUs, to take less time."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,13 +11,38 @@ class FrozenConv2d(nn.Conv2d):
     """A convolution that keeps its weight alone for the backward pass.
 
     PyTorch keeps the input as well, which only the weight's own gradient would need: a sixth of a tuning step's memory.
+    On a CPU, small pictures with many channels go through one matrix product, which takes the weight as it lies in
+    memory, where oneDNN would pack all of it anew for a handful of pixels.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.weight.requires_grad or not (torch.is_grad_enabled() and hidden_states.requires_grad):
+        if self.weight.requires_grad:
+            return super().forward(hidden_states)
+        if self._is_mostly_weight(hidden_states):
+            return self._as_matrix_product(hidden_states)
+        if not (torch.is_grad_enabled() and hidden_states.requires_grad):
             return super().forward(hidden_states)
         how = (self.stride, self.padding, self.dilation, self.groups)
         return _FrozenConvolution.apply(hidden_states, self.weight, self.bias, how)
+
+    def _is_mostly_weight(self, hidden_states: Tensor) -> bool:
+        return (
+            _is_plain(hidden_states, self.weight)
+            and hidden_states.numel() <= 128 * self.in_channels  # pixels
+            and self.in_channels >= 128
+            and (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
+            and self.padding == tuple(side // 2 for side in self.kernel_size)
+            and self.weight.is_contiguous(memory_format=torch.channels_last)
+        )
+
+    def _as_matrix_product(self, hidden_states: Tensor) -> Tensor:
+        height, width = hidden_states.shape[-2:]
+        (kernel_height, kernel_width), (above, left) = self.kernel_size, self.padding
+        padded = F.pad(hidden_states.permute(0, 2, 3, 1), (0, 0, left, left, above, above))
+        shifts = itertools.product(range(kernel_height), range(kernel_width))
+        windows = torch.cat([padded[:, y : y + height, x : x + width] for y, x in shifts], dim=-1)
+        matrix = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(windows, matrix, self.bias).permute(0, 3, 1, 2)
 
 
 class _FrozenConvolution(torch.autograd.Function):
@@ -45,12 +72,9 @@ class PointwiseLinear(nn.Linear):
 
     def _pays(self, hidden_states: Tensor) -> bool:
         return (
-            hidden_states.device.type == "cpu"
-            and hidden_states.dtype == self.weight.dtype == torch.float32
+            _is_plain(hidden_states, self.weight)
             and hidden_states.numel() >= 256 * self.in_features  # below, packing the weight takes longer than it saves
             and not self.weight.requires_grad
-            and not torch.is_autocast_enabled("cpu")
-            and torch.backends.mkldnn.is_available()
         )
 
 
@@ -71,6 +95,16 @@ def _pointwise(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None
     picture = hidden_states.reshape(1, -1, 1, hidden_states.shape[-1]).permute(0, 3, 1, 2)
     output = F.conv2d(picture, weight[:, :, None, None], bias)
     return output.permute(0, 2, 3, 1).reshape(*hidden_states.shape[:-1], len(weight))
+
+
+def _is_plain(hidden_states: Tensor, weight: Tensor) -> bool:
+    """Whether this is float32 work for oneDNN on a CPU."""
+    return (
+        hidden_states.device.type == "cpu"
+        and hidden_states.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+    )
 
 
 LIGHT = {nn.Conv2d: FrozenConv2d, nn.Linear: PointwiseLinear}

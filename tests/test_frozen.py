@@ -9,6 +9,8 @@ from tav_core.frozen import FrozenConv2d, PointwiseLinear, lighten, restore
 LAYERS = {
     "convolution": (nn.Conv2d(8, 16, 3, padding=1), (2, 8, 12, 10)),
     "strided convolution": (nn.Conv2d(8, 16, 3, stride=2, padding=1), (2, 8, 12, 10)),
+    "convolution of many channels": (nn.Conv2d(128, 16, 3, padding=1), (2, 128, 4, 6)),
+    "pointwise convolution of many channels": (nn.Conv2d(128, 16, 1), (2, 128, 4, 6)),
     "linear on many tokens": (nn.Linear(8, 16), (2, 300, 8)),
     "linear without bias": (nn.Linear(8, 16, bias=False), (2, 300, 8)),
     "linear on few tokens": (nn.Linear(8, 16), (2, 7, 8)),
@@ -28,7 +30,7 @@ def output_and_gradients(layer: nn.Module, shape, autocast=False):
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_light_layer_gives_the_plain_ones_output_and_gradients(name, trained, autocast):
     layer, shape = LAYERS[name]
-    plain = copy.deepcopy(layer).requires_grad_(trained)
+    plain = copy.deepcopy(layer).requires_grad_(trained).to(memory_format=torch.channels_last)
     light = copy.deepcopy(plain)
     lighten(light)
     assert type(light) in (FrozenConv2d, PointwiseLinear)
@@ -45,7 +47,7 @@ def test_a_light_layer_gives_the_plain_ones_output_and_gradients(name, trained, 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_light_layer_keeps_nothing_but_its_weight(name):
     layer, shape = LAYERS[name]
-    layer = copy.deepcopy(layer).requires_grad_(False)
+    layer = copy.deepcopy(layer).requires_grad_(False).to(memory_format=torch.channels_last)
     lighten(layer)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
