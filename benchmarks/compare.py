@@ -39,6 +39,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", help="also writes all figures to this file")
     given = parser.parse_args()
+    if given.original and not given.original_python:
+        parser.error("--original needs --original-python as well")
     sides = {"ours": (sys.executable, "ours_worker.py")}
     if given.original:
         sides = {"original": (given.original_python, "original_worker.py"), **sides}

@@ -20,6 +20,7 @@ from .networks import clip_names, diffusers_network, text_encoder
 from .single_file import open_single_file
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+ORIGINAL_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 # Folders of before diffusers 0.17 name the attention of the VAE in this way.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -130,7 +131,7 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
         "text_encoder": text_encoder(config, tensors, f"The text_encoder/ of {folder.name}"),
         "tokenizer": _tokenizer(folder / "tokenizer", config.max_position_embeddings),
         # The original's own choices for inverting and sampling, whatever sampler the folder was published with.
-        "scheduler": DDIMScheduler.from_config(schedule, steps_offset=1, clip_sample=False, set_alpha_to_one=False),
+        "scheduler": DDIMScheduler.from_config(schedule, **ORIGINAL_DDIM),
     }
 
 

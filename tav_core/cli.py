@@ -1,5 +1,6 @@
 """The shell's door to the method: `tav`, or `python -m tav_core.cli`. The commands are in commands.py."""
 
+import io
 import sys
 import warnings
 
@@ -17,6 +18,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("tav needs typer: pip install 'typer>=0.12', or pip install 'tune-a-video[cli]'.", file=sys.stderr)
         sys.exit(2)
     _hush_libraries()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that lacks a prompt's letters must not end a run
     app(arguments, prog_name="tav")
 
 

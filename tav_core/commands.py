@@ -14,11 +14,13 @@ from typer.core import TyperGroup
 
 from .attention import PATTERNS
 from .config_file import read_config
-from .edit import EditConfig, prepare_edit
+from .edit_config import EditConfig
+from .editing_job import prepare_edit
 from .errors import TavError
 from .failures import sentence_for
+from .files import ensure_writable
 from .inflate import GROUP_NORMS
-from .jobs import MemoryPlan, Selection, choose_device, ensure_writable, versions
+from .jobs import MemoryPlan, Selection, choose_device, versions
 from .tune import PRECISIONS, TuneConfig
 from .tuned import TunedWeights
 from .tuning_job import prepare_tuning
@@ -114,8 +116,8 @@ def tune(
     stride: Annotated[int, typer.Option(help=StrideHelp)] = 0,
     fit: Annotated[Fit, typer.Option(help=FitHelp)] = "crop",
     steps: Annotated[int, typer.Option(help="Tuning steps, 1 or more.")] = 500,
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW, between 0 and 1.")] = 3e-5,
-    seed: Annotated[int, typer.Option(help="Of noise and timesteps.")] = 0,
+    learning_rate: Annotated[float, typer.Option(help="The learning rate of AdamW, between 0 and 1.")] = 3e-5,
+    seed: Annotated[int, typer.Option(help="The seed of the noise and timesteps drawn while tuning.")] = 0,
     precision: Annotated[
         Precision, typer.Option(help="Mixed precision; auto: bf16 or fp16 on a GPU, no on the CPU.")
     ] = "auto",
@@ -133,7 +135,7 @@ def tune(
     ] = False,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two savings of the run.")] = 50,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it holds something else.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace whatever FILE holds, and tune anew.")] = False,
 ) -> None:
     """Tune a checkpoint on one clip and the sentence that describes it.
 
@@ -170,7 +172,9 @@ def edit(
     clip: ClipPath,
     weights: Annotated[Path, typer.Option("--weights", "-w", metavar="FILE", help="What `tav tune` wrote.")],
     checkpoint: CheckpointPath,
-    prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="A sentence to edit by; once for each video.")],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="A sentence to edit by; again for each further video.")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results.")],
     frames: Annotated[int | None, typer.Option(help=FramesHelp, show_default="as tuned")] = None,
     size: Annotated[str | None, typer.Option(help=SizeHelp, show_default="as tuned")] = None,
@@ -180,13 +184,15 @@ def edit(
     steps: Annotated[int, typer.Option(help="DDIM steps of each video, 1 to 999.")] = 50,
     inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion, 1 to 999.")] = 50,
     inversion_prompt: Annotated[str, typer.Option(help="The sentence to invert under.")] = "",
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance; 1 is none, and twice as fast.")] = 12.5,
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 1 or less is none, and twice as fast.")
+    ] = 12.5,
     negative: Annotated[str, typer.Option(help="The sentence to guide away from.")] = "",
     eta: Annotated[float, typer.Option(help="Noise added while sampling, 0 (none) to 1 (as much as DDPM).")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of that noise.")] = 0,
-    strength: Annotated[float, typer.Option(help="Of the tuned weights; 0 is the checkpoint as it is.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The seed of that noise.")] = 0,
+    strength: Annotated[float, typer.Option(help="How much of the tuned weights; 0 is the checkpoint as it is.")] = 1.0,
     precision: Annotated[
-        Precision, typer.Option(help="Of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
+        Precision, typer.Option(help="The precision of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
     ] = "auto",
     device: Device = "auto",
 ) -> None:
@@ -198,7 +204,7 @@ def edit(
 
     \b
     Example:
-      tav edit skiing.mp4 -w skiing.safetensors -c sd15.safetensors -o skiing
+      tav edit skiing.mp4 -w skiing.safetensors -c sd15.safetensors -o skiing \\
         -p "spider man is skiing on the beach" -p "a panda is skiing"
     """
     config = EditConfig(
@@ -249,6 +255,7 @@ def run(
         _tell(f"On the CPU, mixed_precision {settings.mixed_precision} is not faster, and left out.")
         settings = replace(settings, mixed_precision="no")
     ensure_writable(said.output)
+    said.edited.read()  # tuning must not end at validation frames that cannot be had
     weights = said.output / "tuned.safetensors"
     _tune(
         said.tuned,
@@ -260,7 +267,8 @@ def run(
         device=chosen,
         replace_output=force,
     )
-    if config.absolute() != (copy := said.output.absolute() / "config.yaml"):
+    copy = said.output / "config.yaml"
+    if not copy.exists() or not copy.samefile(config):
         shutil.copyfile(config, copy)
     frames = {name: getattr(said.edited, name) for name in ("frames", "size", "start", "stride", "fit")}
     _edit(
@@ -308,7 +316,8 @@ def _tune(selection: Selection, prompt: str, checkpoint: Path, output: Path, *, 
         return
     _tell_memory(job.memory, "Tuning")
     if job.memory.checkpointing and config.gradient_checkpointing == "auto":
-        _tell("Gradient checkpointing is switched on, for without it a step would not fit.")
+        why = "without it a step would not fit" if job.memory.available else "nobody can tell whether a step would fit"
+        _tell(f"Gradient checkpointing is switched on, for {why}.")
     if job.first_step:
         _tell(f"Going on from step {job.first_step} of {config.num_steps}.")
     try:
@@ -378,7 +387,7 @@ def _bytes(count: int) -> str:
 
 def _readable(name: str, value) -> str:
     if name == "size":
-        return "x".join(map(str, value))
+        return "x".join(map(str, value)) if isinstance(value, list) else str(value)
     if name == "bytes":
         return _bytes(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

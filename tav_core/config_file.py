@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from .edit import EditConfig
+from .edit_config import EditConfig
 from .errors import TavError
 from .jobs import Selection
 from .tune import TuneConfig
@@ -97,7 +97,7 @@ def read_config(
     validation = _with_defaults(top["validation_data"], VALIDATION, path, "validation_data.")
     _refuse_other_methods(top, path)
     prompts = _given(validation, "prompts", path, "validation_data.")
-    if not isinstance(prompts, list):
+    if not (isinstance(prompts, list) and prompts and all(isinstance(p, str) and p.strip() for p in prompts)):
         raise TavError(f"{path}: validation_data.prompts must be a list of sentences, got {prompts!r}.")
     try:
         tuned = Selection(
@@ -145,7 +145,7 @@ def read_config(
         tuned=tuned,
         edited=edited,
         prompt=str(_given(train, "prompt", path, "train_data.")),
-        prompts=[str(prompt) for prompt in prompts],
+        prompts=prompts,
         tune=tune,
         edit=edit,
         ignored=ignored,
@@ -180,7 +180,8 @@ def _given(settings: Mapping, name: str, path: Path, section: str):
 
 def _refuse_other_methods(top: Mapping, path: Path) -> None:
     """What would change the method is refused rather than passed over."""
-    if set(top["trainable_modules"] or ()) != TRAINED:
+    modules = top["trainable_modules"]
+    if not isinstance(modules, (list, tuple, set, frozenset)) or set(map(str, modules)) != TRAINED:
         raise TavError(
             f"{path}: trainable_modules are {top['trainable_modules']}, but only the paper's can be tuned: "
             f"{', '.join(sorted(TRAINED))}."
@@ -190,8 +191,8 @@ def _refuse_other_methods(top: Mapping, path: Path) -> None:
             raise TavError(f"{path}: {name} is {top[name]!r}, but only {only!r} can be tuned with; set it so.")
 
 
-def _found(name: str, config: Path) -> Path:
+def _found(name: object, config: Path) -> Path:
     """An input by the path in a config; where it is nowhere, the path as it is said, for the sentence that tells so."""
-    folder = config.absolute().parent
+    name, folder = str(name), config.absolute().parent
     places = [Path(name), folder / name, folder.parent / name]
     return next((place for place in places if place.exists()), Path(name))

@@ -66,7 +66,7 @@ def family_of_config(config: Mapping, name: str) -> str:
         raise _refusal(name, f"{video} ({network})")
     labelled = config.get("addition_embed_type") or config.get("class_embed_type") or config.get("num_class_embeds")
     linear = bool(config.get("use_linear_projection"))
-    return _family(name, config["in_channels"], config["cross_attention_dim"], linear, bool(labelled))
+    return _family(name, config.get("in_channels", 4), config.get("cross_attention_dim"), linear, bool(labelled))
 
 
 def _family(name: str, in_channels: int, context: int, linear: bool, labelled: bool) -> str:

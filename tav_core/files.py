@@ -1,13 +1,21 @@
 """Files that are either whole or not there."""
 
+import contextlib
+import json
 import os
+import secrets
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-@contextmanager
+from .errors import TavError
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a temporary path beside `path`; what is written there takes the final name when the block ends well.
 
@@ -16,31 +24,64 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 is for secrets; these are ordinary results
         _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":
-        _sync(path.parent)  # the rename itself must outlive a power cut
+        with contextlib.suppress(OSError):  # the rename, too, outlives a power cut where the file system can do that
+            _sync(path.parent)
+
+
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], kind: str, facts: dict) -> None:
+    """Writes a .safetensors file, whole or not at all, that says what kind of file it is and, as JSON, some facts."""
+    metadata = {"format": kind, "facts": json.dumps(facts)}
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def read_facts(path: str | os.PathLike, kind: str) -> dict:
+    """The facts of a file that `write_tensors` wrote; a TavError says why another cannot be read."""
+    if not os.path.isfile(path):
+        raise TavError(f"There is no file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise TavError(f"{path} is damaged, or no .safetensors file ({error}).") from error
+    if metadata.get("format") != kind:
+        raise TavError(f"{path} is of format {metadata.get('format')!r}, and {kind!r} is needed.")
+    try:
+        return json.loads(metadata["facts"])
+    except (KeyError, ValueError) as error:
+        raise TavError(f"{path} is damaged: its facts cannot be read ({error}).") from error
+
+
+def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors, on the CPU, and the facts of a file that `write_tensors` wrote; TavError as `read_facts`."""
+    facts = read_facts(path, kind)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+
+
+def ensure_writable(folder: str | os.PathLike) -> None:
+    """Makes the folder and tries to write into it, so that hours of work do not end at a closed door."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise TavError(f"Nothing can be written into {folder} ({error.strerror}); choose another place.") from error
 
 
 def _sync(path: Path) -> None:
-    flags = os.O_RDONLY if os.name == "posix" else os.O_RDWR  # Windows syncs only what it may write
-    descriptor = os.open(path, flags)
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)  # Windows syncs only what it may write
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -16,7 +16,7 @@ class FrozenConv2d(nn.Conv2d):
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if self.weight.requires_grad:
+        if _trains(self) or self.padding_mode != "zeros":
             return super().forward(hidden_states)
         if self._is_mostly_weight(hidden_states):
             return self._as_matrix_product(hidden_states)
@@ -31,7 +31,7 @@ class FrozenConv2d(nn.Conv2d):
             and hidden_states.numel() <= 128 * self.in_channels  # pixels
             and self.in_channels >= 128
             and (self.stride, self.dilation, self.groups) == ((1, 1), (1, 1), 1)
-            and self.padding == tuple(side // 2 for side in self.kernel_size)
+            and all(side == 2 * pad + 1 for side, pad in zip(self.kernel_size, self.padding, strict=True))
             and self.weight.is_contiguous(memory_format=torch.channels_last)
         )
 
@@ -74,7 +74,7 @@ class PointwiseLinear(nn.Linear):
         return (
             _is_plain(hidden_states, self.weight)
             and hidden_states.numel() >= 256 * self.in_features  # below, packing the weight takes longer than it saves
-            and not self.weight.requires_grad
+            and not _trains(self)
         )
 
 
@@ -95,6 +95,10 @@ def _pointwise(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None
     picture = hidden_states.reshape(1, -1, 1, hidden_states.shape[-1]).permute(0, 3, 1, 2)
     output = F.conv2d(picture, weight[:, :, None, None], bias)
     return output.permute(0, 2, 3, 1).reshape(*hidden_states.shape[:-1], len(weight))
+
+
+def _trains(layer: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in layer.parameters())
 
 
 def _is_plain(hidden_states: Tensor, weight: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """A text-to-image UNet that reads its batch as the frames of a video (paper, section 4.1)."""
 
 import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 
 import torch
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 
 from .attention import PATTERNS, FrameAttnProcessor, FrameCount, TemporalAttnProcessor, TextAttnProcessor
 from .errors import TavError
+from .families import family_of_config
 from .frozen import lighten, restore
 
 GROUP_NORMS = ("video", "frame")
-TRAINABLE = (".attn1.to_q.", ".attn2.to_q.", ".attn_temp.")
+QUERIES, TEMPORAL = (".attn1.to_q.", ".attn2.to_q."), ".attn_temp."
 
 
 def inflate(
@@ -42,7 +44,7 @@ class InflatedUNet(nn.Module):
         super().__init__()
         self.unet, self.attention, self.group_norm, self.temporal = unet, attention, group_norm, temporal
         self.count = FrameCount()
-        self.base_queries = None  # what TunedWeights.apply found, so that applying again replaces
+        self.base_queries: dict[str, Tensor] | None = None
         self._processors = dict(unet.attn_processors)
         self._norms = _residual_norms(unet) if group_norm == "video" else {}
         self._hooks = []
@@ -76,7 +78,8 @@ class InflatedUNet(nn.Module):
         prompt_embeds: (b, n, d), or (b, f, n, d) for a text per frame; b may be 1 for all samples.
         The residuals of ControlNets and T2I-Adapters come with their frames folded as (b f), as diffusers makes them.
 
-        The computation is in the precision of the frozen weights, also where trained ones among them are float32.
+        The computation is in the precision of the frozen weights, also where trained ones among them are float32;
+        under the caller's autocast, in that.
         """
         _check_inputs(self.unet, latents, timestep, prompt_embeds)
         batch, _, frames, _, _ = latents.shape
@@ -107,24 +110,37 @@ class InflatedUNet(nn.Module):
     def _one_precision(self):
         block = next(module for module in self.unet.modules() if isinstance(module, BasicTransformerBlock))
         trained = block.attn1.to_q.weight
-        if trained.dtype == self._dtype:
+        if trained.dtype == self._dtype or torch.is_autocast_enabled(trained.device.type):
             return nullcontext()
         return torch.autocast(trained.device.type, dtype=self._dtype)
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """The keys and shapes of the original's UNet3DConditionModel: the 2-D ones plus attn_temp.* and norm_temp.*."""
+        """The keys and shapes of the original's UNet3DConditionModel: the 2-D ones plus attn_temp.* and norm_temp.*.
+
+        Convolutions have their channels last in memory; to save them with safetensors, make them contiguous.
+        """
         return self.unet.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict, *args, **kwargs):
         """Takes what `state_dict` gives, and state dicts of the original's UNet3DConditionModel."""
+        self.base_queries = None
         return self.unet.load_state_dict(state_dict, *args, **kwargs)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """What Tune-A-Video trains: both query projections and the temporal attention, 7 tensors a block."""
-        return {name: p for name, p in self.unet.named_parameters() if any(part in name for part in TRAINABLE)}
+        trained = (*QUERIES, TEMPORAL)
+        return {name: p for name, p in self.unet.named_parameters() if any(part in name for part in trained)}
+
+    def keep_base_queries(self) -> None:
+        """Copies the query projections into `base_queries`, once, before tuning or tuned weights first change them."""
+        if self.base_queries is None:
+            parameters = self.trainable_parameters()
+            self.base_queries = {name: parameters[name].detach().clone() for name in query_names(parameters)}
 
     def deflate(self) -> UNet2DConditionModel:
-        """Takes the inflation back, in place; the query projections stay as they are now."""
+        """Takes the inflation back, in place; the query projections keep their values as they are now."""
+        for parameter in self.trainable_parameters().values():
+            parameter.data = parameter.data.to(self._dtype)
         for hook in self._hooks:
             hook.remove()
         if self.temporal:
@@ -154,6 +170,11 @@ class VideoGroupNorm(nn.GroupNorm):
 def transformer_blocks(unet: nn.Module) -> dict[str, BasicTransformerBlock]:
     """The blocks that attend, by their module paths."""
     return {name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
+
+
+def query_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that are query projections, of which tuned weights hold the difference to the base."""
+    return [name for name in names if any(part in name for part in QUERIES)]
 
 
 def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
@@ -205,8 +226,9 @@ def _check(unet, attention: str, group_norm: str) -> None:
         raise TavError(f"Unknown attention pattern {attention!r}; choose one of {', '.join(PATTERNS)}.")
     if group_norm not in GROUP_NORMS:
         raise TavError(f"Unknown group_norm {group_norm!r}; choose one of {', '.join(GROUP_NORMS)}.")
-    blocks = transformer_blocks(unet)
-    if not blocks or any(b.attn2 is None or b.only_cross_attention for b in blocks.values()):
+    family_of_config(unet.config, "This UNet")
+    blocks = transformer_blocks(unet).values()
+    if not blocks or any(b.attn2 is None or b.only_cross_attention or b.attn2.norm_cross is not None for b in blocks):
         raise TavError(
             "This UNet's blocks are not self-attention followed by attention to the text, as in Stable Diffusion "
             "1.x and 2.x; bring a checkpoint of one of these."

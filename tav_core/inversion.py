@@ -6,11 +6,10 @@ import os
 from dataclasses import dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from .files import atomic_path
+from .errors import TavError
+from .files import read_tensors, write_tensors
 
 FORMAT = "tune-a-video/inversion/1"
 
@@ -24,22 +23,25 @@ class Inversion:
 
     def save(self, path: str | os.PathLike, key: str) -> None:
         """Writes one .safetensors file, whole or not at all, under an `inversion_key`."""
-        tensors = {"noise": self.noise.contiguous().cpu(), "reconstruction": self.reconstruction.contiguous().cpu()}
-        with atomic_path(path) as temporary:
-            save_file(tensors, temporary, {"format": FORMAT, "key": key})
+        write_tensors(path, {"noise": self.noise, "reconstruction": self.reconstruction}, FORMAT, {"key": key})
 
     @classmethod
     def load(cls, path: str | os.PathLike, key: str) -> "Inversion | None":
         """Reads what was saved under the same key; None where it is absent, of another key, or damaged."""
-        if not os.path.isfile(path):
-            return None
         try:
-            with safe_open(path, framework="pt") as file:
-                if file.metadata() != {"format": FORMAT, "key": key}:
-                    return None
-                return cls(file.get_tensor("noise"), file.get_tensor("reconstruction"))
-        except SafetensorError:
+            tensors, facts = read_tensors(path, FORMAT)
+        except TavError:
             return None
+        return cls(tensors["noise"], tensors["reconstruction"]) if facts["key"] == key else None
+
+
+def digest_of(network: nn.Module) -> str:
+    """Tells a network's weights from others by a sample of each tensor; sha256, hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().flatten()[::1009].to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def inversion_key(*tensors: Tensor, **settings) -> str:

@@ -1,7 +1,6 @@
 """What tuning jobs and edit jobs share: a clip and its chosen frames, room for results, a device, memory, versions."""
 
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,15 +73,6 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise TavError(f"The device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda.") from error
-
-
-def ensure_writable(folder: Path) -> None:
-    """Makes the folder and tries to write into it, so that hours of work do not end at a closed door."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise TavError(f"Nothing can be written into {folder} ({error.strerror}); choose another place.") from error
 
 
 def ensure_room(folder: Path, needed: int) -> None:

@@ -1,8 +1,8 @@
 """How much memory a run will need, found by running its shapes alone, and how much there is."""
 
-import os
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ def tuning_memory(
 
     latents_shape: (b, c, f, h, w). half: computed under bf16 or fp16 autocast.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():
         network = _shapes_of(unet, torch.float16 if half else torch.float32)
         trained = network.trainable_parameters().values()
         for parameter in trained:
@@ -36,9 +36,14 @@ def tuning_memory(
         )
     count = sum(parameter.numel() for parameter in trained)
     master = 0 if unet.unet.conv_in.weight.dtype == torch.float32 else 4 * count
-    casts = 2 * sum(p.numel() for p in network.parameters()) if half and not master else 0  # autocast's copies
     gradients = sum(p.numel() * p.element_size() for p in trained)  # already in the peak, at the network's precision
-    return activations - gradients + 12 * count + master + casts
+    activations -= gradients
+    casts = 0
+    if half:
+        activations = round(1.4 * activations)  # autocast leaves the norms, and what they keep, in float32
+        if not master:  # and a linear layer keeps its weight's copy
+            casts = 2 * sum(parameter.numel() for parameter in network.parameters() if parameter.ndim == 2)
+    return activations + 12 * count + master + casts
 
 
 def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
@@ -64,16 +69,26 @@ def available_memory(device: torch.device | str) -> int | None:
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     if device.type != "cpu":
         return None
+    free = [_free_of_machine(), _free_of_container()]
+    return min((bytes_ for bytes_ in free if bytes_ is not None), default=None)
+
+
+def _free_of_machine() -> int | None:
     try:
-        import psutil  # ComfyUI brings it; without it, what the system itself tells
+        import psutil  # ComfyUI brings it, and so does the extra `cli`
 
         return psutil.virtual_memory().available
     except ImportError:
-        pass
-    if os.path.exists("/proc/meminfo"):
-        with open("/proc/meminfo") as lines:
-            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)
-    return None
+        return None
+
+
+def _free_of_container() -> int | None:
+    """What the control group that we are in leaves, where it sets a limit (Linux, cgroup v2)."""
+    try:
+        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
+        return int(limit) - int(used)
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
 
 
 def fits(needed: int, device: torch.device | str) -> bool:
@@ -85,8 +100,9 @@ def fits(needed: int, device: torch.device | str) -> bool:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception says that the device, or the machine, has no memory left."""
     said = str(error).lower()
+    signs = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and ("can't allocate memory" in said or "not enough memory" in said)
+        isinstance(error, RuntimeError) and any(sign in said for sign in signs)
     )
 
 

@@ -5,13 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral, Real
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from .errors import TavError
+from .errors import TavError, need
+from .files import ensure_writable
 from .inflate import InflatedUNet
 from .memory import fits, tuning_memory
 from .resume import TuneState, run_fingerprint
@@ -43,23 +46,24 @@ class TuneConfig:
     checkpoint_every: int = 50
 
     def __post_init__(self):
-        _need(self.num_steps >= 1, "num_steps", self.num_steps, "at least 1")
-        _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1, such as 3e-5")
-        _need(0 <= self.adam_beta1 < 1, "adam_beta1", self.adam_beta1, "from 0 to below 1")
-        _need(0 <= self.adam_beta2 < 1, "adam_beta2", self.adam_beta2, "from 0 to below 1")
-        _need(self.adam_weight_decay >= 0, "adam_weight_decay", self.adam_weight_decay, "0 or more")
-        _need(self.adam_epsilon > 0, "adam_epsilon", self.adam_epsilon, "above 0")
-        _need(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, "above 0")
-        _need(self.checkpoint_every >= 1, "checkpoint_every", self.checkpoint_every, "at least 1")
-        choices = (True, False, "auto")
-        _need(self.gradient_checkpointing in choices, "gradient_checkpointing", self.gradient_checkpointing, choices)
+        for name, least in (("num_steps", 1), ("seed", 0), ("checkpoint_every", 1)):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and least <= value < 2**63
+            need(whole, name, value, f"a whole number of at least {least}")
+        for name, inside, needed in (
+            ("learning_rate", lambda x: 0 < x < 1, "between 0 and 1, such as 3e-5"),
+            ("adam_beta1", lambda x: 0 <= x < 1, "from 0 to below 1"),
+            ("adam_beta2", lambda x: 0 <= x < 1, "from 0 to below 1"),
+            ("adam_weight_decay", lambda x: 0 <= x < 1, "from 0 to below 1"),
+            ("adam_epsilon", lambda x: 0 < x < 1, "between 0 and 1, such as 1e-8"),
+            ("max_grad_norm", lambda x: x > 0, "above 0"),
+        ):
+            value = getattr(self, name)
+            need(isinstance(value, Real) and inside(value), name, value, f"a number {needed}")
+        switch = self.gradient_checkpointing
+        need(switch in (True, False, "auto"), "gradient_checkpointing", switch, "True, False or 'auto'")
         choices = ("auto", *PRECISIONS)
-        _need(self.mixed_precision in choices, "mixed_precision", self.mixed_precision, f"one of {', '.join(choices)}")
-
-
-def _need(condition: bool, name: str, got, needed) -> None:
-    if not condition:
-        raise TavError(f"{name} must be {needed}; got {got!r}.")
+        need(self.mixed_precision in choices, "mixed_precision", self.mixed_precision, f"one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True)
@@ -95,17 +99,23 @@ def tune(
         before an exception (also one from `on_step`, which is how a host cancels) is let through.
     on_step: called as (step, total, loss=, grad_norm=) after each step.
 
+    Afterwards the trained tensors are float32, also in a half-precision network, which goes on computing in its own.
+
     Raises TavError for wrong shapes and settings, for a checkpoint of another run, and where tuning does not work:
     a loss that is not finite, tensors without gradients, tensors that do not move.
     """
-    _check_inputs(unet, latents, scheduler)
+    _check_inputs(unet, latents, prompt_embeds, scheduler)
     clean = latents if torch.is_tensor(latents) else latents[0]
     device, parameters = clean.device, unet.trainable_parameters()
     precision = resolve_precision(config, unet, device)
     autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
     generator = torch.Generator(device).manual_seed(config.seed)
     draw = draw or partial(_draw, latents, scheduler.config.num_train_timesteps, generator)
-    run = run_fingerprint(unet, latents, prompt_embeds, config) if checkpoint else None
+    unet.keep_base_queries()
+    run = None
+    if checkpoint:
+        ensure_writable(Path(checkpoint).parent)
+        run = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
 
     with _training(unet, parameters, checkpointing=resolve_checkpointing(config, unet, clean.shape, device)):
         optimizer = torch.optim.AdamW(
@@ -120,6 +130,11 @@ def tune(
         state = TuneState(parameters, optimizer, scaler, generator)
         if checkpoint:
             state.resume(checkpoint, run)
+            if state.step > config.num_steps:
+                raise TavError(
+                    f"{checkpoint} holds {state.step} steps, more than the {config.num_steps} asked for; ask for at "
+                    f"least {state.step}, or delete it."
+                )
         watchdog = Watchdog(parameters)
         with state.kept_in(checkpoint, run):
             for step in range(state.step, config.num_steps):
@@ -133,8 +148,9 @@ def tune(
                 scaler.scale(loss).backward()
                 scaler.unscale_(optimizer)
                 grad_norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm).item()
-                watchdog.before_update(step, loss.item(), grad_norm, scaled=scaler.is_enabled())
-                with state.update(loss.item(), grad_norm):
+                loss = loss.item()
+                watchdog.before_update(step, loss, grad_norm, scaled=scaler.is_enabled())
+                with state.update(loss, grad_norm):
                     scaler.step(optimizer)
                     scaler.update()
                     optimizer.zero_grad()
@@ -142,17 +158,16 @@ def tune(
                 if checkpoint and state.step % config.checkpoint_every == 0:
                     state.save(checkpoint, run)
                 if on_step:
-                    on_step(state.step, config.num_steps, loss=loss.item(), grad_norm=grad_norm)
+                    on_step(state.step, config.num_steps, loss=loss, grad_norm=grad_norm)
     return TuneReport(state.losses, state.grad_norms, state.step)
 
 
 def _draw(latents, num_train_timesteps: int, generator: torch.Generator, _step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean latents, noise and one timestep per video, independent from step to step."""
-    clean = latents if torch.is_tensor(latents) else latents[0]
-    random = partial(torch.randn, clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
+    """Clean latents, noise and one timestep per video, independent from step to step; in float32."""
+    clean = (latents if torch.is_tensor(latents) else latents[0]).float()
+    random = partial(torch.randn, clean.shape, generator=generator, device=clean.device)
     if not torch.is_tensor(latents):
-        mean, std = latents
-        clean = mean + std * random()
+        clean = clean + latents[1].float() * random()
     noise = random()
     return clean, noise, torch.randint(num_train_timesteps, clean.shape[:1], generator=generator, device=clean.device)
 
@@ -165,33 +180,42 @@ def _target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: T
 
 @contextmanager
 def _training(unet: InflatedUNet, parameters: dict[str, nn.Parameter], *, checkpointing: bool) -> Iterator[None]:
-    """Trains these parameters alone, in float32 whatever the rest is in, and leaves no trace of training behind."""
-    was_training = unet.training
-    unet.requires_grad_(False).train()
-    for parameter in parameters.values():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
-    if checkpointing:
-        unet.unet.enable_gradient_checkpointing()  # diffusers' own is not reentrant, so every block trains
+    """Trains these parameters alone, in float32 whatever the rest is in; afterwards nothing is left that trains."""
+    was_training, was_checkpointing = unet.training, unet.unet.is_gradient_checkpointing
     try:
-        with torch.enable_grad():
+        unet.requires_grad_(False).train()
+        for parameter in parameters.values():
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+        _switch_checkpointing(unet, checkpointing)
+        with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        if checkpointing:
-            unet.unet.disable_gradient_checkpointing()
+        _switch_checkpointing(unet, was_checkpointing)
         unet.requires_grad_(False).train(was_training)
         for parameter in parameters.values():
             parameter.grad = None
+
+
+def _switch_checkpointing(unet: InflatedUNet, on: bool) -> None:
+    if on:
+        unet.unet.enable_gradient_checkpointing()  # diffusers' own is not reentrant, so every block trains
+    else:
+        unet.unet.disable_gradient_checkpointing()
 
 
 def resolve_precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast that `mixed_precision` means for this network on this device; None for none."""
     precision = config.mixed_precision
     if precision == "auto":
-        precision = "no" if device.type != "cuda" else "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    if precision == "no" and unet.unet.dtype != torch.float32:
+        precision = "no"
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    dtype = unet.unet.conv_in.weight.dtype
+    if precision == "no" and dtype != torch.float32:
         raise TavError(
-            f"Tuning without mixed precision needs a float32 network, got {unet.unet.dtype}. Load it with "
+            f"Tuning without mixed precision needs a float32 network, got {dtype}. Load it with "
             'dtype=torch.float32, or set mixed_precision to "bf16".'
         )
     return PRECISIONS[precision]
@@ -205,11 +229,20 @@ def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.S
     return not fits(tuning_memory(unet, shape, checkpointing=False, half=half), device)
 
 
-def _check_inputs(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], scheduler: DDPMScheduler) -> None:
+def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor, scheduler: DDPMScheduler) -> None:
     """What concerns tuning alone; the network checks the rest."""
     if not isinstance(unet, InflatedUNet):
         raise TavError(f"Tuning needs an inflated network, got a {type(unet).__name__}; call inflate(unet) first.")
-    for tensor in (latents,) if torch.is_tensor(latents) else latents:
+    given = (latents,) if torch.is_tensor(latents) else tuple(latents)
+    if len(given) > 2 or given[0].shape != given[-1].shape:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
+        raise TavError(f"Tuning needs latents, or their mean and standard deviation in one shape, got {shapes}.")
+    if any(tensor.is_inference() for tensor in (*given, prompt_embeds, *unet.parameters())):
+        raise TavError(
+            "Tensors made in torch.inference_mode() cannot be tuned with; make network, latents and prompt embeddings "
+            "outside of it, or clone them under torch.inference_mode(False)."
+        )
+    for tensor in given:
         if tensor.ndim != 5:
             raise TavError(
                 f"Tuning needs video latents (b, c, f, h, w), got {tuple(tensor.shape)}; encode the clip first."

@@ -1,22 +1,19 @@
 """Tuned weights: what one-shot tuning changed, kept apart from the checkpoint it was tuned on."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .errors import TavError
-from .files import atomic_path
-from .inflate import InflatedUNet
+from .files import read_tensors, write_tensors
+from .inflate import InflatedUNet, query_names
 
 FORMAT = "tune-a-video/1"
-QUERIES = (".attn1.to_q.", ".attn2.to_q.")
 
 
 @dataclass(frozen=True)
@@ -31,14 +28,21 @@ class TunedWeights:
     facts: dict = field(default_factory=dict)
 
     @classmethod
-    def from_unet(cls, unet: InflatedUNet, *, base: Mapping[str, Tensor], **facts) -> "TunedWeights":
+    def from_unet(cls, unet: InflatedUNet, *, base: Mapping[str, Tensor] | None = None, **facts) -> "TunedWeights":
         """Takes the trained tensors out of a tuned network.
 
-        base: the query projections before tuning, as `query_projections` copies them (a whole state dict will do).
+        base: a copy of the query projections before tuning, or of a whole state dict; by default what the network
+            itself kept when it was first tuned.
         facts: anything JSON can hold, or a dataclass such as TuneConfig; they go into the file as they are.
         """
-        tensors = {name: p.detach().float().cpu() for name, p in unet.trainable_parameters().items()}
-        for name in _queries(tensors):
+        base = unet.base_queries if base is None else base
+        if base is None:
+            raise TavError("This network has not been tuned; call tune(unet, ...) first, or give the base's weights.")
+        parameters = unet.trainable_parameters()
+        tensors = {name: p.detach().float().cpu() for name, p in parameters.items()}
+        for name in query_names(tensors):
+            if base[name].data_ptr() == parameters[name].data_ptr():
+                raise TavError("The base is the tuned network itself; give a copy from before tuning, or leave it out.")
             tensors[name] = tensors[name] - base[name].detach().float().cpu()
         inflation = {"attention": unet.attention, "group_norm": unet.group_norm, "temporal": unet.temporal}
         told = {name: asdict(fact) if is_dataclass(fact) else fact for name, fact in facts.items()}
@@ -46,25 +50,15 @@ class TunedWeights:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one .safetensors file, whole or not at all; the facts are JSON in its header."""
-        metadata = {"format": FORMAT, "facts": json.dumps(self.facts)}
-        with atomic_path(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, temporary, metadata)
+        write_tensors(path, self.tensors, FORMAT, self.facts)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TunedWeights":
         """Reads what `save` wrote; raises TavError for any other file."""
-        if not os.path.isfile(path):
-            raise TavError(f"There is no file {path}; give the .safetensors file that tuning wrote.")
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise TavError(f"{path} is not a readable .safetensors file ({error}).") from error
-        if metadata.get("format") != FORMAT:
-            said = metadata.get("format", "no format of ours")
-            raise TavError(f"{path} does not hold tuned weights of format {FORMAT} (it says: {said}).")
-        return cls(tensors, json.loads(metadata["facts"]))
+            return cls(*read_tensors(path, FORMAT))
+        except TavError as error:
+            raise TavError(f"{error} Give the .safetensors file that tuning wrote.") from error
 
     def apply(self, unet: InflatedUNet, strength: float = 1.0) -> None:
         """Puts the weights onto an inflated network of the same shapes, in place, in place of any applied before.
@@ -73,8 +67,7 @@ class TunedWeights:
         """
         parameters = unet.trainable_parameters()
         self._check_fits(parameters)
-        if unet.base_queries is None:
-            unet.base_queries = query_projections(unet)
+        unet.keep_base_queries()
         with torch.no_grad():
             for name, tensor in self.tensors.items():
                 tensor = tensor.to(parameters[name].device)
@@ -100,20 +93,15 @@ class TunedWeights:
             )
 
 
-def query_projections(unet: InflatedUNet) -> dict[str, Tensor]:
-    """A copy of the projections that tuning changes; take it before tuning."""
-    parameters = unet.trainable_parameters()
-    return {name: parameters[name].detach().clone() for name in _queries(parameters)}
-
-
-def fingerprint(unet: InflatedUNet, queries: Mapping[str, Tensor] | None = None) -> str:
+def fingerprint(unet: InflatedUNet | UNet2DConditionModel, queries: Mapping[str, Tensor] | None = None) -> str:
     """Names a base model: sha256 over its attention projections in fp16, by sorted diffusers key.
 
-    queries: the query projections before tuning, where `unet` has tuned ones already. The same for a folder and a
-    single file, fp16 and fp32.
+    queries: the query projections before tuning; by default what the network kept of them, if it was tuned. The same
+    for a folder and a single file, fp16 and fp32.
     """
+    queries = queries or getattr(unet, "base_queries", None) or {}
     weights = {
-        name: (queries or {}).get(name, tensor)
+        name: queries.get(name, tensor)
         for name, tensor in unet.state_dict().items()
         if (".attn1." in name or ".attn2." in name) and name.endswith("weight")
     }
@@ -122,7 +110,3 @@ def fingerprint(unet: InflatedUNet, queries: Mapping[str, Tensor] | None = None)
         digest.update(name.encode())
         digest.update(tensor.detach().to(torch.float16).cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _queries(names) -> list[str]:
-    return [name for name in names if any(part in name for part in QUERIES)]

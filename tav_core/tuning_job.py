@@ -1,25 +1,24 @@
 """A tuning run from files to a file: clip, sentence and checkpoint in, tuned weights out. It resumes by itself."""
 
-import glob
-import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .checkpoint import load_checkpoint
 from .errors import TavError
+from .files import ensure_writable, read_facts
 from .inflate import InflatedUNet, inflate
-from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_room, ensure_writable, unseen_words
+from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_room, unseen_words
 from .memory import tuning_memory
-from .resume import FREE, run_fingerprint
+from .resume import FORMAT, FREE, run_fingerprint
 from .tune import TuneConfig, TuneReport, resolve_checkpointing, resolve_precision, tune
-from .tuned import TunedWeights, query_projections
+from .tuned import TunedWeights
 from .version import __version__
 
 SUFFIX = ".safetensors"
@@ -52,7 +51,6 @@ class TuningRun:
 
     def run(self, on_step: Callable | None = None) -> TuneReport:
         """Tunes, writes the weights, and only then removes the resume file. `on_step` as `tune` calls it."""
-        base = query_projections(self.unet)
         report = tune(
             self.unet,
             self.latents,
@@ -63,7 +61,7 @@ class TuningRun:
             on_step=on_step,
         )
         outcome = {"steps": report.steps, "final_loss": report.losses[-1]}
-        TunedWeights.from_unet(self.unet, base=base, **self.facts, **outcome).save(self.output)
+        TunedWeights.from_unet(self.unet, **self.facts, **outcome).save(self.output)
         self.resume_file.unlink(missing_ok=True)
         return report
 
@@ -104,7 +102,7 @@ def prepare_tuning(
     unet = inflate(opened.unet, **inflation)
     del opened  # tuning needs neither VAE nor text encoder, and their memory is best free before it is counted
 
-    fingerprint = run_fingerprint(unet, latents, prompt_embeds, config)
+    fingerprint = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
     if existing and existing.facts.get("run") != fingerprint:
         raise _occupied(output, "tuned weights of another run (another clip, checkpoint or device)")
     facts = {
@@ -115,7 +113,8 @@ def prepare_tuning(
         "run": fingerprint,
         "version": __version__,
     }
-    resume_file = output.with_name(f".{output.stem[:100]}.{fingerprint[:12]}.resume{SUFFIX}")
+    prefix = f".{output.stem[:100]}."
+    resume_file = output.with_name(f"{prefix}{fingerprint[:12]}.resume{SUFFIX}")
     run = TuningRun(
         unet, latents, prompt_embeds, scheduler, config, output, resume_file, facts, notes, is_done=bool(existing)
     )
@@ -125,8 +124,9 @@ def prepare_tuning(
                 f"This run was interrupted after step {run.first_step}, which is more than the {config.num_steps} "
                 f"asked for; ask for at least {run.first_step} steps, or delete {resume_file}."
             )
-        ensure_room(output.parent, 4 * 4 * sum(p.numel() for p in unet.trainable_parameters().values()))
-        notes += _of_other_runs(resume_file)
+        # two checkpoints of three numbers each while one takes the other's place, and the result
+        ensure_room(output.parent, 28 * sum(p.numel() for p in unet.trainable_parameters().values()))
+        notes += _of_other_runs(resume_file, prefix)
         run.memory = _plan(unet, latents, config)
     return run
 
@@ -163,24 +163,17 @@ def _occupied(output: Path, content: str) -> TavError:
 def _steps_in(resume_file: Path) -> int:
     if not resume_file.exists():
         return 0
-    try:
-        with safe_open(resume_file, framework="pt") as file:
-            return json.loads(file.metadata()["facts"])["step"]
-    except (SafetensorError, TypeError, KeyError) as error:
-        raise TavError(
-            f"The tuning checkpoint {resume_file} is damaged ({error}); delete it to start again."
-        ) from error
+    return read_facts(resume_file, FORMAT)["step"]
 
 
-def _of_other_runs(resume_file: Path) -> list[str]:
+def _of_other_runs(resume_file: Path, prefix: str) -> list[str]:
     """Work is kept under a run's fingerprint; where another run's lies beside it, a setting may be a mistake."""
-    stem = resume_file.name.split(".resume")[0].rpartition(".")[0]
-    others = [Path(p) for p in glob.glob(f"{glob.escape(str(resume_file.with_name(stem)))}.*.resume{SUFFIX}")]
+    of_this_output = re.compile(re.escape(prefix) + r"[0-9a-f]{12}\.resume\.safetensors")
+    others = [p for p in sorted(resume_file.parent.iterdir()) if of_this_output.fullmatch(p.name) and p != resume_file]
     return [
-        f"{other.name} keeps an interrupted run for the same output, but of another clip, checkpoint, sentence or "
-        "settings; this run starts anew and leaves it. Delete it if it is not needed."
-        for other in sorted(others)
-        if other != resume_file
+        f"{other.name} keeps an interrupted run for the same output, but of another clip, checkpoint, sentence, device "
+        "or settings; this run starts anew and leaves it. Delete it if it is not needed."
+        for other in others
     ]
 
 

@@ -17,7 +17,7 @@ class Watchdog:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
         self.parameters = parameters
-        self.updates = 0
+        self.updates = self.overflows = 0
         self.at_start = {name: _some_of(p) for name, p in parameters.items()}
 
     def before_backward(self, step: int, loss: Tensor) -> None:
@@ -26,7 +26,10 @@ class Watchdog:
             raise self._no_gradient(step, list(self.parameters))
 
     def before_update(self, step: int, loss: float, grad_norm: float, *, scaled: bool) -> None:
-        """Raises TavError while the weights are still good; under a gradient scaler, overflow is its business."""
+        """Raises TavError while the weights are still good.
+
+        scaled: a gradient scaler skips steps whose gradients overflow, and may do so until it has found its scale.
+        """
         if not math.isfinite(loss):
             raise TavError(
                 f"The loss became {loss} at step {step + 1}; the weights from before it are kept. Lower learning_rate, "
@@ -35,7 +38,8 @@ class Watchdog:
         without = [name for name, p in self.parameters.items() if p.grad is None]
         if without:
             raise self._no_gradient(step, without)
-        if not scaled and not math.isfinite(grad_norm):
+        self.overflows = 0 if math.isfinite(grad_norm) else self.overflows + 1
+        if self.overflows > (PATIENCE if scaled else 0):
             raise TavError(
                 f"The gradients became {grad_norm} at step {step + 1}; the weights from before it are kept. Lower "
                 'learning_rate, or tune with mixed_precision "no".'

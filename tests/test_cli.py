@@ -15,7 +15,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from tav_core import TunedWeights, commands, edit, jobs, memory, read_frames, tuning_job
+from tav_core import TunedWeights, commands, editing_job, jobs, memory, read_frames, tuning_job
 from tav_core.cli import main
 from tav_core.demo.random_checkpoint import write_random_checkpoint
 from tests.clips import encode
@@ -246,8 +246,7 @@ def test_an_inversion_is_used_again_for_other_prompts_and_by_another_process(tun
 )
 def test_an_inversion_is_made_anew_when_anything_behind_it_changes(tuned, tmp_path_factory, changes):
     folder = tmp_path_factory.getbasetemp() / "edited"
-    if not folder.exists():
-        assert tav(*editing(tuned, folder, "a cube")).code == 0
+    assert tav(*editing(tuned, folder, "a cube")).code == 0
     kept = (folder / "inversion.safetensors").read_bytes()
     if "checkpoint" in changes:
         changes = {"checkpoint": tuned / changes["checkpoint"]}
@@ -272,8 +271,8 @@ def test_the_same_seed_gives_the_same_video_also_with_noise(tuned, tmp_path):
 
 def test_each_part_of_an_edit_tells_its_steps(tuned, tmp_path):
     steps = []
-    config = edit.EditConfig(num_steps=2, inversion_steps=3)
-    run = edit.prepare_edit(
+    config = editing_job.EditConfig(num_steps=2, inversion_steps=3)
+    run = editing_job.prepare_edit(
         tuned / "ball.mp4",
         tuned / "ball.safetensors",
         tuned / "sd.safetensors",

@@ -2,6 +2,8 @@ import pytest
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from einops import rearrange
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tav_core import TavError, inflate
 from tav_core.attention import PATTERNS
@@ -58,6 +60,30 @@ def test_a_text_per_frame_goes_to_its_frame():
     output = unet(latents, 500, texts)
     for i in range(3):
         torch.testing.assert_close(output[:, :, [i]], unet(latents[:, :, [i]], 500, texts[:, i]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    batch=st.integers(1, 2),
+    frames=st.integers(1, 5),
+    height=st.integers(2, 9),
+    width=st.integers(2, 9),
+    tokens=st.integers(1, 9),
+    pattern=st.sampled_from(PATTERNS),
+    per_frame=st.booleans(),
+    kind_of_timestep=st.sampled_from(["int", "scalar", "one", "per sample"]),
+)
+@torch.no_grad()
+def test_any_video_comes_out_in_the_shape_it_went_in(
+    batch, frames, height, width, tokens, pattern, per_frame, kind_of_timestep
+):
+    """Also sides that the network's downsampling does not divide."""
+    kinds = {"int": 7, "scalar": torch.tensor(7), "one": torch.tensor([7]), "per sample": torch.arange(batch)}
+    latents = torch.randn(batch, 4, frames, height, width)
+    prompt = text(batch, frames, tokens, 32) if per_frame else text(batch, tokens, 32)
+    output = inflate(tiny_unet(), attention=pattern)(latents, kinds[kind_of_timestep], prompt)
+    assert output.shape == latents.shape
+    assert output.isfinite().all()
 
 
 @torch.no_grad()

@@ -96,6 +96,11 @@ def test_mixed_precision_keeps_trained_tensors_in_float32(precision):
     assert half.unet.conv_in.weight.dtype == torch.bfloat16
 
 
+def test_half_precision_latents_are_noised_in_float32():
+    clean, noise, _ = _draw(video().half(), 1000, torch.Generator().manual_seed(0), 0)
+    assert clean.dtype == noise.dtype == torch.float32
+
+
 # --- checkpoints ---
 
 

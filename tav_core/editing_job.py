@@ -15,61 +15,19 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, load_checkpoint
 from .ddim import NoisePredictor, guided, invert, sample
+from .edit_config import EditConfig
 from .errors import TavError
-from .files import atomic_path
+from .files import atomic_path, ensure_writable
 from .inflate import InflatedUNet, inflate
-from .inversion import Inversion, inversion_key
-from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_writable, unseen_words, versions
+from .inversion import Inversion, digest_of, inversion_key
+from .jobs import MemoryPlan, Selection, ensure_prompt, unseen_words, versions
 from .memory import decoding_memory, inference_memory
 from .names import file_names
-from .sheet import contact_sheet
+from .sheet import contact_sheet, shown_frames
 from .tuned import TunedWeights, fingerprint
 from .video import Clip, write_video
 
 INVERSION, RECONSTRUCTION, SHEET, MANIFEST = "inversion.safetensors", "reconstruction", "sheet.png", "manifest.json"
-PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class EditConfig:
-    """How to edit; the paper's values are the defaults.
-
-    from_inversion: starts from the noise that the clip came from; False starts from random noise of the seed.
-    seed: of that random noise, and of what eta > 0 adds while sampling; each prompt starts from it anew.
-    strength: of the tuned weights; 0 is the base model.
-    precision: of the network: "no" (float32), "bf16" or "fp16"; "auto" is fp16 on a GPU, float32 on the CPU.
-    """
-
-    num_steps: int = 50
-    inversion_steps: int = 50
-    inversion_prompt: str = ""
-    guidance_scale: float = 12.5
-    negative_prompt: str = ""
-    eta: float = 0.0
-    seed: int = 0
-    strength: float = 1.0
-    precision: str = "auto"
-    from_inversion: bool = True
-
-    def __post_init__(self):
-        for name in ("num_steps", "inversion_steps"):
-            _need(1 <= getattr(self, name) <= 999, name, getattr(self, name), "from 1 to 999")
-        _need(math.isfinite(self.guidance_scale), "guidance_scale", self.guidance_scale, "a number, such as 12.5")
-        _need(0 <= self.eta <= 1, "eta", self.eta, "from 0 to 1")
-        _need(math.isfinite(self.strength), "strength", self.strength, "a number, such as 1")
-        choices = ("auto", *PRECISIONS)
-        _need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
-
-    def dtype(self, device: torch.device) -> torch.dtype:
-        """The precision in which the networks are loaded on that device."""
-        if self.precision == "auto":
-            return torch.float16 if device.type == "cuda" else torch.float32
-        return PRECISIONS[self.precision]
-
-
-def _need(condition: bool, name: str, got, needed: str) -> None:
-    if not condition:
-        raise TavError(f"{name} must be {needed}; got {got!r}.")
 
 
 @dataclass(frozen=True)
@@ -122,19 +80,22 @@ class EditRun:
             "reconstruction" or the prompt.
         """
         rows, psnr, noise = [("source", self.clip.frames)], None, None
+        for name in (MANIFEST, SHEET):  # they must never tell of other videos than lie beside them
+            (self.folder / name).unlink(missing_ok=True)
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
             noise = inversion.noise.to(self.latents)
             with self._timed("reconstruction"):
                 frames = self._write(inversion.reconstruction, RECONSTRUCTION)
             psnr = peak_signal_to_noise(frames, self.clip.frames)
-            rows.append((f"reconstruction, {psnr:.1f} dB", frames))
+            rows.append((f"reconstruction, {psnr:.1f} dB", frames[shown_frames(len(frames))]))
         edits = []
-        for prompt, name in zip(self.prompts, file_names(self.prompts, taken=[RECONSTRUCTION]), strict=True):
+        taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
+        for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
             frames = self._write(self._sampled(prompt, noise, on_step), name)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
-            rows.append((prompt, frames))
+            rows.append((prompt, frames[shown_frames(len(frames))]))
         with self._timed("sheet"):
             contact_sheet(self.folder / SHEET, rows)
         report = EditReport(edits, psnr, self.folder / SHEET, self.folder / MANIFEST)
@@ -153,6 +114,10 @@ class EditRun:
         with self._timed("reconstruction"):
             on_reconstruction = on_step and partial(on_step, part="reconstruction")
             reconstruction = sample(predict_noise, noise, scheduler, steps, on_step=on_reconstruction)
+        if not (noise.isfinite().all() and reconstruction.isfinite().all()):
+            raise TavError(
+                f"The inversion left the range of {self.unet.unet.dtype}; edit with precision bf16 or no instead."
+            )
         inversion = Inversion(noise, reconstruction)
         inversion.save(self.folder / INVERSION, self.key)
         return inversion
@@ -237,14 +202,18 @@ def prepare_edit(
         ensure_prompt(prompt, f"Prompt {number} of {len(prompts)}")
     tuned = TunedWeights.load(weights)
     ensure_writable(folder)
+    _spare(folder, Path(clip), Path(weights), Path(checkpoint))
     began = time.perf_counter()
     chosen = _selection(Path(clip), tuned.facts, selection)
     frames = chosen.read()
-    opened = load_checkpoint(checkpoint, device=device, dtype=config.dtype(device))
+    opened = load_checkpoint(checkpoint)  # in float32, so that the fingerprint and the tuned weights are exact
     inflation = {name: tuned.facts[name] for name in ("attention", "group_norm", "temporal") if name in tuned.facts}
     unet = inflate(opened.unet, **inflation)
     base = fingerprint(unet)
     tuned.apply(unet, config.strength)
+    unet.to(device, config.dtype(device))
+    opened.text_encoder.to(device)
+    opened.vae.to(device)  # and stays in float32, for many a VAE of SD 1.5 overflows in fp16
     seconds["loading"] = time.perf_counter() - began
 
     began = time.perf_counter()
@@ -258,6 +227,7 @@ def prepare_edit(
         embeds[config.inversion_prompt],
         *(tensor for _, tensor in sorted(tuned.tensors.items())),
         base=base,
+        unet=digest_of(opened.unet),
         inflation=inflation,
         steps=config.inversion_steps,
         strength=config.strength,
@@ -289,6 +259,13 @@ def prepare_edit(
         notes=notes,
         seconds=seconds,
     )
+
+
+def _spare(folder: Path, *sources: Path) -> None:
+    """Refuses a folder in which a result would take the name of what it is made from."""
+    for name in (INVERSION, f"{RECONSTRUCTION}.mp4", SHEET, MANIFEST):
+        if any((folder / name).absolute() == source.absolute() for source in sources):
+            raise TavError(f"{folder / name} would be overwritten by a result of that name; choose another folder.")
 
 
 def peak_signal_to_noise(frames: Tensor, source: Tensor) -> float:
