@@ -154,7 +154,7 @@ class _FusedAttention(TorchFunctionMode):
     """Lets attention keep what its fused kernels keep; without a device, PyTorch would count the whole score matrix."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.scaled_dot_product_attention:
+        if function is F.scaled_dot_product_attention and args[0].ndim == 4:  # what the fused kernels take
             return _FusedAttentionShapes.apply(*args[:3])
         return function(*args, **(kwargs or {}))
 

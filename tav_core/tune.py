@@ -28,8 +28,8 @@ class TuneConfig:
     """How to tune; the paper's values are the defaults.
 
     gradient_checkpointing: "auto" switches it on where a step would not fit into free memory without.
-    mixed_precision: "no", "bf16" or "fp16" (autocast, trained tensors in float32); "auto" is bf16 on GPUs that have it,
-        fp16 on others and "no" on a CPU.
+    mixed_precision: "no", "bf16" or "fp16" (autocast, trained tensors in float32); "auto" is what the network is stored
+        in, and for float32 bf16 on GPUs that have it, fp16 on others and "no" on a CPU.
     checkpoint_every: steps between checkpoints, where a checkpoint's path is given.
     """
 
@@ -206,19 +206,21 @@ def _switch_checkpointing(unet: InflatedUNet, on: bool) -> None:
 
 def resolve_precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> torch.dtype | None:
     """The dtype of autocast that `mixed_precision` means for this network on this device; None for none."""
-    precision = config.mixed_precision
+    stored, precision = unet.unet.conv_in.weight.dtype, config.mixed_precision
+    halves = {dtype: name for name, dtype in PRECISIONS.items()}
     if precision == "auto":
-        precision = "no"
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    dtype = unet.unet.conv_in.weight.dtype
-    if precision == "no" and dtype != torch.float32:
+        precision = halves.get(stored) or (_best_half(device) if device.type == "cuda" else "no")
+    if stored not in (torch.float32, PRECISIONS[precision]):
         raise TavError(
-            f"Tuning without mixed precision needs a float32 network, got {dtype}. Load it with "
-            'dtype=torch.float32, or set mixed_precision to "bf16".'
+            f'mixed_precision "{precision}" does not go with a network stored in {stored}. Load it with '
+            f'dtype=torch.float32, or set mixed_precision to "{halves.get(stored, "auto")}".'
         )
     return PRECISIONS[precision]
+
+
+def _best_half(device: torch.device) -> str:
+    with torch.cuda.device(device):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.Size, device: torch.device) -> bool:

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 import torch
-from diffusers import PNDMScheduler
+from diffusers import EulerDiscreteScheduler, PNDMScheduler
 from safetensors.torch import load_file, save_file
 
 from tav_core.checkpoint import load_checkpoint
@@ -264,6 +264,8 @@ def test_any_scheduler_of_a_folder_becomes_the_original_s_ddim(folder, predictio
     config = load_checkpoint(folder).scheduler.config
     assert (config.steps_offset, config.clip_sample, config.set_alpha_to_one) == (1, False, False)
     assert (config.beta_start, config.beta_end, config.prediction_type) == (0.001, 0.02, prediction_type)
+    EulerDiscreteScheduler(**schedule).save_pretrained(folder / "scheduler")  # whose spacing has no inverse
+    assert load_checkpoint(folder).scheduler.config.timestep_spacing == "leading"
 
 
 def test_a_single_file_gets_the_schedule_of_stable_diffusion(tiny):

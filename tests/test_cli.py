@@ -484,3 +484,61 @@ def test_without_typer_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.delitem(sys.modules, "tav_core.commands")
     told = tav("info", "ball.safetensors")
     assert told == (2, "", "tav needs typer: pip install 'typer>=0.12', or pip install 'tune-a-video[cli]'.\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"validation_data__prompts": []}, "must be a list of sentences, got []"),
+        ({"validation_data__prompts": ["a cube", " "]}, "must be a list of sentences"),
+        ({"validation_data__width": 500}, "needs multiples of 8"),
+        ({"validation_data__video_length": 60}, "num_frames is 60"),
+    ],
+)
+def test_what_is_wrong_with_the_videos_of_a_config_is_told_before_tuning(files, tmp_path, changes, sentence):
+    small = {"train_data__n_sample_frames": 2, "train_data__width": 64, "train_data__height": 64, "max_train_steps": 1}
+    small |= {"validation_data__video_length": 2, "validation_data__width": 64, "validation_data__height": 64}
+    config = write(tmp_path, **small | changes, train_data__video_path=str(files / "ball.mp4"))
+    ended = tav("run", config, "--checkpoint", files / "sd.safetensors", "--output", tmp_path / "out")
+    assert ended.code == 2
+    assert sentence in ended.err
+    assert "Tuning" not in ended.err
+
+
+def test_an_edit_never_takes_the_place_of_what_it_is_made_from(tuned, tmp_path):
+    clip, weights = tmp_path / "ball.mp4", tmp_path / "inversion.safetensors"
+    clip.write_bytes((tuned / "ball.mp4").read_bytes())
+    words = editing(tuned, tmp_path, "ball")
+    assert tav(words[0], clip, *words[2:]).code == 0
+    assert clip.read_bytes() == (tuned / "ball.mp4").read_bytes()
+    assert manifest(tmp_path)["edits"][0]["path"] == "ball-2.mp4"
+    weights.write_bytes((tuned / "ball.safetensors").read_bytes())
+    refused = tav(*editing(tuned, tmp_path, "a cube", weights=weights))
+    assert refused.code == 2
+    assert "would be overwritten" in refused.err
+    assert weights.read_bytes() == (tuned / "ball.safetensors").read_bytes()
+
+
+def test_weights_know_their_checkpoint_in_every_precision(tuned, tmp_path):
+    edited = tav(*editing(tuned, tmp_path, "a cube", precision="bf16"))
+    assert edited.code == 0, edited.err
+    assert "fingerprint" not in edited.err
+
+
+def test_an_edit_that_fails_midway_leaves_no_manifest_of_other_videos(tuned, tmp_path, monkeypatch):
+    assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
+    monkeypatch.setattr(editing_job, "sample", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    failed = tav(*editing(tuned, tmp_path, "a cube", "a dog"))
+    assert failed.code == 2
+    assert not (tmp_path / "manifest.json").exists()
+    assert (tmp_path / "a-cube.mp4").exists()
+
+
+def test_another_output_s_interrupted_run_is_not_called_this_one_s(files, tmp_path):
+    (tmp_path / f".ball.v2.{'0' * 12}.resume.safetensors").touch()
+    (tmp_path / f".ball.{'0' * 12}.resume.safetensors").touch()
+    tuned = tav(*tuning(files, tmp_path / "ball.safetensors", steps=1))
+    assert tuned.code == 0, tuned.err
+    assert f".ball.{'0' * 12}.resume" in tuned.err
+    assert ".v2." not in tuned.err
+    assert tav(*tuning(files, tmp_path / "my.resume.safetensors", steps=1)).code == 0

@@ -173,5 +173,7 @@ def test_what_cannot_be_inflated_is_refused():
     for twice in (unet, inflated):
         with pytest.raises(TavError, match="inflated already"):
             inflate(twice)
+    with pytest.raises(TavError, match="looks like an inpainting model"):
+        inflate(tiny_unet(in_channels=9))
     with pytest.raises(TavError, match=r"UNet2DConditionModel.*Linear"):
         inflate(torch.nn.Linear(2, 2))

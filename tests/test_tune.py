@@ -8,21 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from safetensors import safe_open
 from torch.utils import checkpoint as torch_checkpoint
 
 from tav_core import TavError, TuneConfig, inflate, tune
+from tav_core.files import read_facts
+from tav_core.resume import FORMAT
 from tav_core.tune import _draw
+from tav_core.watchdog import PATIENCE, Watchdog
 from tests.networks import SCHEDULE, text, tiny_unet, video
 
 FAST = TuneConfig(num_steps=6, learning_rate=1e-3, gradient_checkpointing=False)
 
 
-def run(unet=None, latents=None, config=FAST, **options):
+def run(unet=None, latents=None, config=FAST, scheduler=None, **options):
     """Tunes a tiny network; gives it with the report."""
-    unet = unet or inflate(tiny_unet())
+    unet, scheduler = unet or inflate(tiny_unet()), scheduler or DDPMScheduler(**SCHEDULE)
     latents = video() if latents is None else latents
-    return unet, tune(unet, latents, text(), DDPMScheduler(**SCHEDULE), config, **options)
+    return unet, tune(unet, latents, text(), scheduler, config, **options)
 
 
 def trained(unet) -> dict[str, torch.Tensor]:
@@ -91,9 +93,27 @@ def test_mixed_precision_keeps_trained_tensors_in_float32(precision):
     unet, report = run(config=config)
     assert all(p.dtype == torch.float32 for p in unet.trainable_parameters().values())
     assert report.losses[0] == pytest.approx(run(config=TuneConfig(num_steps=1))[1].losses[0], rel=0.05)
-    half, _ = run(unet=inflate(tiny_unet().to(torch.bfloat16)), config=config)
+    half, _ = run(unet=inflate(tiny_unet().to(torch.bfloat16)), config=TuneConfig(num_steps=3, learning_rate=1e-3))
     assert all(p.dtype == torch.float32 for p in half.trainable_parameters().values())
     assert half.unet.conv_in.weight.dtype == torch.bfloat16
+    assert {p.dtype for p in half.deflate().parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored", "computes"),
+    [
+        ("auto", torch.float32, torch.float32),
+        ("bf16", torch.float32, torch.bfloat16),
+        ("fp16", torch.float32, torch.float16),
+        ("auto", torch.bfloat16, torch.bfloat16),
+        ("auto", torch.float16, torch.float16),
+    ],
+)
+def test_a_step_computes_in_the_precision_asked_for(precision, stored, computes):
+    unet, computed = inflate(tiny_unet().to(stored)), []
+    unet.unet.mid_block.resnets[0].conv1.register_forward_hook(lambda *args: computed.append(args[2].dtype))
+    run(unet=unet, config=TuneConfig(num_steps=1, mixed_precision=precision))
+    assert computed == [computes]
 
 
 def test_half_precision_latents_are_noised_in_float32():
@@ -131,8 +151,7 @@ def test_a_network_that_fails_in_the_middle_of_a_step_loses_nothing(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         run(unet=unet, checkpoint=path)
     handle.remove()
-    with safe_open(path, framework="pt") as file:
-        assert '"step": 3' in file.metadata()["facts"]
+    assert read_facts(path, FORMAT)["step"] == 3
     assert same(trained(run(checkpoint=path)[0]), trained(run()[0]))
 
 
@@ -156,11 +175,54 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path):
         {"latents": video(seed=9)},
         {"unet": inflate(tiny_unet(seed=1))},
         {"unet": inflate(tiny_unet(), attention="first")},
+        {"scheduler": DDPMScheduler(**SCHEDULE, prediction_type="v_prediction")},
     ]
     for other in others:
         with pytest.raises(TavError, match="of another run"):
             run(checkpoint=path, **other)
     assert path.read_bytes() == before
+
+
+def test_a_stopped_run_goes_on_in_the_same_process(tmp_path):
+    def cancel(step, total, **facts):
+        if step == 4:
+            raise InterruptedError
+
+    path, unet = tmp_path / "run.safetensors", inflate(tiny_unet())
+    with pytest.raises(InterruptedError):
+        run(unet=unet, checkpoint=path, on_step=cancel)
+    run(unet=unet, checkpoint=path)
+    assert same(trained(unet), trained(run()[0]))
+
+
+def test_ctrl_c_in_the_middle_of_an_update_waits_until_it_is_whole(tmp_path, monkeypatch):
+    step = torch.optim.AdamW.step
+
+    def interrupted(self, *args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return step(self, *args, **options)
+
+    path = tmp_path / "run.safetensors"
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", interrupted)
+        for done in (1, 2):
+            with pytest.raises(KeyboardInterrupt):
+                run(checkpoint=path)
+            assert read_facts(path, FORMAT)["step"] == done
+    assert same(trained(run(checkpoint=path)[0]), trained(run()[0]))
+
+
+def test_a_checkpoint_of_more_steps_than_asked_for_is_told(tmp_path):
+    path = tmp_path / "run.safetensors"
+    run(checkpoint=path)
+    with pytest.raises(TavError, match="holds 6 steps, more than the 2 asked for"):
+        run(checkpoint=path, config=TuneConfig(num_steps=2, learning_rate=1e-3))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(TavError, match="Nothing can be written into"):
+        run(checkpoint=tmp_path / "file" / "run.safetensors", on_step=lambda *_, **__: pytest.fail("a step was done"))
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path):
@@ -189,10 +251,12 @@ def test_a_run_killed_at_random_ends_bit_equal_to_one_that_was_not(tmp_path):
         arguments = [sys.executable, "-c", KILLED, tmp_path / f"{name}.run", tmp_path / f"{name}.safetensors"]
         return subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment)
 
-    random = torch.Generator().manual_seed(int(time.time()))
+    seed = int(time.time())
+    print(f"killed by seed {seed}")
+    random = torch.Generator().manual_seed(seed)
     for _ in range(3):
         process = start("killed")
-        wait = 2 + int(torch.randint(0, 8, (), generator=random))
+        wait = 4 + int(torch.randint(0, 7, (), generator=random))  # of 40 steps, and after the first save
         for _line in process.stdout:
             wait -= 1
             if wait == 0:
@@ -225,8 +289,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_good_weights(tmp_path):
     with pytest.raises(TavError, match=r"loss became nan at step 4.*Lower learning_rate"):
         run(unet=unet, draw=draw, checkpoint=tmp_path / "run.safetensors")
     assert all(p.isfinite().all() for p in unet.trainable_parameters().values())
-    with safe_open(tmp_path / "run.safetensors", framework="pt") as file:
-        assert '"step": 3' in file.metadata()["facts"]
+    assert read_facts(tmp_path / "run.safetensors", FORMAT)["step"] == 3
 
 
 def test_a_block_that_passes_no_gradients_on_is_told_by_its_tensors():
@@ -256,19 +319,45 @@ def test_weights_that_do_not_move_are_told_after_twenty_steps():
     assert len(steps) == 19
 
 
+def test_gradients_that_overflow_for_ever_are_told_and_for_a_while_are_not():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter.grad = torch.zeros(1)
+    watchdog = Watchdog({"weight": parameter})
+    for step in range(PATIENCE):
+        watchdog.before_update(step, 1.0, float("inf"), scaled=True)
+    with pytest.raises(TavError, match="gradients became inf at step 21"):
+        watchdog.before_update(PATIENCE, 1.0, float("inf"), scaled=True)
+    with pytest.raises(TavError, match="gradients became inf at step 1"):
+        Watchdog({"weight": parameter}).before_update(0, 1.0, float("inf"), scaled=False)
+
+
 # --- wrong inputs ---
+
+
+def test_tuning_works_where_the_caller_has_gradients_off():
+    with torch.no_grad():
+        assert run(config=TuneConfig(num_steps=1))[1].steps == 1
+    with torch.inference_mode():
+        with pytest.raises(TavError, match=r"made in torch.inference_mode\(\) cannot be tuned with"):
+            run(config=TuneConfig(num_steps=1))
+        with torch.inference_mode(False):
+            unet, latents, prompt = inflate(tiny_unet()), video(), text()
+        assert tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), TuneConfig(num_steps=1)).steps == 1
 
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be between 0 and 1"),
-        ({"learning_rate": float("nan")}, "learning_rate must be between 0 and 1"),
+        ({"num_steps": 0}, "num_steps must be a whole number of at least 1; got 0"),
+        ({"num_steps": 500.0}, "num_steps must be a whole number"),
+        ({"seed": 2**64}, "seed must be a whole number"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number between 0 and 1"),
+        ({"learning_rate": "3e-5"}, "learning_rate must be a number between 0 and 1"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number between 0 and 1"),
         ({"mixed_precision": "fp8"}, "mixed_precision must be one of auto, no, bf16, fp16; got 'fp8'"),
         ({"gradient_checkpointing": "maybe"}, "gradient_checkpointing must be"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm must be above 0"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be a whole number of at least 1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm must be a number above 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(setting, sentence):
@@ -281,7 +370,8 @@ def test_what_cannot_be_tuned_is_refused_before_the_first_step():
         run(unet=tiny_unet())
     with pytest.raises(TavError, match=r"needs video latents \(b, c, f, h, w\), got \(4, 4, 8, 8\)"):
         run(latents=video()[0])
-    with pytest.raises(TavError, match=r"needs a float32 network, got torch.bfloat16"):
-        run(unet=inflate(tiny_unet().to(torch.bfloat16)))
+    for precision in ("no", "fp16"):
+        with pytest.raises(TavError, match=f'"{precision}" does not go with a network stored in torch.bfloat16'):
+            run(unet=inflate(tiny_unet().to(torch.bfloat16)), config=TuneConfig(mixed_precision=precision))
     with pytest.raises(TavError, match=r"epsilon or v_prediction can be tuned, got 'sample'"):
         tune(inflate(tiny_unet()), video(), text(), DDPMScheduler(**SCHEDULE, prediction_type="sample"))

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tav_core import TavError, TuneConfig, TunedWeights, inflate
-from tav_core.tuned import fingerprint, query_projections
+from tav_core.tuned import fingerprint
 from tests.networks import text, tiny_unet, video
 
 
 def tuned_network(seed: int = 7):
     """An inflated network whose trained tensors have moved, and its query projections from before."""
     unet = inflate(tiny_unet())
-    base = query_projections(unet)
+    base = {name: parameter.clone() for name, parameter in unet.trainable_parameters().items()}
     generator = torch.Generator().manual_seed(seed)
     for parameter in unet.trainable_parameters().values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
@@ -53,7 +53,7 @@ def test_strength_scales_the_temporal_contribution_and_the_query_differences():
     weights.apply(half, 0.5)
     for name, parameter in half.trainable_parameters().items():
         whole = unet.trainable_parameters()[name]
-        if name in base:
+        if "to_q" in name and "_temp" not in name:
             torch.testing.assert_close(parameter, (base[name] + whole) / 2)
         else:
             torch.testing.assert_close(parameter, whole / 2 if "to_out" in name else whole)
@@ -64,6 +64,27 @@ def test_the_fingerprint_is_of_the_base_in_any_precision_and_of_no_other():
     assert TunedWeights.from_unet(unet, base=base).facts["base_fingerprint"] == fingerprint(inflate(tiny_unet()))
     assert fingerprint(inflate(tiny_unet().half())) == fingerprint(inflate(tiny_unet()))
     assert fingerprint(inflate(tiny_unet(seed=1))) != fingerprint(inflate(tiny_unet()))
+
+
+def test_a_tuned_network_keeps_its_base_so_that_strength_means_the_same_on_it():
+    unet = inflate(tiny_unet())
+    unet.keep_base_queries()
+    for parameter in unet.trainable_parameters().values():
+        parameter.data += 0.05
+    weights = TunedWeights.from_unet(unet)
+    weights.apply(unet, 0.0)
+    base = inflate(tiny_unet()).trainable_parameters()
+    assert all(torch.equal(unet.trainable_parameters()[name], base[name]) for name in unet.base_queries)
+    unet.load_state_dict(inflate(tiny_unet(seed=3)).state_dict())
+    assert unet.base_queries is None
+
+
+def test_a_base_that_is_the_tuned_network_itself_is_refused():
+    unet, _ = tuned_network()
+    with pytest.raises(TavError, match="The base is the tuned network itself"):
+        TunedWeights.from_unet(unet, base=unet.state_dict())
+    with pytest.raises(TavError, match="has not been tuned"):
+        TunedWeights.from_unet(unet)
 
 
 def test_weights_of_another_shape_name_the_layers(tmp_path):
@@ -79,7 +100,7 @@ def test_weights_of_another_shape_name_the_layers(tmp_path):
 def test_files_that_hold_no_tuned_weights_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("not tensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "lora.safetensors")
-    for name, sentence in (("text", "not a readable"), ("lora", "no format of ours"), ("absent", "There is no file")):
+    for name, sentence in (("text", "is damaged"), ("lora", "of format None"), ("absent", "There is no file")):
         with pytest.raises(TavError, match=sentence):
             TunedWeights.load(tmp_path / f"{name}.safetensors")
 
