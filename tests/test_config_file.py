@@ -131,7 +131,7 @@ def test_inputs_are_found_from_where_one_stands_and_from_the_config(tmp_path, mo
         ({"lr_scheduler": "cosine"}, "lr_scheduler is 'cosine'"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4"),
         ({"learning_rate": "fast"}, "could not convert"),
-        ({"max_train_steps": 0}, "num_steps must be at least 1"),
+        ({"max_train_steps": 0}, "num_steps must be a whole number of at least 1"),
         ({"train_data__prompt": None}, r"does not say train_data\.prompt"),
         ({"validation_data__prompts": "a cube"}, "a list of sentences"),
         ({"output_dir": None}, "does not say output_dir"),
