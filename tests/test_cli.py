@@ -375,7 +375,7 @@ def test_what_cannot_be_tuned_is_told_in_a_sentence(files, tmp_path, changes, se
     [
         ({"prompt": ""}, "Prompt 2 of 2 is empty"),
         ({"weights": "absent.safetensors"}, "There is no file"),
-        ({"weights": "sd.safetensors"}, "is of format None"),
+        ({"weights": "sd.safetensors"}, "is of format"),
         ({"weights": "ball.mp4"}, "is damaged, or no .safetensors file"),
         ({"checkpoint": "sd2.safetensors"}, "do not fit this network"),
         ({"output": "ball.mp4"}, "Nothing can be written into"),
