@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -20,7 +19,8 @@ from .errors import TavError
 from .failures import sentence_for
 from .files import ensure_writable
 from .inflate import GROUP_NORMS
-from .jobs import MemoryPlan, Selection, choose_device, versions
+from .jobs import Selection, choose_device, versions
+from .screen import progress_bars, readable, tell, tell_memory, warn
 from .tune import PRECISIONS, TuneConfig
 from .tuned import TunedWeights
 from .tuning_job import prepare_tuning
@@ -36,13 +36,13 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _tell("Stopped.")
+            tell("Stopped.")
             raise typer.Exit(130) from None
         except Exception as error:
             sentence = sentence_for(error)
             if sentence is None:
                 raise
-            _tell(f"Error: {sentence}")
+            tell(f"Error: {sentence}")
             raise typer.Exit(2) from error
 
 
@@ -249,10 +249,10 @@ def run(
     """
     said = read_config(config, checkpoint=checkpoint, output=output)
     if said.ignored:
-        _tell(f"Ignored, for it has no meaning here: {', '.join(said.ignored)}.")
+        tell(f"Ignored, for it has no meaning here: {', '.join(said.ignored)}.")
     chosen, settings = choose_device(device), said.tune
     if chosen.type == "cpu" and settings.mixed_precision != "no":
-        _tell(f"On the CPU, mixed_precision {settings.mixed_precision} is not faster, and left out.")
+        tell(f"On the CPU, mixed_precision {settings.mixed_precision} is not faster, and left out.")
         settings = replace(settings, mixed_precision="no")
     ensure_writable(said.output)
     said.edited.read()  # tuning must not end at validation frames that cannot be had
@@ -303,23 +303,23 @@ def info(
     config = facts.pop("config", {})
     foremost = {name: facts[name] for name in ("prompt", "clip", "frames", "size", "fps") if name in facts}
     for name, value in (foremost | facts | config).items():
-        typer.echo(f"  {name.replace('_', ' '):<22}  {_readable(name, value)}")
+        typer.echo(f"  {name.replace('_', ' '):<22}  {readable(name, value)}")
 
 
 def _tune(selection: Selection, prompt: str, checkpoint: Path, output: Path, *, config: TuneConfig, **options) -> None:
-    _tell(f"Reading {selection.frames} frames of {selection.clip.name} and opening {checkpoint.name}.")
+    tell(f"Reading {selection.frames} frames of {selection.clip.name} and opening {checkpoint.name}.")
     job = prepare_tuning(selection, prompt, checkpoint, output, config=config, **options)
-    _note(job.notes)
+    warn(job.notes)
     if job.is_done:
-        _tell("This very run is done already; nothing is left to do.")
+        tell("This very run is done already; nothing is left to do.")
         typer.echo(output)
         return
-    _tell_memory(job.memory, "Tuning")
+    tell_memory(job.memory, "Tuning")
     if job.memory.checkpointing and config.gradient_checkpointing == "auto":
         why = "without it a step would not fit" if job.memory.available else "nobody can tell whether a step would fit"
-        _tell(f"Gradient checkpointing is switched on, for {why}.")
+        tell(f"Gradient checkpointing is switched on, for {why}.")
     if job.first_step:
-        _tell(f"Going on from step {job.first_step} of {config.num_steps}.")
+        tell(f"Going on from step {job.first_step} of {config.num_steps}.")
     try:
         with tqdm(total=config.num_steps, initial=job.first_step, desc="Tuning", unit="step") as bar:
 
@@ -329,68 +329,24 @@ def _tune(selection: Selection, prompt: str, checkpoint: Path, output: Path, *, 
 
             report = job.run(on_step)
     except KeyboardInterrupt:
-        _tell(f"Stopped after step {job.first_step} of {config.num_steps}; the same command goes on from there.")
+        tell(f"Stopped after step {job.first_step} of {config.num_steps}; the same command goes on from there.")
         raise typer.Exit(130) from None
-    _tell(f"Tuned {report.steps} steps, final loss {report.losses[-1]:.4f}.")
+    tell(f"Tuned {report.steps} steps, final loss {report.losses[-1]:.4f}.")
     typer.echo(output)
 
 
 def _edit(clip: Path, weights: Path, checkpoint: Path, prompts: list[str], folder: Path, **options) -> None:
-    _tell(f"Reading {clip.name}, opening {checkpoint.name} with {weights.name}.")
+    tell(f"Reading {clip.name}, opening {checkpoint.name} with {weights.name}.")
     job = prepare_edit(clip, weights, checkpoint, prompts, folder, **options)
-    _note(job.notes)
-    _tell_memory(job.memory, "Sampling")
+    warn(job.notes)
+    tell_memory(job.memory, "Sampling")
     if job.kept:
-        _tell(f"The inversion in {folder} is of the same clip, weights and settings, and is used again.")
-    report = job.run(_bars())
+        tell(f"The inversion in {folder} is of the same clip, weights and settings, and is used again.")
+    report = job.run(progress_bars())
     if report.psnr is not None:
-        _tell(f"The inversion reconstructs the clip at {report.psnr:.1f} dB PSNR.")
+        tell(f"The inversion reconstructs the clip at {report.psnr:.1f} dB PSNR.")
     for path in (*(made.path for made in report.edits), report.sheet, report.manifest):
         typer.echo(path)
-
-
-def _bars() -> Callable:
-    """A progress bar for each part of an edit, in turn."""
-    bar = None
-
-    def on_step(step: int, total: int, *, part: str, **_) -> None:
-        nonlocal bar
-        if step == 1:
-            bar = tqdm(total=total, desc=part[:40], unit="step")
-        bar.update()
-        if step == total:
-            bar.close()
-
-    return on_step
-
-
-def _tell(sentence: str) -> None:
-    typer.echo(sentence, err=True)
-
-
-def _note(notes: list[str]) -> None:
-    for note in notes:
-        _tell(f"Warning: {note}")
-
-
-def _tell_memory(plan: MemoryPlan, what: str) -> None:
-    free = "how much is free cannot be told" if plan.available is None else f"{_bytes(plan.available)} are free"
-    _tell(f"{what} will take about {_bytes(plan.needed)} of memory beside the model; {free}.")
-    if plan.available is not None and not plan.fits:
-        more = ", or switch gradient checkpointing on" if plan.checkpointing is False else ""
-        _tell(f"Warning: it will hardly fit; take fewer frames or a smaller size{more}.")
-
-
-def _bytes(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
-
-
-def _readable(name: str, value) -> str:
-    if name == "size":
-        return "x".join(map(str, value)) if isinstance(value, list) else str(value)
-    if name == "bytes":
-        return _bytes(value)
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _value(chosen: Enum | str | None) -> str | None:

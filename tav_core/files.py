@@ -26,8 +26,10 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
     temporary.touch(exist_ok=False)
+    permissions = temporary.stat().st_mode
     try:
         yield temporary
+        temporary.chmod(permissions)  # those of a new file; safetensors shuts others out of what it writes
         _sync(temporary)
         os.replace(temporary, path)
     except BaseException:

@@ -9,7 +9,7 @@ import torch
 
 from .checkpoint import Checkpoint
 from .errors import TavError
-from .memory import available_memory, fits
+from .memory import available_memory, fits, with_losses
 from .version import __version__
 from .video import Clip, read_frames
 
@@ -61,7 +61,7 @@ class MemoryPlan:
     @classmethod
     def on(cls, device: torch.device, needed: int, *, checkpointing: bool | None = None) -> "MemoryPlan":
         """Holds the need against what the device has free now."""
-        return cls(needed, available_memory(device), fits(needed, device), checkpointing)
+        return cls(with_losses(needed, device), available_memory(device), fits(needed, device), checkpointing)
 
 
 def choose_device(name: str = "auto") -> torch.device:
