@@ -94,7 +94,7 @@ def _free_of_container() -> int | None:
 def with_losses(needed: int, device: torch.device | str) -> int:
     """What a process really takes for so many bytes of tensors: allocators lose some, kernels pack copies.
 
-    On the CPU the factor is measured (benchmarks/README.md): 1.34 to 1.57 of what is counted, on SD 1.5's network.
+    On the CPU the factor is measured (benchmarks/README.md): 1.3 to 1.75 of what is counted, on SD 1.5's network.
     """
     return round(needed * (1.4 if torch.device(device).type == "cpu" else 1.1))
 
