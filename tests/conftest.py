@@ -1,6 +1,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads; networks this small only wait for each other
+
 import pytest
 
 
