@@ -195,6 +195,15 @@ def test_a_stopped_run_goes_on_in_the_same_process(tmp_path):
     assert same(trained(unet), trained(run()[0]))
 
 
+@pytest.fixture
+def ctrl_c_works():
+    """Where a shell started the tests in the background, it has switched Ctrl-C off for them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_ctrl_c_in_the_middle_of_an_update_waits_until_it_is_whole(tmp_path, monkeypatch):
     step = torch.optim.AdamW.step
 
