@@ -39,7 +39,7 @@ class TunedWeights:
         if base is None:
             raise TavError("This network has not been tuned; call tune(unet, ...) first, or give the base's weights.")
         parameters = unet.trainable_parameters()
-        tensors = {name: p.detach().float().cpu() for name, p in parameters.items()}
+        tensors = {name: p.detach().to("cpu", torch.float32, copy=True) for name, p in parameters.items()}
         for name in query_names(tensors):
             if base[name].data_ptr() == parameters[name].data_ptr():
                 raise TavError("The base is the tuned network itself; give a copy from before tuning, or leave it out.")
@@ -72,7 +72,7 @@ class TunedWeights:
             for name, tensor in self.tensors.items():
                 tensor = tensor.to(parameters[name].device)
                 if name in unet.base_queries:
-                    tensor = unet.base_queries[name].float() + strength * tensor
+                    tensor = unet.base_queries[name].to(tensor) + strength * tensor  # the network may have moved
                 elif ".to_out." in name:
                     tensor = strength * tensor
                 parameters[name].copy_(tensor)

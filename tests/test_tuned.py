@@ -79,6 +79,15 @@ def test_a_tuned_network_keeps_its_base_so_that_strength_means_the_same_on_it():
     assert unet.base_queries is None
 
 
+def test_weights_taken_from_a_network_do_not_change_with_it():
+    unet, base = tuned_network()
+    weights = TunedWeights.from_unet(unet, base=base)
+    before = {name: tensor.clone() for name, tensor in weights.tensors.items()}
+    for _ in range(2):
+        weights.apply(unet, 0.5)
+    assert all(torch.equal(weights.tensors[name], before[name]) for name in before)
+
+
 def test_a_base_that_is_the_tuned_network_itself_is_refused():
     unet, _ = tuned_network()
     with pytest.raises(TavError, match="The base is the tuned network itself"):
