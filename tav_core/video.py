@@ -48,7 +48,7 @@ def read_frames(
     from 720 lines on, BT.601 below. Raises TavError for every wrong option and every missing or damaged file.
     """
     path = Path(path)
-    width, height = _width_and_height(size)
+    width, height = check_size(size)
     if fit not in FITS:
         raise TavError(f"The fit is {fit!r}, which is unknown; choose one of {', '.join(FITS)}.")
     _check_selection(num_frames, start, stride)
@@ -119,7 +119,8 @@ def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0) 
     return np.linspace(start, total - 1, num_frames).round().astype(int).tolist()
 
 
-def _width_and_height(size: int | tuple[int, int]) -> tuple[int, int]:
+def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a side or of both; TavError where the VAE cannot take them."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise TavError(f"The size is {size!r}, but a whole number or (width, height) is needed; give 512, for example.")

@@ -1,0 +1,32 @@
+"""The nodes: they turn ComfyUI's sockets into calls of `tav_core`, and nothing else."""
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply_tuned_weights import ApplyTunedWeights
+from .ddim_invert import DDIMInvert
+from .inflate_unet import InflateUNet
+from .load_tuned_weights import LoadTunedWeights
+from .load_video_frames import LoadVideoFrames
+from .one_shot_tune import OneShotTune
+from .save_tuned_weights import SaveTunedWeights
+from .tav_sample import TAVSample
+from .weights_folder import register_folder
+
+NODES = [
+    LoadVideoFrames,
+    InflateUNet,
+    OneShotTune,
+    SaveTunedWeights,
+    LoadTunedWeights,
+    ApplyTunedWeights,
+    DDIMInvert,
+    TAVSample,
+]
+
+
+class TuneAVideo(ComfyExtension):
+    async def on_load(self) -> None:
+        register_folder()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,28 @@
+from comfy_api.latest import io
+
+from .sockets import CATEGORY, TunedWeightsSocket, known, strength_input
+
+
+class ApplyTunedWeights(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ApplyTunedWeights",
+            display_name="Apply Tuned Weights",
+            category=CATEGORY,
+            description="Puts tuned weights onto another model of the same family, in place of any it has, and "
+            "inflates it as it was tuned.",
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A Stable Diffusion model of the family that was tuned, LoRAs and all."
+                ),
+                TunedWeightsSocket.Input("tuned_weights", tooltip="From One-Shot Tune or Load Tuned Weights."),
+                strength_input(),
+            ],
+            outputs=[io.Model.Output("model", display_name="model", tooltip="The tuned model.")],
+            **known(io.Schema, search_aliases=["tuned weights strength"]),
+        )
+
+    @classmethod
+    def execute(cls, model, tuned_weights, strength) -> io.NodeOutput:
+        raise NotImplementedError

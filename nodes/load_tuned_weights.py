@@ -1,0 +1,37 @@
+from comfy_api.latest import io
+
+from .sockets import CATEGORY, TunedWeightsSocket, known, strength_input
+from .weights_folder import names_of_files
+
+
+class LoadTunedWeights(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadTunedWeights",
+            display_name="Load Tuned Weights",
+            category=CATEGORY,
+            description="Puts saved tuned weights onto a model of the same family, and inflates it as it was tuned.",
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="A Stable Diffusion model of the family that was tuned, LoRAs and all."
+                ),
+                io.Combo.Input(
+                    "tuned_weights_name",
+                    options=names_of_files(),
+                    tooltip="A file in models/tune_a_video, written by Save Tuned Weights or by the tav command.",
+                ),
+                strength_input(),
+            ],
+            outputs=[
+                io.Model.Output("model", display_name="model", tooltip="The tuned model."),
+                TunedWeightsSocket.Output(
+                    "tuned_weights", display_name="tuned_weights", tooltip="The weights themselves, for other models."
+                ),
+            ],
+            **known(io.Schema, search_aliases=["import tuned weights"]),
+        )
+
+    @classmethod
+    def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
+        raise NotImplementedError

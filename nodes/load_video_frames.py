@@ -1,0 +1,112 @@
+from comfy_api.latest import io
+
+from ..tav_core.errors import TavError
+from ..tav_core.pictures import FITS
+from ..tav_core.video import check_size
+from .host.input_files import input_file, stamp, videos_in_input_folder
+from .host.previews import animated
+from .sockets import ADVANCED, CATEGORY, facts, known
+
+
+class LoadVideoFrames(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadVideoFrames",
+            display_name="Load Video Frames",
+            category=CATEGORY,
+            description="Reads a few frames of a clip, spread over it or at a stride, at the size to work in. The "
+            "frames are shown in the node.",
+            inputs=[
+                io.Combo.Input(
+                    "video",
+                    options=videos_in_input_folder(),
+                    upload=io.UploadType.video,
+                    tooltip="A video or GIF in ComfyUI's input folder; upload one with the button. Not read where a "
+                    "clip is connected.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=24,
+                    min=1,
+                    max=1024,
+                    tooltip="How many frames to take, 1 to 1024; tuning needs at least 2. Time and memory grow with it.",
+                ),
+                io.Int.Input(
+                    "start", default=0, min=0, max=1_000_000, tooltip="The first frame to take, counted from 0."
+                ),
+                io.Int.Input(
+                    "stride",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Takes every so many frames, 1 to 1000; 0 spreads them evenly from start to the clip's "
+                    "last.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Width in pixels, 8 to 4096, a multiple of 8; 512 is what Stable Diffusion 1.x knows best.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=8,
+                    max=4096,
+                    step=8,
+                    tooltip="Height in pixels, 8 to 4096, a multiple of 8; 512 is what Stable Diffusion 1.x knows best.",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default="crop",
+                    tooltip="Where the clip has another shape: crop to the middle, pad with black, or stretch.",
+                    **ADVANCED,
+                ),
+                io.Video.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="A video from another node; taken in place of the file, trim and all.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("images", display_name="images", tooltip="The chosen frames, RGB, 0 to 1."),
+                io.Float.Output(
+                    "fps",
+                    display_name="fps",
+                    tooltip="Frames a second at which the chosen frames move as fast as the clip.",
+                ),
+                io.Int.Output("frame_count", display_name="frame_count", tooltip="How many frames were taken."),
+            ],
+            **known(
+                io.Schema,
+                search_aliases=["load video", "video frames", "video to images", "extract frames"],
+                has_intermediate_output=True,
+            ),
+        )
+
+    @classmethod
+    def validate_inputs(cls, video: str = "", width: int = 512, height: int = 512) -> bool | str:
+        try:
+            check_size((width, height))
+            if video:  # empty where a clip is connected and there is no file
+                input_file(video)
+        except TavError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, video: str = "", **_settings) -> str:
+        return stamp(video)
+
+    @classmethod
+    def execute(cls, video, frames, start, stride, width, height, fit, clip=None) -> io.NodeOutput:
+        size = (width, height)
+        with clip_on_disk(clip) if clip is not None else input_file(video) as (path, window):
+            images, fps = read_frames(path, frames, size=size, start=start, stride=stride, fit=fit, **window)
+        shown = animated(images, fps, cls)
+        told = facts(frames=len(images), fps=fps, width=width, height=height, file=None if clip else video)
+        return io.NodeOutput(images, fps, len(images), ui=shown | told)

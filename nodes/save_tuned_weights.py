@@ -1,0 +1,34 @@
+from comfy_api.latest import io
+
+from .sockets import CATEGORY, TunedWeightsSocket, known
+from .weights_folder import check_prefix
+
+
+class SaveTunedWeights(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveTunedWeights",
+            display_name="Save Tuned Weights",
+            category=CATEGORY,
+            description="Writes tuned weights as one .safetensors file into models/tune_a_video.",
+            inputs=[
+                TunedWeightsSocket.Input("tuned_weights", tooltip="From One-Shot Tune."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="tuned",
+                    tooltip="Begins the file's name, a number follows; may name subfolders, as in cats/jump.",
+                ),
+            ],
+            outputs=[],
+            is_output_node=True,
+            **known(io.Schema, search_aliases=["export tuned weights"]),
+        )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str = "tuned") -> bool | str:
+        return check_prefix(filename_prefix)
+
+    @classmethod
+    def execute(cls, tuned_weights, filename_prefix) -> io.NodeOutput:
+        raise NotImplementedError

@@ -1,0 +1,63 @@
+from comfy_api.latest import io
+
+from .sockets import ADVANCED, CATEGORY, known
+
+
+class TAVSample(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="TAVSample",
+            display_name="TAV Sample",
+            category=CATEGORY,
+            description="Samples a video with DDIM, from a clip's inverted noise (an edit that keeps its motion) or, "
+            "with an empty latent of several frames, from fresh noise.",
+            inputs=[
+                io.Model.Input("model", tooltip="The tuned model."),
+                io.Conditioning.Input("positive", tooltip="The edited sentence."),
+                io.Conditioning.Input("negative", tooltip="What to steer away from; an empty sentence will do."),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The latent of DDIM Invert, or an empty latent whose batch size is the number of frames.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Draws the noise: from an empty latent, or with eta above 0.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=999,
+                    tooltip="Sampling steps, 1 to 999; may differ from the inversion's.",
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=12.5,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strongly the sentence guides, 0 to 100; 1 is without guidance. 7.5 to 12.5 suit edits.",
+                ),
+                io.Float.Input(
+                    "eta",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Fresh noise per step, 0 to 1: 0 keeps the clip's motion, 1 draws as much as DDPM.",
+                    **ADVANCED,
+                ),
+            ],
+            outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The video, for VAE Decode.")],
+            **known(io.Schema, search_aliases=["sample video", "edit video", "text to video", "DDIM"]),
+        )
+
+    @classmethod
+    def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
+        raise NotImplementedError

@@ -1,0 +1,43 @@
+"""Where tuned weights live: models/tune_a_video, and the folders that extra_model_paths.yaml adds."""
+
+import os
+import re
+from pathlib import Path
+
+import folder_paths
+
+KEY, SUFFIX = "tune_a_video", ".safetensors"
+
+
+def register_folder() -> None:
+    """Tells ComfyUI of the folder; what the user's yaml added before stays."""
+    first = os.path.join(folder_paths.models_dir, KEY)
+    folders, _ = folder_paths.folder_names_and_paths.get(KEY, ([], set()))
+    folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([*folders, first])], {SUFFIX})
+
+
+def names_of_files() -> list[str]:
+    """The weights in these folders; hidden ones, among them unfinished runs, are left out."""
+    return [
+        name for name in folder_paths.get_filename_list(KEY) if not any(p.startswith(".") for p in Path(name).parts)
+    ]
+
+
+def check_prefix(prefix: str) -> bool | str:
+    """Whether a file's name may begin so; if not, the sentence that says why."""
+    parts = re.split(r"[/\\]", prefix)
+    if all(re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts):
+        return True
+    return (
+        f"The filename_prefix is {prefix[:100]!r}, but a name inside models/tune_a_video is needed, whose parts do not "
+        'begin with a dot or hold any of < > : " | ? *; give cats/jump, for example.'
+    )
+
+
+def next_file(prefix: str) -> Path:
+    """The first free numbered path of this prefix, in the first of the folders."""
+    stem = Path(folder_paths.get_folder_paths(KEY)[0], *re.split(r"[/\\]", prefix))
+    number = 1
+    while (path := stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")).exists():
+        number += 1
+    return path
