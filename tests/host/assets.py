@@ -15,8 +15,8 @@ from tests import clips
 
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"
 PERSONALISED = "dreamshaper_8.safetensors"
-LORA = "arcane_style.safetensors"
-CONTROLNET = "control_v11p_sd15_openpose.safetensors"
+LORA = "blindbox_V1Mix.safetensors"
+CONTROLNET = "control_v11p_sd15_openpose_fp16.safetensors"
 CLIP, POSES = "man-skiing.mp4", "man-skiing-poses.mp4"
 CLIP_FRAMES, CLIP_SIZE, CLIP_FPS = 12, 64, 8
 

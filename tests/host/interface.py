@@ -1,0 +1,44 @@
+"""What people's saved workflows depend on; as a script, stores it anew: python -m tests.host.interface"""
+
+import json
+import tempfile
+from pathlib import Path
+
+from tests.find_comfyui import find_comfyui
+from tests.host.client import Client
+from tests.host.server import Server
+
+STORED = Path(__file__).parent / "object_info.json"
+# Options that are names of files differ from machine to machine.
+FILES = {("LoadVideoFrames", "video"), ("LoadTunedWeights", "tuned_weights_name")}
+GUARDED = ("default", "min", "max", "step", "options", "advanced", "video_upload")
+
+
+def nodes_of(client: Client) -> dict:
+    """What /object_info tells of this pack's nodes."""
+    told = client.get("/object_info")
+    return {name: info for name, info in told.items() if info["python_module"] == "custom_nodes.tune-a-video"}
+
+
+def interface(name: str, info: dict) -> dict:
+    """What saved workflows depend on, of one node's /object_info."""
+    inputs = {
+        kind: {
+            socket: [type_ if isinstance(type_, str) else "COMBO", guarded(name, socket, options)]
+            for socket, (type_, options) in info["input"].get(kind, {}).items()
+        }
+        for kind in ("required", "optional")
+    }
+    outputs = [list(pair) for pair in zip(info["output_name"], info["output"], strict=True)]
+    return {"category": info["category"], "inputs": inputs, "outputs": outputs, "output_node": info["output_node"]}
+
+
+def guarded(name: str, socket: str, options: dict) -> dict:
+    kept = {key: value for key, value in options.items() if key in GUARDED}
+    return {key: value for key, value in kept.items() if key != "options" or (name, socket) not in FILES}
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as base, Server(find_comfyui(), Path(base)) as server:
+        nodes = {name: interface(name, info) for name, info in nodes_of(Client(server)).items()}
+    STORED.write_text(json.dumps(nodes, indent=2) + "\n")
