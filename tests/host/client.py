@@ -11,8 +11,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import aiohttp
-
 PATIENCE = 300  # seconds until a test gives up on a server that says nothing
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
@@ -79,12 +77,14 @@ class Client:
         assert self.opened.wait(60), f"No websocket at {server.address}"
 
     async def _listen(self) -> None:
+        import aiohttp  # comes with ComfyUI
+
         address = f"{self.server.address}/ws?clientId={self.id}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
             await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             self.opened.set()
             async for message in socket:
-                if event := _event(message):
+                if event := _event(message.data):
                     with self.news:
                         self.events.append(event)
                         self.news.notify_all()
@@ -159,12 +159,11 @@ def _of(event: Event, prompt_id: str) -> bool:
     return event.data.get("prompt_id") == prompt_id
 
 
-def _event(message: aiohttp.WSMessage) -> Event | None:
-    if message.type is aiohttp.WSMsgType.TEXT:
-        content = message.json()
+def _event(message: str | bytes) -> Event | None:
+    if isinstance(message, str):
+        content = json.loads(message)
         return Event(content["type"], content.get("data") or {})
-    if message.type is aiohttp.WSMsgType.BINARY:
-        kind, length = struct.unpack_from(">II", message.data)
-        if kind == 4:  # a preview with metadata, see protocol.py of the host
-            return Event("preview", json.loads(message.data[8 : 8 + length]), message.data[8 + length :])
+    kind, length = struct.unpack_from(">II", message)
+    if kind == 4:  # a preview with metadata, see protocol.py of the host
+        return Event("preview", json.loads(message[8 : 8 + length]), message[8 + length :])
     return None

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.find_comfyui import find_comfyui
+from tests.host import assets
+from tests.host.client import Client
+from tests.host.server import Server
 
 
 def missing() -> str | None:
@@ -35,8 +38,6 @@ def comfyui() -> Path:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """A models folder; $TAV_TEST_MODELS names one to keep between runs."""
-    from tests.host import assets
-
     folder = Path(os.environ.get("TAV_TEST_MODELS") or tmp_path_factory.mktemp("models"))
     assets.write_models(folder)
     return folder
@@ -45,8 +46,6 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def new_server(comfyui, models, tmp_path_factory):
     """Makes servers, each with a folder of its own and the models linked into it."""
-    from tests.host import assets
-    from tests.host.server import Server
 
     def make() -> Server:
         server = Server(comfyui, tmp_path_factory.mktemp("comfyui"))
@@ -67,7 +66,5 @@ def server(new_server):
 @pytest.fixture
 def client(server):
     """A client of the session's server, which must be alive when the test ends."""
-    from tests.host.client import Client
-
     yield Client(server)
     assert server.alive(), f"The server is gone. Its log ends:\n{server.log[-6000:]}"

@@ -8,7 +8,7 @@ from tests.find_comfyui import find_comfyui
 from tests.host.client import Client
 from tests.host.server import Server
 
-STORED = Path(__file__).parent / "object_info.json"
+FILE = Path(__file__).parent / "object_info.json"
 # Options that are names of files differ from machine to machine.
 FILES = {("LoadVideoFrames", "video"), ("LoadTunedWeights", "tuned_weights_name")}
 GUARDED = ("default", "min", "max", "step", "options", "advanced", "video_upload")
@@ -33,6 +33,11 @@ def interface(name: str, info: dict) -> dict:
     return {"category": info["category"], "inputs": inputs, "outputs": outputs, "output_node": info["output_node"]}
 
 
+def inputs_of(info: dict) -> list[list]:
+    """Type and options of each socket and setting."""
+    return [socket for kind in ("required", "optional") for socket in info["input"].get(kind, {}).values()]
+
+
 def guarded(name: str, socket: str, options: dict) -> dict:
     kept = {key: value for key, value in options.items() if key in GUARDED}
     return {key: value for key, value in kept.items() if key != "options" or (name, socket) not in FILES}
@@ -41,4 +46,4 @@ def guarded(name: str, socket: str, options: dict) -> dict:
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as base, Server(find_comfyui(), Path(base)) as server:
         nodes = {name: interface(name, info) for name, info in nodes_of(Client(server)).items()}
-    STORED.write_text(json.dumps(nodes, indent=2) + "\n")
+    FILE.write_text(json.dumps(nodes, indent=2) + "\n")

@@ -1,19 +1,18 @@
 """What /object_info tells of the nodes: the front end and people's saved workflows rest on it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-STORED = json.loads(Path(__file__).with_name("object_info.json").read_text())
+from tests.host.client import Client
+from tests.host.interface import FILE, inputs_of, interface, nodes_of
+
+STORED = json.loads(FILE.read_text())
 NODES = sorted(STORED)
 
 
 @pytest.fixture(scope="module")
 def told(server) -> dict:
-    from tests.host.client import Client
-    from tests.host.interface import nodes_of
-
     return nodes_of(Client(server))
 
 
@@ -23,8 +22,6 @@ def test_the_nodes_are_those_of_before(told):
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_has_the_sockets_and_defaults_that_saved_workflows_hold(told, name):
-    from tests.host.interface import interface
-
     assert interface(name, told[name]) == STORED[name], (
         "People's workflows hold the old sockets. If the change is meant: python -m tests.host.interface"
     )
@@ -33,20 +30,14 @@ def test_a_node_has_the_sockets_and_defaults_that_saved_workflows_hold(told, nam
 @pytest.mark.parametrize("name", NODES)
 def test_a_node_explains_itself(told, name):
     info = told[name]
-    inputs = [options for kind in info["input"].values() for _, options in kind.values()]
     assert info["description"].endswith(".")
-    assert all(len(options.get("tooltip", "")) > 10 for options in inputs)
+    assert all(len(options.get("tooltip", "")) > 10 for _, options in inputs_of(info))
     assert len(info["output_tooltips"]) == len(info["output"])
     assert all(len(tooltip or "") > 10 for tooltip in info["output_tooltips"])
 
 
 @pytest.mark.parametrize("name", NODES)
 def test_a_number_says_its_range(told, name):
-    numbers = [
-        options
-        for kind in told[name]["input"].values()
-        for type_, options in kind.values()
-        if type_ in ("INT", "FLOAT")
-    ]
+    numbers = [options for type_, options in inputs_of(told[name]) if type_ in ("INT", "FLOAT")]
     assert all({"default", "min", "max"} <= set(options) for options in numbers)
     assert all(options["min"] <= options["default"] <= options["max"] for options in numbers)
