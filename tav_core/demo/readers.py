@@ -1,0 +1,95 @@
+"""Reads a picture of the drawn world back: ground, style, colour, shape and centre, by plain image processing."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import cv2
+import numpy as np
+
+from .world import COLOURS, GROUNDS, NIGHT, SHAPES, SIZE, STYLES, background, shape_mask
+
+STANDS_OUT = 30  # of 255: how far a pixel of an object lies from the ground behind it, at least
+SMALLEST = 0.012  # of the picture: less is not an object
+UNLIKE = 60  # of 255: what a pixel counts at most against a ground, so that an object does not decide
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a picture shows. Without an object, colour and shape and centre are None and `likeness` is 0.
+
+    `likeness` is the overlap (intersection over union) of the object with the shape that it is taken for.
+    """
+
+    ground: str
+    style: str
+    colour: str | None = None
+    shape: str | None = None
+    centre: tuple[float, float] | None = None
+    area: float = 0.0
+    likeness: float = 0.0
+
+
+def read_picture(picture: np.ndarray) -> Reading:
+    """Reads (128, 128, 3) uint8."""
+    ground, style = read_ground(picture)
+    mask = object_mask(picture, ground, style)
+    area = mask.mean().item()
+    if area < SMALLEST:
+        return Reading(ground, style)
+    rows, columns = np.nonzero(mask)
+    centre = (columns.mean().item() + 0.5) / SIZE, (rows.mean().item() + 0.5) / SIZE
+    shape, likeness = _read_shape(mask, centre, area)
+    return Reading(ground, style, _read_colour(picture, mask, style), shape, centre, area, likeness)
+
+
+def read_ground(picture: np.ndarray) -> tuple[str, str]:
+    """The ground and style whose empty picture is the nearest."""
+    names, empty = _empty_pictures()
+    away = np.abs(empty - picture.astype(np.float32)).mean(axis=3)
+    return names[np.minimum(away, UNLIKE).mean(axis=(1, 2)).argmin()]
+
+
+def object_mask(picture: np.ndarray, ground: str, style: str) -> np.ndarray:
+    """The pixels of the largest thing that the ground does not explain: (128, 128) bool, holes filled."""
+    away = np.abs(picture.astype(np.float32) - background(ground, style)).max(axis=2)
+    away = (cv2.GaussianBlur(away, (0, 0), 1) > STANDS_OUT).astype(np.uint8)
+    away = cv2.morphologyEx(away, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    outlines, _ = cv2.findContours(away, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    mask = np.zeros(away.shape, np.uint8)
+    if outlines:
+        cv2.drawContours(mask, [max(outlines, key=cv2.contourArea)], -1, 1, cv2.FILLED)
+    return mask.astype(bool)
+
+
+def _read_shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> tuple[str, float]:
+    radius = float(np.sqrt(area / np.pi))
+    overlaps = {}
+    for shape in SHAPES:
+        ideal = shape_mask(shape, centre, radius) > 0.5
+        overlaps[shape] = ((mask & ideal).sum() / (mask | ideal).sum()).item()
+    best = max(overlaps, key=overlaps.get)
+    return best, overlaps[best]
+
+
+def _read_colour(picture: np.ndarray, mask: np.ndarray, style: str) -> str:
+    core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=3).astype(bool)
+    seen = np.median(picture[core if core.sum() > 20 else mask].astype(np.float32), axis=0)
+    names, lab = _palette(style)
+    return names[np.square(lab - _lab(seen[None])).sum(axis=1).argmin()]
+
+
+@cache
+def _palette(style: str) -> tuple[list[str], np.ndarray]:
+    colours = np.array(list(COLOURS.values()), np.float32)
+    return list(COLOURS), _lab(colours * NIGHT if style == "night" else colours)
+
+
+@cache
+def _empty_pictures() -> tuple[list[tuple[str, str]], np.ndarray]:
+    names = [(ground, style) for ground in GROUNDS for style in STYLES]
+    return names, np.stack([background(*name) for name in names]).astype(np.float32)
+
+
+def _lab(colours: np.ndarray) -> np.ndarray:
+    """(n, 3) RGB in 0..255 to (n, 3) CIE L*a*b*."""
+    return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]

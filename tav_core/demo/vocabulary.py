@@ -1,0 +1,37 @@
+"""The miniature's words, as a CLIP tokenizer: every word of the world is one token."""
+
+import json
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from .world import COLOURS, GROUNDS, SHAPES
+
+WORDS = ("a", "an", "the", "is", "moving", "on", "at", "night", "cartoon", "style", "sks", ",")
+WORDS = (*WORDS, *COLOURS, *SHAPES, *GROUNDS)
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def write_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Writes, as every version of transformers reads it, the byte-pair encoding that joins the letters of WORDS."""
+    letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+    tokens, merges = {**dict.fromkeys(letters), **dict.fromkeys(letter + "</w>" for letter in letters)}, {}
+    for word in sorted(WORDS, key=len, reverse=True):  # "moon" before "on", or it would be taken apart
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges[" ".join(pieces[:2])] = None
+            pieces[:2] = ["".join(pieces[:2])]
+            tokens[pieces[0]] = None
+    vocabulary = {token: number for number, token in enumerate([*tokens, START, END])}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
+    config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": END}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of a prompt that the miniature has never read; it runs with them, but draws what it likes."""
+    words = prompt.lower().replace(",", " , ").split()
+    return [word for word in dict.fromkeys(words) if word not in WORDS]

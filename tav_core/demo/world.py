@@ -1,0 +1,262 @@
+"""The drawn world of the miniature: one object in front of one ground, in one style, of which everything is known."""
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import cv2
+import numpy as np
+
+SIZE = 128  # pixels: a latent of 16 x 16 behind a VAE of factor 8
+FINER = 4  # drawn this many times larger and averaged, so that edges are smooth
+
+COLOURS = {
+    "red": (222, 42, 42),
+    "orange": (244, 140, 28),
+    "yellow": (248, 224, 40),
+    "green": (20, 118, 58),
+    "blue": (36, 64, 224),
+    "purple": (138, 48, 190),
+    "pink": (252, 128, 190),
+    "brown": (112, 64, 34),
+}
+SHAPES = ("ball", "box", "triangle", "star")
+GROUNDS = ("grass", "beach", "sea", "road", "snow", "moon")
+STYLES = {"plain": "", "cartoon": ", cartoon style", "night": ", at night"}
+NIGHT = np.array((0.50, 0.52, 0.68), np.float32)  # what is left of red, green and blue
+MOTIONS = ("line", "arc", "bounce", "circle")
+SPEEDS = {"slow": 0.5, "fast": 1.0}
+
+HORIZON = 0.55
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture: `centre` is the object's centroid (x, y) and `radius` that of a ball of its area, in picture widths.
+
+    `striped` is what the personalised sibling knows as "sks": white bands across the object.
+    """
+
+    colour: str
+    shape: str
+    ground: str
+    style: str = "plain"
+    centre: tuple[float, float] = (0.5, 0.5)
+    radius: float = 0.13
+    striped: bool = False
+
+    @property
+    def caption(self) -> str:
+        name = f"sks {self.shape}" if self.striped else self.shape
+        return f"a {self.colour} {name} is moving on the {self.ground}{STYLES[self.style]}"
+
+
+def random_scene(rng: np.random.Generator, **known) -> Scene:
+    """A scene drawn from all there are, but for what is `known`; of a star or triangle, a tip may be outside."""
+    radius = known.pop("radius", rng.uniform(0.115, 0.15))
+    drawn = {
+        "colour": rng.choice(list(COLOURS)).item(),
+        "shape": rng.choice(SHAPES).item(),
+        "ground": rng.choice(GROUNDS).item(),
+        "style": rng.choice(list(STYLES), p=(0.5, 0.25, 0.25)).item(),
+        "centre": tuple(rng.uniform(0.2, 0.8, 2).tolist()),
+    }
+    return Scene(radius=radius, **(drawn | known))
+
+
+def clip_scenes(scene: Scene, motion: str, *, speed: str = "fast", num_frames: int = 8) -> list[Scene]:
+    """The scene's object along one of MOTIONS, frame by frame; `scene.centre` is not used."""
+    times = np.linspace(-0.5, 0.5, num_frames) * SPEEDS[speed]
+    return [replace(scene, centre=_centre(motion, time)) for time in times]
+
+
+def _centre(motion: str, time: float) -> tuple[float, float]:
+    x = 0.5 + 0.56 * time
+    if motion == "line":
+        return x, 0.62 - 0.3 * time
+    if motion == "arc":
+        return x, 0.3 + 1.6 * time**2
+    if motion == "bounce":
+        return x, 0.7 - 0.4 * abs(np.cos(2 * np.pi * time)).item()
+    if motion == "circle":
+        return 0.5 + 0.24 * np.cos(5.5 * time).item(), 0.5 + 0.24 * np.sin(5.5 * time).item()
+    raise ValueError(f"There is no motion {motion!r}: take one of {', '.join(MOTIONS)}.")
+
+
+def draw_clip(scenes: list[Scene]) -> np.ndarray:
+    """(f, 128, 128, 3) uint8."""
+    return np.stack([draw(scene) for scene in scenes])
+
+
+def draw(scene: Scene) -> np.ndarray:
+    """The picture (128, 128, 3), uint8 RGB."""
+    picture = _fine_background(scene.ground, scene.style == "cartoon").copy()
+    _draw_object(picture, scene)
+    picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    if scene.style == "night":
+        picture = picture * NIGHT
+        _add_night_sky(picture, scene)
+    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+@cache
+def background(ground: str, style: str) -> np.ndarray:
+    """What `draw` shows where no object is: (128, 128, 3) uint8. Kept: do not write to it."""
+    nowhere = Scene("red", "ball", ground, style, centre=(-1, -1))
+    return draw(nowhere)
+
+
+def shape_mask(shape: str, centre: tuple[float, float], radius: float, size: int = SIZE) -> np.ndarray:
+    """The pixels of one shape, (size, size) in 0..1; every shape of one radius covers the same area."""
+    mask = np.zeros((size * FINER, size * FINER), np.uint8)
+    _fill(mask, _outline(shape, centre, radius), 255)
+    return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+
+
+# Object
+
+
+def _outline(shape: str, centre: tuple[float, float], radius: float) -> np.ndarray:
+    """The corners (n, 2) of a shape with the area of a ball of `radius`, in picture widths."""
+    if shape == "ball":
+        angles, lengths = np.linspace(0, 2 * np.pi, 90, endpoint=False), 1.0
+    elif shape == "box":
+        angles, lengths = np.pi / 4 + np.arange(4) * np.pi / 2, 1.0
+    elif shape == "triangle":
+        angles, lengths = -np.pi / 2 + np.arange(3) * 2 * np.pi / 3, 1.0
+    else:
+        angles, lengths = -np.pi / 2 + np.arange(10) * np.pi / 5, np.where(np.arange(10) % 2, 0.47, 1.0)
+    corners = np.stack([lengths * np.cos(angles), lengths * np.sin(angles)], axis=1)
+    area = cv2.contourArea(corners.astype(np.float32))
+    return np.array(centre) + corners * radius * np.sqrt(np.pi / area)
+
+
+def _draw_object(picture: np.ndarray, scene: Scene) -> None:
+    outline = _outline(scene.shape, scene.centre, scene.radius)
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    _fill(mask, outline, 255)
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width:
+        return
+    window = np.s_[y : y + height, x : x + width]
+    rows, columns = np.mgrid[window] / len(picture)
+    shade = np.zeros((height, width)) if scene.style == "cartoon" else _shade(rows, columns, scene)
+    colour = np.array(COLOURS[scene.colour], np.float32) * (1 + np.minimum(shade, 0))[..., None]
+    colour += (255 - colour) * np.maximum(shade, 0)[..., None]
+    if scene.striped:
+        bands = np.abs((rows - scene.centre[1]) / scene.radius)
+        colour[(bands > 0.18) & (bands < 0.55)] = 250
+    inside = mask[window] > 0
+    picture[window][inside] = colour[inside]
+    if scene.style == "cartoon":
+        cv2.polylines(picture, [_fixed(picture, outline)], True, (20, 20, 20), 3 * FINER, cv2.LINE_AA, 4)
+
+
+def _shade(rows: np.ndarray, columns: np.ndarray, scene: Scene) -> np.ndarray:
+    """Lit from the upper left: above 0 towards white, below 0 towards black."""
+    across = ((columns - scene.centre[0]) + (rows - scene.centre[1])) / scene.radius
+    highlight = np.exp(-4 * ((columns - scene.centre[0]) / scene.radius + 0.4) ** 2)
+    highlight *= np.exp(-4 * ((rows - scene.centre[1]) / scene.radius + 0.4) ** 2)
+    return 0.3 * highlight - 0.15 * np.clip(across + 0.3, 0, 1.5)
+
+
+# Ground
+
+
+@cache
+def _fine_background(ground: str, flat: bool) -> np.ndarray:
+    fine = SIZE * FINER
+    picture = np.zeros((fine, fine, 3), np.float32)
+    sky, earth, decorate = {
+        "grass": (((140, 200, 250), (214, 238, 252)), ((132, 194, 92), (92, 158, 66)), _grass),
+        "beach": (((120, 200, 242), (250, 236, 206)), ((242, 220, 166), (224, 192, 132)), _beach),
+        "sea": (((150, 206, 242), (226, 241, 248)), ((46, 128, 180), (14, 78, 134)), _sea),
+        "road": (((172, 192, 208), (226, 228, 230)), ((112, 114, 122), (82, 84, 92)), _road),
+        "snow": (((186, 206, 228), (226, 233, 241)), ((242, 246, 251), (214, 228, 243)), _snow),
+        "moon": (((12, 12, 36), (36, 36, 74)), ((168, 168, 174), (124, 124, 132)), _moon),
+    }[ground]
+    horizon = round(HORIZON * fine)
+    picture[:horizon], picture[horizon:] = _gradient(sky, horizon, flat), _gradient(earth, fine - horizon, flat)
+    decorate(picture)
+    if flat:
+        cv2.line(picture, (0, horizon), (fine, horizon), (20, 20, 20), 2 * FINER)
+    return picture
+
+
+def _gradient(ends: tuple, rows: int, flat: bool) -> np.ndarray:
+    top, bottom = np.array(ends, np.float32)
+    along = np.full(rows, 0.5) if flat else np.linspace(0, 1, rows)
+    return (top + (bottom - top) * along[:, None])[:, None].astype(np.float32)
+
+
+def _grass(picture: np.ndarray) -> None:
+    for x, y in ((0.2, 0.14), (0.68, 0.22)):
+        for dx, dy, radius in ((-0.07, 0.01, 0.04), (0, -0.01, 0.06), (0.07, 0.01, 0.045)):
+            _disc(picture, (x + dx, y + dy), radius, (250, 252, 254))
+    for x, y in ((0.1, 0.7), (0.35, 0.64), (0.6, 0.76), (0.87, 0.67), (0.22, 0.9), (0.75, 0.92), (0.48, 0.88)):
+        _stroke(picture, [(x - 0.03, y - 0.04), (x, y), (x + 0.03, y - 0.04)], (70, 130, 52))
+
+
+def _beach(picture: np.ndarray) -> None:
+    _fill(picture, np.array(((0, 0.44), (1, 0.44), (1, 0.55), (0, 0.57))), (58, 158, 196))
+    _disc(picture, (0.82, 0.15), 0.07, (255, 244, 190))
+    for x, y in ((0.15, 0.72), (0.44, 0.85), (0.8, 0.7), (0.66, 0.93), (0.27, 0.95)):
+        _disc(picture, (x, y), 0.014, (196, 160, 110))
+
+
+def _sea(picture: np.ndarray) -> None:
+    _fill(picture, np.array(((0.62, 0.42), (0.62, 0.3), (0.72, 0.42))), (244, 244, 240))
+    _fill(picture, np.array(((0.56, 0.47), (0.74, 0.47), (0.7, 0.52), (0.6, 0.52))), (110, 84, 70))
+    for x, y in ((0.12, 0.64), (0.5, 0.68), (0.84, 0.63), (0.3, 0.8), (0.7, 0.82), (0.1, 0.93), (0.52, 0.94)):
+        wave = [(x - 0.07, y), (x - 0.035, y - 0.018), (x, y), (x + 0.035, y - 0.018), (x + 0.07, y)]
+        _stroke(picture, wave, (150, 200, 226))
+
+
+def _road(picture: np.ndarray) -> None:
+    _fill(picture, np.array(((0, 0.5), (1, 0.47), (1, 0.58), (0, 0.58))), (126, 160, 104))
+    for x in (0.02, 0.28, 0.54, 0.8):
+        _fill(picture, np.array(((x, 0.77), (x + 0.14, 0.77), (x + 0.14, 0.805), (x, 0.805))), (238, 238, 232))
+
+
+def _snow(picture: np.ndarray) -> None:
+    for x, size in ((0.12, 1.0), (0.26, 0.7), (0.86, 1.1)):
+        for y in (0.5, 0.44, 0.38):
+            half = (0.07 + 0.5 * (y - 0.44)) * size
+            _fill(picture, np.array(((x - half, y + 0.07), (x + half, y + 0.07), (x, y - 0.07))), (60, 96, 84))
+
+
+def _moon(picture: np.ndarray) -> None:
+    for x, y in ((0.1, 0.1), (0.3, 0.22), (0.45, 0.08), (0.62, 0.3), (0.2, 0.42), (0.9, 0.4), (0.55, 0.45)):
+        _disc(picture, (x, y), 0.011, (244, 244, 224))
+    _disc(picture, (0.82, 0.15), 0.08, (92, 150, 214))
+    for x, y, radius in ((0.2, 0.68, 0.07), (0.62, 0.64, 0.05), (0.8, 0.84, 0.09), (0.4, 0.88, 0.06)):
+        _fill(picture, np.array((x, y)) + _outline("ball", (0, 0), radius) * (1, 0.4), (112, 112, 120))
+
+
+def _add_night_sky(picture: np.ndarray, scene: Scene) -> None:
+    if scene.ground == "moon":
+        return
+    scale = len(picture)
+    covered = shape_mask(scene.shape, scene.centre, scene.radius)[..., None]
+    sky = picture.copy()
+    moon = round(0.82 * 16 * scale), round(0.15 * 16 * scale)  # where the sun of the beach is
+    cv2.circle(sky, moon, round(0.075 * 16 * scale), (236, 232, 206), -1, cv2.LINE_AA, 4)
+    picture[:] = covered * picture + (1 - covered) * sky
+
+
+# Drawing on the fine picture, in picture widths
+
+
+def _fixed(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(points) * len(picture) * 16).astype(np.int32)  # OpenCV's fixed point, shift 4
+
+
+def _fill(picture: np.ndarray, corners: np.ndarray, colour) -> None:
+    cv2.fillPoly(picture, [_fixed(picture, corners)], colour, cv2.LINE_AA if picture.ndim == 3 else cv2.LINE_8, 4)
+
+
+def _disc(picture: np.ndarray, centre: tuple[float, float], radius: float, colour: tuple) -> None:
+    _fill(picture, _outline("ball", centre, radius), colour)
+
+
+def _stroke(picture: np.ndarray, points: list, colour: tuple) -> None:
+    cv2.polylines(picture, [_fixed(picture, points)], False, colour, 2 * FINER, cv2.LINE_AA, 4)
