@@ -1,7 +1,6 @@
 """Edits a clip with tuned weights: inverts it once, samples each prompt from there, and writes down what was done."""
 
 import json
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from .inflate import InflatedUNet, inflate
 from .inversion import Inversion, digest_of, inversion_key
 from .jobs import MemoryPlan, Selection, ensure_prompt, unseen_words, versions
 from .memory import decoding_memory, inference_memory
+from .metrics import peak_signal_to_noise
 from .names import file_names
 from .sheet import contact_sheet, shown_frames
 from .tuned import TunedWeights, fingerprint
@@ -266,11 +266,6 @@ def _spare(folder: Path, *sources: Path) -> None:
     for name in (INVERSION, f"{RECONSTRUCTION}.mp4", SHEET, MANIFEST):
         if any((folder / name).absolute() == source.absolute() for source in sources):
             raise TavError(f"{folder / name} would be overwritten by a result of that name; choose another folder.")
-
-
-def peak_signal_to_noise(frames: Tensor, source: Tensor) -> float:
-    """PSNR of frames against their source, both in 0..1, over all pixels of the video, in dB; 100 at most."""
-    return -10 * math.log10(max((frames - source).square().mean().item(), 1e-10))
 
 
 def _selection(clip: Path, facts: dict, changed: dict) -> Selection:

@@ -1,0 +1,168 @@
+"""How good a video is: nearness to its source, steadiness, motion, and CLIP's scores of the paper's Table 1.
+
+Frames are (f, h, w, 3) float in 0..1; paths are a centre (x, y) for each frame, None where nothing is seen.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from itertools import combinations, pairwise
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import TavError
+
+Path = Sequence[tuple[float, float] | None]
+
+
+# Nearness to the source
+
+
+def peak_signal_to_noise(frames: Tensor, source: Tensor, where: Tensor | None = None) -> float:
+    """PSNR of frames against their source over all pixels of the video, in dB; 100 at most.
+
+    where: (f, h, w) bool, the pixels that count; all where left out.
+    """
+    error = (frames - source).square()
+    error = error.mean() if where is None else error[where].mean()
+    return -10 * math.log10(max(error.item(), 1e-10))
+
+
+def structural_similarity(frames: Tensor, source: Tensor) -> float:
+    """Mean SSIM (Wang et al. 2004) of frames against their source, over colours and all windows inside a frame.
+
+    Windows are Gaussians of 11 x 11 pixels and deviation 1.5, constants 0.01 and 0.03, as in the paper.
+    """
+    return float(np.mean([_ssim(*pair) for pair in zip(_arrays(frames), _arrays(source), strict=True)]))
+
+
+def _ssim(x: np.ndarray, y: np.ndarray) -> float:
+    if min(x.shape[:2]) < 11:
+        raise TavError(f"SSIM needs frames of at least 11x11 pixels, got {x.shape[1]}x{x.shape[0]}.")
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return cv2.GaussianBlur(values, (11, 11), 1.5)[5:-5, 5:-5]
+
+    x, y = x.astype(np.float64), y.astype(np.float64)  # variances are differences of squares
+    mean_x, mean_y = mean(x), mean(y)
+    variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
+    covariance = mean(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean().item()
+
+
+# Steadiness
+
+
+def constancy(readings: Sequence[Hashable]) -> float:
+    """The share of frames that read as most of them do."""
+    return max(Counter(readings).values()) / len(readings)
+
+
+def warp_error(frames: Tensor) -> float:
+    """Mean squared difference between each frame and the next one warped back onto it (Lai et al. 2018, section 4.1).
+
+    The flow is OpenCV's DIS (Kroeger et al. 2016) on the video itself. Pixels whose way forward and back does not meet
+    are hidden in one of the two frames and do not count (Sundaram et al. 2010).
+    """
+    if len(frames) < 2:
+        raise TavError("The warp error compares neighbouring frames; give a video of two or more.")
+    pictures = _arrays(frames)
+    greys = [cv2.cvtColor((255 * picture).round().astype(np.uint8), cv2.COLOR_RGB2GRAY) for picture in pictures]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    errors = []
+    for (picture, after), (grey, grey_after) in zip(pairwise(pictures), pairwise(greys), strict=True):
+        forward, backward = flow.calc(grey, grey_after, None), flow.calc(grey_after, grey, None)
+        there_and_back = forward + _warped(backward, forward)
+        length = np.square(forward).sum(2) + np.square(_warped(backward, forward)).sum(2)
+        is_seen = np.square(there_and_back).sum(2) < 0.01 * length + 0.5
+        if is_seen.any():
+            errors.append(np.square(_warped(after, forward) - picture)[is_seen].mean())
+    return float(np.mean(errors)) if errors else 1.0
+
+
+def _warped(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
+    """What lies where the flow (h, w, 2) leads from each pixel."""
+    height, width = flow.shape[:2]
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    places = columns + flow[..., 0], rows + flow[..., 1]
+    return cv2.remap(values, *places, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+# Motion
+
+
+def trajectory_correlation(path: Path, source: Path) -> float:
+    """Pearson's correlation of all x and y of two paths, each about its own mean; 0 where one of them stands still.
+
+    Frames in which nothing is seen count as standing at the mean.
+    """
+    (ours, _), (theirs, _) = _about_mean(path), _about_mean(source)
+    lengths = np.linalg.norm(ours) * np.linalg.norm(theirs)
+    return (ours * theirs).sum().item() / lengths.item() if lengths > 1e-9 else 0.0
+
+
+def centre_error(path: Path, source: Path) -> float:
+    """The mean distance of two paths, frame by frame, in the paths' own unit.
+
+    Frames in which nothing is seen count as standing at the mean of the others, or else at (0.5, 0.5).
+    """
+    (ours, our_mean), (theirs, their_mean) = _about_mean(path), _about_mean(source)
+    return np.linalg.norm(ours + our_mean - theirs - their_mean, axis=1).mean().item()
+
+
+def _about_mean(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The path (f, 2) about its mean, and its mean (2,)."""
+    seen = [centre for centre in path if centre is not None]
+    mean = np.mean(seen, axis=0) if seen else np.array((0.5, 0.5))
+    return np.array([mean if centre is None else centre for centre in path]) - mean, mean
+
+
+# CLIP
+
+
+class ClipScores(NamedTuple):
+    """Both times 100: frame_consistency, and textual_faithfulness to the prompt (Tune-A-Video, Table 1)."""
+
+    frame_consistency: float
+    textual_faithfulness: float
+
+
+class ClipScorer:
+    """Scores videos with one CLIP model of transformers, named by a folder or by its name on the hub."""
+
+    def __init__(self, name: str, device: torch.device | str = "cpu"):
+        from transformers import CLIPModel, CLIPProcessor  # slow to import
+
+        try:
+            self.model = CLIPModel.from_pretrained(name).to(device).eval()
+            self.processor = CLIPProcessor.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise TavError(
+                f"The CLIP model {name!r} cannot be opened ({reason}); give a folder with a CLIPModel and its "
+                "processor, or its name on the Hugging Face hub, such as openai/clip-vit-large-patch14."
+            ) from error
+
+    @torch.no_grad()
+    def score(self, frames: Tensor, prompt: str) -> ClipScores:
+        """The mean cosine of all pairs of frames, and of all frames with the prompt."""
+        if len(frames) < 2:
+            raise TavError("Frame consistency compares frames; give a video of two or more.")
+        pictures = list((frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        length = self.model.config.text_config.max_position_embeddings
+        inputs = self.processor(
+            text=[prompt], images=pictures, return_tensors="pt", padding=True, truncation=True, max_length=length
+        )
+        outputs = self.model(**inputs.to(self.model.device))
+        images, text = (x / x.norm(dim=-1, keepdim=True) for x in (outputs.image_embeds, outputs.text_embeds))
+        pairs = torch.stack([images[i] @ images[j] for i, j in combinations(range(len(images)), 2)])
+        return ClipScores(100 * pairs.mean().item(), 100 * (images @ text[0]).mean().item())
+
+
+def _arrays(frames: Tensor) -> list[np.ndarray]:
+    return list(frames.float().clamp(0, 1).cpu().numpy())
