@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, TunedWeightsSocket, known, strength_input
+from .host.inflate import with_tuned
+from .sockets import CATEGORY, TunedWeightsSocket, facts, known, strength_input
 
 
 class ApplyTunedWeights(io.ComfyNode):
@@ -25,4 +26,4 @@ class ApplyTunedWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, tuned_weights, strength) -> io.NodeOutput:
-        raise NotImplementedError
+        return io.NodeOutput(with_tuned(model, tuned_weights, strength), ui=facts(strength=strength))

@@ -1,6 +1,12 @@
-from comfy_api.latest import io
+import math
+import time
 
-from .sockets import ADVANCED, CATEGORY, known
+from comfy_api.latest import io
+from torch import Tensor
+
+from .host.ddim import invert_latents, sample_latents, sigmas_of
+from .host.latents import check_clean, frames_of
+from .sockets import ADVANCED, CATEGORY, facts, known
 
 
 class DDIMInvert(io.ComfyNode):
@@ -52,4 +58,21 @@ class DDIMInvert(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
-        raise NotImplementedError
+        check_clean(latent_image)
+        samples, began = frames_of(latent_image), time.perf_counter()
+        latent = invert_latents(model, positive, samples, steps)
+        told = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began}
+        if check:
+            again = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
+            told |= _reconstruction(samples, again, vae)
+        return io.NodeOutput(latent_image | latent, sigmas_of(model, steps), ui=facts(**told))
+
+
+def _reconstruction(samples: Tensor, again: Tensor, vae) -> dict:
+    """How near the way back comes to the clip: PSNR over all frames in dB, 100 at most."""
+    if vae is None:
+        peak, measured_on = (samples.max() - samples.min()).item(), "latents"
+    else:
+        samples, again, peak, measured_on = vae.decode(samples), vae.decode(again), 1.0, "pixels"
+    error = (again.to(samples) - samples).square().mean().item() / max(peak, 1e-10) ** 2
+    return {"psnr": -10 * math.log10(max(error, 1e-10)), "psnr_of": measured_on}

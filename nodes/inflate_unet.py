@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..tav_core.attention import PATTERNS
 from ..tav_core.inflate import GROUP_NORMS
+from .host.inflate import inflate
 from .sockets import ADVANCED, CATEGORY, known
 
 
@@ -50,6 +51,4 @@ class InflateUNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention, group_norm, temporal) -> io.NodeOutput:
-        from .host.inflate import inflate
-
         return io.NodeOutput(inflate(model, attention=attention, group_norm=group_norm, temporal=temporal))

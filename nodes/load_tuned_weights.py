@@ -1,7 +1,9 @@
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, TunedWeightsSocket, known, strength_input
-from .weights_folder import names_of_files
+from ..tav_core.tuned import TunedWeights
+from .host.inflate import with_tuned
+from .sockets import CATEGORY, TunedWeightsSocket, facts, known, strength_input
+from .weights_folder import file_named, names_of_files, stamp
 
 
 class LoadTunedWeights(io.ComfyNode):
@@ -33,5 +35,10 @@ class LoadTunedWeights(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, tuned_weights_name: str = "", **_settings) -> str:
+        return stamp(tuned_weights_name)
+
+    @classmethod
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
-        raise NotImplementedError
+        tuned = TunedWeights.load(file_named(tuned_weights_name))
+        return io.NodeOutput(with_tuned(model, tuned, strength), tuned, ui=facts(strength=strength, **tuned.facts))

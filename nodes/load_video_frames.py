@@ -30,7 +30,7 @@ class LoadVideoFrames(io.ComfyNode):
                     default=24,
                     min=1,
                     max=1024,
-                    tooltip="How many frames to take, 1 to 1024; tuning needs at least 2. Time and memory grow with it.",
+                    tooltip="How many frames to take, 1 to 1024; tuning needs 2. Time and memory grow with it.",
                 ),
                 io.Int.Input(
                     "start", default=0, min=0, max=1_000_000, tooltip="The first frame to take, counted from 0."
@@ -49,7 +49,7 @@ class LoadVideoFrames(io.ComfyNode):
                     min=8,
                     max=4096,
                     step=8,
-                    tooltip="Width in pixels, 8 to 4096, a multiple of 8; 512 is what Stable Diffusion 1.x knows best.",
+                    tooltip="Width in pixels, 8 to 4096, a multiple of 8; 512 suits Stable Diffusion 1.x.",
                 ),
                 io.Int.Input(
                     "height",
@@ -57,7 +57,7 @@ class LoadVideoFrames(io.ComfyNode):
                     min=8,
                     max=4096,
                     step=8,
-                    tooltip="Height in pixels, 8 to 4096, a multiple of 8; 512 is what Stable Diffusion 1.x knows best.",
+                    tooltip="Height in pixels, 8 to 4096, a multiple of 8; 512 suits Stable Diffusion 1.x.",
                 ),
                 io.Combo.Input(
                     "fit",

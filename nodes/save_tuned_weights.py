@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, TunedWeightsSocket, known
-from .weights_folder import check_prefix
+from .sockets import CATEGORY, TunedWeightsSocket, facts, known
+from .weights_folder import check_prefix, name_of, next_file
 
 
 class SaveTunedWeights(io.ComfyNode):
@@ -31,4 +31,6 @@ class SaveTunedWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, tuned_weights, filename_prefix) -> io.NodeOutput:
-        raise NotImplementedError
+        path = next_file(filename_prefix)
+        tuned_weights.save(path)
+        return io.NodeOutput(ui=facts(file=str(path), name=name_of(path)))

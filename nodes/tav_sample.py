@@ -1,6 +1,10 @@
+import time
+
 from comfy_api.latest import io
 
-from .sockets import ADVANCED, CATEGORY, known
+from .host.ddim import sample_latents
+from .host.latents import TIMESTEP, check_samplable, frames_of
+from .sockets import ADVANCED, CATEGORY, facts, known
 
 
 class TAVSample(io.ComfyNode):
@@ -42,7 +46,7 @@ class TAVSample(io.ComfyNode):
                     max=100.0,
                     step=0.1,
                     round=0.01,
-                    tooltip="How strongly the sentence guides, 0 to 100; 1 is without guidance. 7.5 to 12.5 suit edits.",
+                    tooltip="How strongly the sentence guides, 0 to 100; 1 is without guidance. Edits: 7.5 to 12.5.",
                 ),
                 io.Float.Input(
                     "eta",
@@ -60,4 +64,9 @@ class TAVSample(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
-        raise NotImplementedError
+        check_samplable(latent_image)
+        samples, began = frames_of(latent_image), time.perf_counter()
+        video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
+        kept = {name: value for name, value in latent_image.items() if name != TIMESTEP}
+        told = facts(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began)
+        return io.NodeOutput(kept | {"samples": video}, ui=told)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import folder_paths
 
+from ..tav_core.errors import TavError
+
 KEY, SUFFIX = "tune_a_video", ".safetensors"
 
 
@@ -18,9 +20,26 @@ def register_folder() -> None:
 
 def names_of_files() -> list[str]:
     """The weights in these folders; hidden ones, among them unfinished runs, are left out."""
-    return [
-        name for name in folder_paths.get_filename_list(KEY) if not any(p.startswith(".") for p in Path(name).parts)
-    ]
+    names = folder_paths.get_filename_list(KEY)
+    return [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]
+
+
+def file_named(name: str) -> Path:
+    """The path of one of `names_of_files`."""
+    if path := folder_paths.get_full_path(KEY, name):
+        return Path(path)
+    raise TavError(f"There are no tuned weights {name!r} in models/tune_a_video any more; choose others.")
+
+
+def name_of(path: Path) -> str:
+    """What Load Tuned Weights lists a file in the first of the folders as."""
+    return str(path.relative_to(folder_paths.get_folder_paths(KEY)[0]))
+
+
+def stamp(name: str) -> str:
+    """Changes when the file does."""
+    path = folder_paths.get_full_path(KEY, name)
+    return f"{os.stat(path).st_mtime_ns} {os.path.getsize(path)}" if path else ""
 
 
 def check_prefix(prefix: str) -> bool | str:

@@ -30,7 +30,7 @@ def invert(
     is told the timestep that is moved to, while the latents are still at the one before.
     """
     inverse = _on_noise(DDIMInverseScheduler, scheduler)
-    timesteps = _timesteps(inverse, num_steps)
+    timesteps = visited_timesteps(inverse, num_steps)
     trajectory = [latents]
     for step, timestep in enumerate(timesteps):
         noise = predict_noise(latents, timestep)
@@ -58,7 +58,7 @@ def sample(
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
     """
     scheduler = _on_noise(DDIMScheduler, scheduler)
-    for step, timestep in enumerate(_timesteps(scheduler, num_steps)):
+    for step, timestep in enumerate(visited_timesteps(scheduler, num_steps)):
         noise = predict_noise(latents, timestep)
         latents = scheduler.step(noise, timestep, latents, eta=eta, generator=generator).prev_sample
         if on_step:
@@ -144,7 +144,8 @@ def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInver
     return kind.from_config(config, prediction_type="epsilon", clip_sample=False)
 
 
-def _timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps: int) -> list[int]:
+def visited_timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps: int) -> list[int]:
+    """The timesteps that the network is told, in order; TavError where the schedule cannot be followed."""
     last = scheduler.config.num_train_timesteps - 1
     if not 1 <= num_steps <= last:
         raise TavError(f"The number of steps must be from 1 to {last}, got {num_steps}.")

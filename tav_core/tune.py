@@ -85,6 +85,7 @@ def tune(
     control: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
     draw: Callable[[int], tuple[Tensor, Tensor, Tensor]] | None = None,
     checkpoint: str | os.PathLike | None = None,
+    run: str | None = None,
     on_step: Callable | None = None,
 ) -> TuneReport:
     """Tunes the query projections and the temporal attention of an inflated network on one video, in place.
@@ -97,6 +98,7 @@ def tune(
     draw: step -> (latents, noise, timesteps), in place of the seeded draws.
     checkpoint: a file to go on from if it exists, written every `config.checkpoint_every` steps, at the end, and
         before an exception (also one from `on_step`, which is how a host cancels) is let through.
+    run: names what decides the result, where the caller keeps one checkpoint for each; by default `run_fingerprint`.
     on_step: called as (step, total, loss=, grad_norm=) after each step.
 
     Afterwards the trained tensors are float32, also in a half-precision network, which goes on computing in its own.
@@ -112,10 +114,9 @@ def tune(
     generator = torch.Generator(device).manual_seed(config.seed)
     draw = draw or partial(_draw, latents, scheduler.config.num_train_timesteps, generator)
     unet.keep_base_queries()
-    run = None
     if checkpoint:
         ensure_writable(Path(checkpoint).parent)
-        run = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
+        run = run or run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
 
     with _training(unet, parameters, checkpointing=resolve_checkpointing(config, unet, clean.shape, device)):
         optimizer = torch.optim.AdamW(

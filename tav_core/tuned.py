@@ -66,7 +66,7 @@ class TunedWeights:
         strength: scales the differences and the temporal attention's contribution; 0 is the inflated base exactly.
         """
         parameters = unet.trainable_parameters()
-        self._check_fits(parameters)
+        self.check_fits({name: parameter.shape for name, parameter in parameters.items()})
         unet.keep_base_queries()
         with torch.no_grad():
             for name, tensor in self.tensors.items():
@@ -77,12 +77,14 @@ class TunedWeights:
                     tensor = strength * tensor
                 parameters[name].copy_(tensor)
 
-    def _check_fits(self, parameters: Mapping[str, Tensor]) -> None:
+    def check_fits(self, shapes: Mapping[str, torch.Size]) -> None:
+        """Raises TavError where a network whose tensors of these names have these shapes cannot take the weights."""
+        own = {name: tensor.shape for name, tensor in self.tensors.items()}
         wrong = [
-            f"{name} {tuple(self.tensors[name].shape) if name in self.tensors else 'missing'} "
-            f"for {tuple(parameters[name].shape) if name in parameters else 'nothing'}"
-            for name in sorted(self.tensors.keys() | parameters.keys())
-            if name not in self.tensors or name not in parameters or self.tensors[name].shape != parameters[name].shape
+            f"{name} {tuple(own[name]) if name in own else 'missing'} "
+            f"for {tuple(shapes[name]) if name in shapes else 'nothing'}"
+            for name in sorted(own.keys() | shapes.keys())
+            if own.get(name) != shapes.get(name)
         ]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -94,19 +96,22 @@ class TunedWeights:
 
 
 def fingerprint(unet: InflatedUNet | UNet2DConditionModel, queries: Mapping[str, Tensor] | None = None) -> str:
-    """Names a base model: sha256 over its attention projections in fp16, by sorted diffusers key.
+    """Names a base model by `fingerprint_of` its weights.
 
-    queries: the query projections before tuning; by default what the network kept of them, if it was tuned. The same
-    for a folder and a single file, fp16 and fp32.
+    queries: the query projections before tuning; by default what the network kept of them, if it was tuned.
     """
     queries = queries or getattr(unet, "base_queries", None) or {}
-    weights = {
-        name: queries.get(name, tensor)
-        for name, tensor in unet.state_dict().items()
-        if (".attn1." in name or ".attn2." in name) and name.endswith("weight")
-    }
+    return fingerprint_of({name: queries.get(name, tensor) for name, tensor in unet.state_dict().items()})
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """Sha256 over a network's attention projections in fp16, by sorted diffusers key.
+
+    The same for a folder and a single file, fp16 and fp32.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().to(torch.float16).cpu().contiguous().numpy().tobytes())
+        if (".attn1." in name or ".attn2." in name) and name.endswith("weight"):
+            digest.update(name.encode())
+            digest.update(tensor.detach().to(torch.float16).cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""DDIM over a MODEL: tav_core's loops as samplers of the host, run by its CFGGuider.
+
+So injections, wrappers and the host's own batching of conditioning (ControlNet, areas, masks, ranges) act.
+"""
+
+from functools import partial
+
+import comfy.model_management
+import comfy.sample
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider, Sampler
+from diffusers import DDIMScheduler
+from einops import rearrange
+from torch import Tensor
+
+from ...tav_core.ddim import invert, sample, visited_timesteps
+from ...tav_core.errors import TavError
+from .latents import TIMESTEP
+
+
+def ddim_scheduler(patcher: ModelPatcher) -> DDIMScheduler:
+    """The MODEL's own noise schedule, with Stable Diffusion's settings for DDIM."""
+    sigmas = _sigmas(patcher).double().cpu()
+    alphas_cumprod = 1 / (sigmas**2 + 1)
+    betas = 1 - alphas_cumprod / torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
+    return DDIMScheduler(
+        num_train_timesteps=len(sigmas),
+        trained_betas=betas.tolist(),
+        timestep_spacing="leading",
+        steps_offset=1,
+        set_alpha_to_one=False,
+        clip_sample=False,
+    )
+
+
+def _sigmas(patcher: ModelPatcher) -> Tensor:
+    sampling = patcher.get_model_object("model_sampling")  # also where a node put another in its place
+    sigmas = getattr(sampling, "sigmas", None)
+    if sigmas is None or len(sigmas) != 1000:
+        raise TavError(
+            f"DDIM needs a MODEL with 1000 discrete noise levels, and this one samples by {type(sampling).__name__}; "
+            "take out the node that changes its sampling."
+        )
+    return sigmas
+
+
+def sigmas_of(patcher: ModelPatcher, num_steps: int) -> Tensor:
+    """The noise levels that `num_steps` of sampling visit, and 0, as the host's custom samplers take them."""
+    timesteps = visited_timesteps(ddim_scheduler(patcher), num_steps)
+    return torch.cat([_sigmas(patcher)[timesteps].float().cpu(), torch.zeros(1)])
+
+
+class _PredictNoise:
+    """The noise that a guided MODEL sees in latents z (1, c, f, h, w); at z * sqrt(sigma^2 + 1) the host looks for it.
+
+    Keeps the clean video that the last prediction meant, for previews.
+    """
+
+    def __init__(self, guider: CFGGuider, extra_args: dict):
+        self.guider, self.extra_args, self.clean = guider, extra_args, None
+        self.sigmas = _sigmas(guider.model_patcher)
+
+    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        sigma = self.sigmas[timestep].to(latents)
+        noisy = rearrange(latents, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
+        self.clean = self.guider(noisy, sigma.expand(len(noisy)), **self.extra_args)
+        return rearrange((noisy - self.clean) / sigma, "f c h w -> 1 c f h w")
+
+
+class _DDIM(Sampler):
+    def __init__(self, scheduler: DDIMScheduler, num_steps: int):
+        self.scheduler, self.num_steps = scheduler, num_steps
+
+    def sample(
+        self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        predict_noise = _PredictNoise(guider, extra_args)
+
+        def on_step(step: int, total: int, *, timestep: int, latents: Tensor) -> None:
+            if callback:
+                callback(step - 1, predict_noise.clean, rearrange(latents, "1 c f h w -> f c h w"), total)
+
+        latents = rearrange(self.start(noise, latent_image), "f c h w -> 1 c f h w")
+        return rearrange(self.follow(predict_noise, latents, on_step), "1 c f h w -> f c h w")
+
+
+class _Invert(_DDIM):
+    def start(self, noise: Tensor, latent_image: Tensor) -> Tensor:
+        return latent_image
+
+    def follow(self, predict_noise, latents: Tensor, on_step) -> Tensor:
+        noise = invert(predict_noise, latents, self.scheduler, self.num_steps, on_step=on_step)[-1]
+        return noise * _scale(self.scheduler, visited_timesteps(self.scheduler, self.num_steps)[0])
+
+
+class _Sample(_DDIM):
+    """timestep: of the inverted noise in `latent_image`; None for fresh noise."""
+
+    def __init__(self, scheduler: DDIMScheduler, num_steps: int, timestep: int | None, eta: float, seed: int):
+        super().__init__(scheduler, num_steps)
+        self.timestep, self.eta, self.seed = timestep, eta, seed
+
+    def start(self, noise: Tensor, latent_image: Tensor) -> Tensor:
+        return noise if self.timestep is None else latent_image / _scale(self.scheduler, self.timestep)
+
+    def follow(self, predict_noise, latents: Tensor, on_step) -> Tensor:
+        generator = torch.Generator(latents.device).manual_seed(self.seed)
+        run = partial(sample, predict_noise, latents, self.scheduler, self.num_steps, on_step=on_step)
+        return run(eta=self.eta, generator=generator if self.eta else None)
+
+
+def _scale(scheduler: DDIMScheduler, timestep: int) -> float:
+    """sqrt(sigma^2 + 1), by which the host's noisy latents are larger than z."""
+    return scheduler.alphas_cumprod[timestep].item() ** -0.5
+
+
+def invert_latents(patcher: ModelPatcher, positive: list, samples: Tensor, num_steps: int) -> dict:
+    """The LATENT that a clip came from; samples: (f, c, h, w), clean, as VAE Encode gives them."""
+    scheduler = ddim_scheduler(patcher)
+    noise = _run(patcher, _Invert(scheduler, num_steps), positive, None, 1.0, torch.zeros_like(samples), samples, 0)
+    return {"samples": noise, TIMESTEP: visited_timesteps(scheduler, num_steps)[0]}
+
+
+def sample_latents(
+    patcher: ModelPatcher, positive: list, negative: list | None, latent: dict, num_steps: int, *, cfg, eta, seed
+) -> Tensor:
+    """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or one of zeros."""
+    samples, timestep = latent["samples"], latent.get(TIMESTEP)
+    noise = comfy.sample.prepare_noise(samples, seed)
+    sampler = _Sample(ddim_scheduler(patcher), num_steps, timestep, eta, seed % 2**63)
+    return _run(patcher, sampler, positive, negative, cfg, noise, samples, seed)
+
+
+def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, noise, samples, seed: int) -> Tensor:
+    guider = CFGGuider(patcher)
+    guider.set_conds(positive, negative) if negative else guider.inner_set_conds({"positive": positive})
+    guider.set_cfg(cfg)
+    callback = latent_preview.prepare_callback(patcher, sampler.num_steps)
+    sigmas = sigmas_of(patcher, sampler.num_steps)
+    output = guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
+    # safe: where core's own samplers put what they give on
+    return output.to(comfy.model_management.intermediate_device())

@@ -1,0 +1,134 @@
+"""The miniature checkpoint in the host's own classes, with its sizes in place of Stable Diffusion's."""
+
+import json
+from pathlib import Path
+
+from comfy import model_management, sd, sd1_clip, utils
+from comfy.model_patcher import ModelPatcher
+from comfy.supported_models import SD15
+from comfy.supported_models_base import ClipTarget
+from safetensors.torch import load_file
+
+from ...tav_core.demo.miniature import STRIPED_BALL, miniature_path
+from ...tav_core.networks import clip_names
+
+CLIP = "clip_l"
+
+
+def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
+    """MODEL, CLIP and VAE; with `personalised` the LoRA that draws striped balls on "sks ball" is applied."""
+    folder = miniature_path()
+    model, clip, vae = _model(folder / "unet"), _clip(folder), _vae(folder / "vae")
+    if personalised:
+        model, clip = sd.load_lora_for_models(model, clip, load_file(STRIPED_BALL), 1.0, 1.0)
+    return model, clip, vae
+
+
+def _model(folder: Path) -> ModelPatcher:
+    config, weights = _config(folder), _weights(folder)
+    levels, width = len(config["block_out_channels"]), config["block_out_channels"][0]
+    layers = config["layers_per_block"]
+
+    class Miniature(SD15):
+        # safe: the host reads head counts from here, as they cannot be told from weights
+        unet_extra_config = {"num_heads": config["attention_head_dim"], "num_head_channels": -1}  # noqa: RUF012
+
+    # safe: the entries that model_detection.py finds in the weights of SD 1.5, with other numbers
+    settings = Miniature(
+        {
+            "image_size": 32,
+            "in_channels": config["in_channels"],
+            "out_channels": config["out_channels"],
+            "model_channels": width,
+            "channel_mult": [channels // width for channels in config["block_out_channels"]],
+            "num_res_blocks": [layers] * levels,
+            "transformer_depth": [1] * layers * levels,
+            "transformer_depth_middle": 1,
+            "transformer_depth_output": [1] * (layers + 1) * levels,
+            "context_dim": config["cross_attention_dim"],
+            "use_spatial_transformer": True,
+            "use_linear_in_transformer": False,
+            "use_temporal_attention": False,
+            "adm_in_channels": None,
+            "legacy": False,
+        }
+    )
+    names = utils.unet_to_diffusers(settings.unet_config)
+    weights = {names[name]: tensor for name, tensor in weights.items()}
+    device, offload = model_management.get_torch_device(), model_management.unet_offload_device()
+    dtype = model_management.unet_dtype(
+        model_params=utils.calculate_parameters(weights), supported_dtypes=settings.supported_inference_dtypes
+    )
+    cast = model_management.unet_manual_cast(dtype, device, settings.supported_inference_dtypes)
+    settings.set_inference_dtype(dtype, cast)
+    model = settings.get_model(weights, "")
+    model.load_model_weights(weights, "")
+    return ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
+
+
+def _clip(folder: Path) -> sd.CLIP:
+    # The keys in which the host's text encoders take their weights.
+    weights = {f"text_model.{name}": tensor for name, tensor in clip_names(_weights(folder / "text_encoder")).items()}
+    config = _config(folder / "text_encoder")
+    marks = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
+
+    class TextEncoder(sd1_clip.SDClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(
+                device,
+                textmodel_json_config=config,
+                dtype=dtype,
+                special_tokens=marks,
+                return_projected_pooled=False,
+                model_options=model_options or {},
+            )
+
+    class TextModel(sd1_clip.SD1ClipModel):
+        def __init__(self, device="cpu", dtype=None, model_options=None):
+            super().__init__(device, dtype, model_options or {}, clip_model=TextEncoder)
+
+    class Words(sd1_clip.SDTokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(
+                str(folder / "tokenizer"),
+                embedding_directory=embedding_directory,
+                embedding_size=config["hidden_size"],
+                tokenizer_data=tokenizer_data or {},
+            )
+
+    class Tokenizer(sd1_clip.SD1Tokenizer):
+        def __init__(self, embedding_directory=None, tokenizer_data=None):
+            super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=Words)
+
+    # safe: a ClipTarget is how the host itself names the pair for every family; the second layer marks SD 1.x's CLIP
+    return sd.CLIP(
+        ClipTarget(Tokenizer, TextModel), parameters=utils.calculate_parameters(weights), state_dict=[weights]
+    )
+
+
+def _vae(folder: Path) -> sd.VAE:
+    config = _config(folder)
+    width = config["block_out_channels"][0]
+    sizes = {
+        "double_z": True,
+        "z_channels": config["latent_channels"],
+        "resolution": config["sample_size"],
+        "in_channels": config["in_channels"],
+        "out_ch": config["out_channels"],
+        "ch": width,
+        "ch_mult": [channels // width for channels in config["block_out_channels"]],
+        "num_res_blocks": config["layers_per_block"],
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    }
+    # safe: `config` is how the host takes a VAE of other sizes; it renames diffusers' keys by itself
+    return sd.VAE(_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
+
+
+def _config(folder: Path) -> dict:
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def _weights(folder: Path) -> dict:
+    (file,) = folder.glob("*.safetensors")
+    return {name: tensor.float() for name, tensor in load_file(file).items()}

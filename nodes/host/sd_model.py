@@ -1,0 +1,67 @@
+"""What a MODEL is: its family, where its blocks are, and what its parts are called in diffusers."""
+
+from comfy import utils
+from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from ...tav_core.errors import TavError
+from ...tav_core.families import family_of_config
+
+UNET = "diffusion_model."
+
+
+def unet_config(patcher: ModelPatcher) -> dict:
+    # safe: the host's own key maps for LoRAs are made of it
+    return patcher.model.model_config.unet_config
+
+
+def family_of(patcher: ModelPatcher) -> str:
+    """Tells "sd1" or "sd2"; for any other MODEL, a TavError says what it is."""
+    network, config = patcher.model.diffusion_model, unet_config(patcher)
+    if not isinstance(network, UNetModel) or config.get("use_temporal_attention") or config.get("dims", 2) != 2:
+        raise TavError(
+            f"This MODEL is {type(patcher.model).__name__}, and Tune-A-Video is made for Stable Diffusion 1.x and 2.x: "
+            "load a full checkpoint of one of these."
+        )
+    told = {
+        "in_channels": config["in_channels"],
+        "cross_attention_dim": config.get("context_dim"),
+        "use_linear_projection": config.get("use_linear_in_transformer"),
+        "num_class_embeds": config.get("num_classes"),
+    }
+    return family_of_config(told, "This MODEL")
+
+
+def host_names(patcher: ModelPatcher) -> dict[str, str]:
+    """diffusers' names of the UNet's tensors -> the MODEL's, of those that it has."""
+    weights = patcher.model.diffusion_model.state_dict()
+    # safe: the map by which the host applies LoRAs in diffusers' names; it also names tensors that no model has
+    names = utils.unet_to_diffusers(unet_config(patcher))
+    return {theirs: UNET + ours for theirs, ours in names.items() if ours in weights}
+
+
+def block_paths(patcher: ModelPatcher) -> dict[str, str]:
+    """The transformer blocks, by diffusers' paths: -> their paths in the MODEL's UNet."""
+    end = ".attn1.to_q.weight"
+    names = host_names(patcher).items()
+    return {theirs[: -len(end)]: ours[len(UNET) : -len(end)] for theirs, ours in names if theirs.endswith(end)}
+
+
+def transformer_blocks(unet: UNetModel) -> dict[str, BasicTransformerBlock]:
+    return {name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
+
+
+def residual_norms(unet: UNetModel) -> list[nn.GroupNorm]:
+    """The GroupNorms of the residual blocks and of the output; those inside transformers stay per frame."""
+    inside = {id(norm) for m in unet.modules() if isinstance(m, SpatialTransformer) for norm in m.modules()}
+    return [norm for norm in unet.modules() if isinstance(norm, nn.GroupNorm) and id(norm) not in inside]
+
+
+def attention_places(patcher: ModelPatcher) -> list[tuple[str, int]]:
+    """(block, number) of each transformer, as the host's attention patches count them."""
+    kinds = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
+    parts = [path.split(".") for path in block_paths(patcher).values()]
+    # safe: openaimodel.py names blocks so, and the middle one always 0
+    return [(kinds[kind], 0 if kind == "middle_block" else int(number)) for kind, number, *_ in parts]

@@ -1,0 +1,65 @@
+"""The weights of a MODEL as a diffusers network, LoRAs and all."""
+
+from collections.abc import Iterator
+
+import comfy.lora
+import torch
+from comfy.model_patcher import ModelPatcher
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from ...tav_core.networks import diffusers_network
+from ...tav_core.tuned import fingerprint_of
+from .inflate import QueryDifference
+from .sd_model import host_names, unet_config
+
+
+def diffusers_unet(patcher: ModelPatcher, device: torch.device) -> tuple[UNet2DConditionModel, str]:
+    """A copy of the network as the MODEL computes with it, but for tuned weights, and its base's fingerprint.
+
+    The fingerprint leaves LoRAs out, so that the same checkpoint is known again with others. All is in the precision
+    that the host computes in. The MODEL, loaded or not, is left as it is.
+    """
+    dtype, tensors, attention = patcher.model.get_dtype_inference(), {}, {}
+    for name, weight, patches in _weights(patcher):
+        if ".attn" in name:
+            attention[name] = weight.to(torch.float16)
+        if patches:
+            weight = comfy.lora.calculate_weight(patches, weight, name)
+        tensors[name] = weight.to(device, dtype)
+    config = diffusers_config(unet_config(patcher))
+    network = diffusers_network(UNet2DConditionModel, config, tensors, "The UNet of this MODEL")
+    return network, fingerprint_of(attention)
+
+
+def _weights(patcher: ModelPatcher) -> Iterator[tuple[str, Tensor, list]]:
+    """(diffusers' name, a float32 copy of the unpatched weight, what others than we patch onto it)."""
+    # safe: what core's ModelSave and merging read weights from; it looks through a loaded model's patches
+    stored = patcher.get_key_patches("diffusion_model.")
+    for name, key in host_names(patcher).items():
+        (weight, convert), *patches = stored[key]
+        copy = convert(weight.to("cpu", torch.float32, copy=True), inplace=True)
+        yield name, copy, [patch for patch in patches if not isinstance(patch[1], QueryDifference)]
+
+
+def diffusers_config(host: dict) -> dict:
+    """The config of diffusers' UNet for one of the host's."""
+    levels = len(host["channel_mult"])
+    channels = [host["model_channels"] * times for times in host["channel_mult"]]
+    layers, depths = host["num_res_blocks"][0], list(host["transformer_depth"])
+    attends = [any(depths[layers * level : layers * (level + 1)]) for level in range(levels)]
+    down = ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends]
+    up = ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)]
+    width = host.get("num_head_channels", -1)
+    return {
+        "in_channels": host["in_channels"],
+        "out_channels": host["out_channels"],
+        "block_out_channels": channels,
+        "down_block_types": down,
+        "up_block_types": up,
+        "layers_per_block": layers,
+        "cross_attention_dim": host["context_dim"],
+        # diffusers calls the number of heads so
+        "attention_head_dim": [c // width for c in channels] if width > 0 else host["num_heads"],
+        "use_linear_projection": bool(host.get("use_linear_in_transformer")),
+    }
