@@ -9,6 +9,7 @@ from tests.find_comfyui import find_comfyui
 from tests.host import assets
 from tests.host.client import Client
 from tests.host.server import Server
+from tests.host.workflows import ending_in, small, workflow
 
 
 def missing() -> str | None:
@@ -61,6 +62,15 @@ def new_server(comfyui, models, tmp_path_factory):
 def server(new_server):
     with new_server() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tuned(server) -> str:
+    """The name of tuned weights as the workflows that load some expect it."""
+    prompt = ending_in(small("tune-and-edit"), "save_weights")
+    run = Client(server).run(prompt)
+    assert run.status == "success", run.sentence
+    return workflow("edit-with-saved-weights")["weights"]["inputs"]["tuned_weights_name"]
 
 
 @pytest.fixture

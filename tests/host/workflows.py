@@ -34,14 +34,27 @@ def small(name: str, changes: dict | None = None) -> dict:
 
 
 def changed(prompt: dict, changes: dict) -> dict:
-    """A copy with other inputs: {node: {input: value}}; a value of None takes the input away."""
+    """A copy with other inputs, {node: {input: value}}, with other nodes, {node: new("Kind", ...)}, or less: None."""
     prompt = json.loads(json.dumps(prompt))
-    for node, inputs in changes.items():
-        prompt[node]["inputs"] |= inputs
-        prompt[node]["inputs"] = {key: value for key, value in prompt[node]["inputs"].items() if value is not None}
+    for name, change in changes.items():
+        if "class_type" in change:
+            prompt[name] = change
+        else:
+            inputs = prompt[name]["inputs"] | change
+            prompt[name]["inputs"] = {key: value for key, value in inputs.items() if value is not None}
     return prompt
 
 
-def without_outputs(prompt: dict) -> dict:
-    """The same without the nodes that write files, to end in another output."""
-    return {name: node for name, node in prompt.items() if node["class_type"] not in ("SaveVideo", "LossGraphNode")}
+def new(kind: str, **inputs) -> dict:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def ending_in(prompt: dict, *names: str) -> dict:
+    """The part of a workflow that these nodes need."""
+    needed, found = {}, list(names)
+    while found:
+        name = found.pop()
+        needed[name] = prompt[name]
+        inputs = prompt[name]["inputs"].values()
+        found += [value[0] for value in inputs if isinstance(value, list) and value[0] not in needed]
+    return needed

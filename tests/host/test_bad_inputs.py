@@ -1,0 +1,256 @@
+"""Whatever is wrong is told in a sentence, at once or by the node, and leaves a healthy server and no file behind."""
+
+import re
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from tav_core.families import UNET
+from tests.host import assets
+from tests.host.client import Client, RefusedPromptError
+from tests.host.workflows import changed, ending_in, new, small
+
+LOADED = ["weights", 0]
+UNINFLATED = ["checkpoint", 0]
+ONE_FRAME = {"clip": {"frames": 1}}
+SECOND_SENTENCE = {"other": new("CLIPTextEncode", text="a dog", clip=["checkpoint", 1])}
+SD3 = {"sd3": new("UNETLoader", unet_name="sd3.safetensors", weight_dtype="default")}
+INPAINTING = {"inpainting": new("UNETLoader", unet_name="inpainting.safetensors", weight_dtype="default")}
+
+
+def clip(words, **inputs):
+    return "tune-and-edit", {"clip": inputs}, words
+
+
+def weights(words, name):
+    return "edit-with-saved-weights", {"weights": {"tuned_weights_name": name}}, words
+
+
+def prefix(words, text):
+    return "tune-and-edit", {"save_weights": {"filename_prefix": text}}, words
+
+
+def tune(words, changes=None, **inputs):
+    return "tune-and-edit", (changes or {}) | {"tune": inputs}, words
+
+
+def edit(words, changes=None, **inputs):
+    return "edit-with-saved-weights", (changes or {}) | {"sample": inputs}, words
+
+
+def invert(words, changes=None, **inputs):
+    return "edit-with-saved-weights", (changes or {}) | {"invert": inputs}, words
+
+
+# Name of the case: workflow, what is changed in it, and what the answer must say (host's own words where it looks).
+CASES = {
+    # clips
+    "no such clip": clip(r"no video 'gone\.mp4'.*choose another", video="gone.mp4"),
+    "clip without a name": clip(r"video", video=""),
+    "a folder as clip": clip(r"no video 'folder'", video="folder"),
+    "a text as clip": clip(r"text\.mp4.*", video="text.mp4"),
+    "an empty clip": clip(r"empty\.mp4.*", video="empty.mp4"),
+    "a clip cut short": clip(r"cut\.mp4.*", video="cut.mp4"),
+    "a clip above the folder": clip(r"folder", video="../server.log"),
+    "a clip far above the folder": clip(r"folder", video="../../../../../../etc/passwd"),
+    "a clip below and above": clip(r"folder", video="folder/../../server.log"),
+    "an absolute clip": clip(r"folder", video="/etc/passwd"),
+    "a clip behind backslashes": clip(r"\.mp4|folder", video="..\\..\\server.log"),
+    "a clip on a drive": clip(r"no video|folder", video="C:\\Windows\\win.ini"),
+    "a clip above the output folder": clip(r"folder", video="../server.log [output]"),
+    "an absolute clip in output": clip(r"folder", video="/etc/passwd [output]"),
+    "a clip above the temp folder": clip(r"folder", video="../../server.log [temp]"),
+    "a clip with a NUL": clip(r"video|folder", video="a\0.mp4"),
+    "a clip with a name without end": clip(r"video", video="a" * 5000 + ".mp4"),
+    "no frames": clip(r"smaller than min", frames=0),
+    "more frames than there are": clip(r"only 12 of 12 frames", frames=13),
+    "a start behind the end": clip(r"only 12 frames.*start earlier", start=12),
+    "a stride too long": clip(r"only 2 of 12 frames", stride=6),
+    "a negative stride": clip(r"smaller than min", stride=-1),
+    "a width between multiples of 8": clip(r"multiples of 8; try 64x64", width=63),
+    "a fit that is none": clip(r"not in list", fit="squeeze"),
+    "words for a number": clip(r"[Ff]ailed to convert", frames="many"),
+    # models
+    "another family of models": (
+        "tune-and-edit",
+        SD3 | {"inflate": {"model": ["sd3", 0]}},
+        r"SD3.*Stable Diffusion 1|Stable Diffusion 1.*SD3",
+    ),
+    "an inpainting model": (
+        "tune-and-edit",
+        INPAINTING | {"inflate": {"model": ["inpainting", 0]}},
+        r"npaint|channels",
+    ),
+    "an attention that is none": ("tune-and-edit", {"inflate": {"attention": "sideways"}}, r"not in list"),
+    "a model where a latent belongs": ("tune-and-edit", {"invert": {"latent_image": UNINFLATED}}, r"mismatched type"),
+    "tuned weights that a node does not give": (
+        "tune-and-edit",
+        {"save_weights": {"tuned_weights": ["tune", 0]}},
+        r"mismatched type",
+    ),
+    # tuning
+    "tuning a model that is not inflated": tune(r"Inflate", model=UNINFLATED),
+    "tuning on one frame": tune(r"frame", ONE_FRAME),
+    "tuning without steps": tune(r"smaller than min", steps=0),
+    "tuning at no rate": tune(r"smaller than min", learning_rate=0),
+    "tuning at a negative rate": tune(r"smaller than min", learning_rate=-1e-5),
+    "tuning at a rate of 1": tune(r"bigger than max", learning_rate=1),
+    "a negative seed": tune(r"smaller than min", seed=-1),
+    "a precision that is none": tune(r"not in list", mixed_precision="int3"),
+    "tuning on nothing": tune(r"latents", latents=None),
+    "tuning with two sentences": tune(
+        r"one|single",
+        SECOND_SENTENCE
+        | {"two": new("ConditioningCombine", conditioning_1=["caption", 0], conditioning_2=["other", 0])},
+        positive=["two", 0],
+    ),
+    "tuning with an area": tune(
+        r"area|whole",
+        {"area": new("ConditioningSetArea", conditioning=["caption", 0], width=64, height=64, x=0, y=0, strength=1.0)},
+        positive=["area", 0],
+    ),
+    "tuning with a range": tune(
+        r"range|steps",
+        {"range": new("ConditioningSetTimestepRange", conditioning=["caption", 0], start=0.2, end=0.8)},
+        positive=["range", 0],
+    ),
+    "tuning on latents of another family": tune(
+        r"channels|16",
+        {"latents16": new("EmptySD3LatentImage", width=64, height=64, batch_size=3)},
+        latents=["latents16", 0],
+    ),
+    # tuned weights
+    "no such weights": weights(r"not in list|no .*'gone", "gone.safetensors"),
+    "weights above the folder": weights(
+        r"not in list|folder", f"../checkpoints/{assets.CHECKPOINT}"
+    ),
+    "absolute weights": weights(r"not in list|folder", "/etc/passwd"),
+    "weights behind backslashes": weights(r"not in list|folder", f"..\\checkpoints\\{assets.CHECKPOINT}"),
+    "annotated weights": weights(r"not in list|folder", "man-skiing_00001.safetensors [output]"),
+    "weights that are a LoRA": weights(r"lora\.safetensors", "lora.safetensors"),
+    "weights cut short": weights(r"cut\.safetensors", "cut.safetensors"),
+    "weights that are a text": weights(r"text\.safetensors", "text.safetensors"),
+    "weights of other shapes": weights(r"do not fit", "other.safetensors"),
+    "weights with NaN in them": weights(r"NaN|finite", "nan.safetensors"),
+    "too strong": ("edit-with-saved-weights", {"weights": {"strength": 3}}, r"bigger than max"),
+    "weights for another family of models": (
+        "edit-with-saved-weights",
+        SD3 | {"weights": {"model": ["sd3", 0]}},
+        r"SD3",
+    ),
+    "a name above the folder": prefix(r"models/tune_a_video", "../../escaped"),
+    "an absolute name": prefix(r"models/tune_a_video", "/tmp/escaped"),
+    "a name behind backslashes": prefix(r"models/tune_a_video", "..\\..\\escaped"),
+    "a name on a drive": prefix(r"models/tune_a_video", "C:\\escaped"),
+    "a name among the runs": prefix(r"models/tune_a_video", ".runs/escaped"),
+    "no name": prefix(r"models/tune_a_video", ""),
+    "a name with a NUL": prefix(r"models/tune_a_video", "a\0b"),
+    "a name without end": prefix(r"models/tune_a_video", "a" * 5000),
+    # inverting and sampling
+    "inverting a latent of another family": invert(
+        r"channels|16",
+        {"latents16": new("EmptySD3LatentImage", width=64, height=64, batch_size=3)},
+        latent_image=["latents16", 0],
+    ),
+    "inverting without steps": invert(r"smaller than min", steps=0),
+    "inverting in too many steps": invert(r"bigger than max", steps=1000),
+    "inverting with two sentences": invert(
+        r"one|single",
+        SECOND_SENTENCE
+        | {"two": new("ConditioningCombine", conditioning_1=["nothing", 0], conditioning_2=["other", 0])},
+        positive=["two", 0],
+    ),
+    "sampling from a clip that is not inverted": edit(r"DDIM Invert|DDIMInvert", latent_image=["latents", 0]),
+    "sampling with a model that is not inflated": edit(r"Inflate", model=UNINFLATED),
+    "sampling another number of frames": edit(
+        r"frames",
+        {"part": new("RepeatLatentBatch", samples=["latents", 0], amount=2)},
+        latent_image=["part", 0],
+    ),
+    "sampling without steps": edit(r"smaller than min", steps=0),
+    "negative guidance": edit(r"smaller than min", cfg=-1),
+    "too much noise per step": edit(r"bigger than max", eta=1.5),
+    "sampling latents of another family": edit(
+        r"channels|16",
+        {"latents16": new("EmptySD3LatentImage", width=64, height=64, batch_size=3)},
+        latent_image=["latents16", 0],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def prepared(server, tuned):
+    """A server on which the workflows run, with some bad files beside the good ones."""
+    inputs, folder = server.base / "input", server.base / "models" / "tune_a_video"
+    (inputs / "folder").mkdir()
+    (inputs / "text.mp4").write_text("This is no video.")
+    (inputs / "empty.mp4").write_bytes(b"")
+    (inputs / "cut.mp4").write_bytes((inputs / assets.CLIP).read_bytes()[:700])
+    (folder / "text.safetensors").write_text("These are no weights.")
+    (folder / "cut.safetensors").write_bytes((folder / tuned).read_bytes()[:5000])
+    (folder / "lora.safetensors").write_bytes((server.base / "models" / "loras" / assets.LORA).read_bytes())
+    with safe_open(folder / tuned, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(folder / tuned)
+    save_file(
+        {name: tensor[..., :8].contiguous() for name, tensor in tensors.items()}, folder / "other.safetensors", metadata
+    )
+    next(iter(tensors.values()))[0] = torch.nan
+    save_file(tensors, folder / "nan.safetensors", metadata)
+    write_other_unets(server.base / "models")
+    return server
+
+
+def write_other_unets(models):
+    """An SD3 and an inpainting UNet, of which only what the host tells them by is right."""
+    folder = models / "diffusion_models"
+    folder.mkdir(exist_ok=True)
+    shapes = {
+        "joint_blocks.0.context_block.attn.qkv.weight": (192, 64),
+        "x_embedder.proj.weight": (64, 16, 2, 2),
+        "final_layer.linear.weight": (64, 64),
+        "context_embedder.weight": (64, 4096),
+        "y_embedder.mlp.0.weight": (64, 2048),
+        "pos_embed": (1, 64, 64),
+    }
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "sd3.safetensors")
+    with safe_open(models / "checkpoints" / assets.CHECKPOINT, "pt") as file:
+        names = [name for name in file.keys() if name.startswith(UNET)]  # noqa: SIM118  safe_open has no other way
+        unet = {name.removeprefix(UNET): file.get_tensor(name) for name in names}
+    unet["input_blocks.0.0.weight"] = unet["input_blocks.0.0.weight"].repeat(1, 3, 1, 1)[:, :9].contiguous()
+    save_file(unet, folder / "inpainting.safetensors")
+
+
+@pytest.fixture(scope="module")
+def files_before(prepared):
+    return prepared.files()
+
+
+def answer(client: Client, prompt: dict) -> list[str]:
+    """What the server says against a prompt, before it runs or while it does."""
+    try:
+        run = client.run(prompt)
+    except RefusedPromptError as refused:
+        return refused.sentences
+    assert run.status == "error", f"This ran to {run.status}"
+    # Such an error is one that nobody foresaw.
+    assert not re.match("Attribute|Key|Index|Type|Runtime|Assertion", run.end["exception_type"]), run.sentence
+    return [run.sentence]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_it_is_told_in_a_sentence(prepared, files_before, case):
+    client = Client(prepared)
+    name, changes, words = CASES[case]
+    prompt = changed(small(name), changes)
+    outputs = ["save_weights", "save"] if name == "tune-and-edit" else ["save"]
+    sentences = answer(client, ending_in(prompt, *outputs))
+    assert any(re.search(words, sentence, re.DOTALL) for sentence in sentences), sentences
+    assert prepared.files() == files_before
+    assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
+
+
+def test_the_server_still_works_after_all_of_them(prepared, client):
+    assert client.run(small("edit-with-saved-weights")).status == "success"

@@ -1,0 +1,145 @@
+"""Progress, previews, Cancel, power cuts: what the server says while it works, and that no work is lost."""
+
+import io
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from tests.host.client import Client, Event
+from tests.host.workflows import ending_in, small
+
+STEPS = 6
+
+
+def tuning(prefix: str, steps: int = STEPS, **settings) -> dict:
+    changes = {"tune": {"steps": steps, **settings}, "save_weights": {"filename_prefix": prefix}}
+    return ending_in(small("tune-and-edit", changes), "save_weights")
+
+
+def editing(steps: int, text: str) -> dict:
+    changes = {"sample": {"steps": steps}, "edit": {"text": text}}
+    return ending_in(small("edit-with-saved-weights", changes), "save")
+
+
+def at_step(node: str, step: int, prompt_id: str):
+    def reached(event: Event) -> bool:
+        ours = event.type == "progress" and event.node == node and event.data["prompt_id"] == prompt_id
+        return ours and event.data["value"] >= step
+
+    return reached
+
+
+def steps_of(run, node: str) -> list[int]:
+    return [event.data["value"] for event in run.of(node, "progress")]
+
+
+def interrupted_at(client: Client, prompt: dict, node: str, step: int):
+    prompt_id = client.queue(prompt)
+    client.wait_for(at_step(node, step, prompt_id))
+    client.interrupt()
+    return client.finish(prompt_id)
+
+
+@pytest.fixture
+def weights(server):
+    def load(prefix: str) -> dict[str, torch.Tensor]:
+        return load_file(server.base / "models" / "tune_a_video" / f"{prefix}_00001.safetensors")
+
+    return load
+
+
+@pytest.fixture
+def forget(server, client):
+    """Makes the server forget all results and all runs, as if it had never tuned."""
+
+    def forget():
+        client.free()
+        shutil.rmtree(server.base / "models" / "tune_a_video" / ".runs", ignore_errors=True)
+
+    return forget
+
+
+def test_tuning_tells_each_step_in_order_and_shows_a_picture_at_each_validation(client, tuned):
+    run = client.run(tuning("told", seed=1, validate_every=2))
+    assert run.status == "success", run.sentence
+    told = run.of("tune", "progress", "preview")
+    assert steps_of(run, "tune") == list(range(1, STEPS + 1))
+    assert {event.data["max"] for event in told if event.type == "progress"} == {STEPS}
+    shown = [i for i, event in enumerate(told) if event.type == "preview"]
+    done = [sum(event.type == "progress" for event in told[: i + 1]) for i in shown]
+    assert len(shown) == STEPS // 2
+    assert all(steps in (2 * n, 2 * n - 1) for n, steps in enumerate(done, 1)), done  # with the step, or just before
+    assert Image.open(io.BytesIO(told[shown[0]].image)).size >= (8, 8)
+
+
+def test_sampling_tells_each_step_in_order_with_a_picture(client, tuned):
+    run = client.run(editing(5, "told"))
+    assert run.status == "success", run.sentence
+    assert steps_of(run, "sample") == [1, 2, 3, 4, 5]
+    assert len(run.of("sample", "preview")) == 5
+    order = [event.node for event in run.events if event.type == "executing" and event.node]
+    assert order.index("sample") < order.index("decode") < order.index("save")
+
+
+def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_one_does(
+    client, tuned, weights, forget
+):
+    assert client.run(tuning("whole", seed=2)).status == "success"
+    forget()
+    run = interrupted_at(client, tuning("cut", seed=2), "tune", 2)
+    assert run.status == "interrupted"
+    done = steps_of(run, "tune")[-1]
+    assert done <= 4  # the step in which the word came is ended, and one that ended while it was under way
+    assert "save_weights" not in run.executed
+
+    again = client.run(tuning("cut", seed=2))
+    assert again.status == "success", again.sentence
+    assert steps_of(again, "tune")[-1] == STEPS
+    assert len(steps_of(again, "tune")) < STEPS
+    whole, cut = weights("whole"), weights("cut")
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_finished_tuning_is_not_done_again(client, tuned, weights):
+    first = client.run(tuning("first", seed=3))
+    assert first.status == "success", first.sentence
+    client.free()  # the host's cache is gone, our files are not
+    second = client.run(tuning("second", seed=3))
+    assert "tune" in second.executed
+    assert len(steps_of(second, "tune")) <= 1
+    ours, theirs = weights("first"), weights("second")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_interrupted_edit_stops_within_a_step_and_the_next_prompt_runs(client, tuned):
+    run = interrupted_at(client, editing(40, "cut"), "sample", 3)
+    assert run.status == "interrupted"
+    assert steps_of(run, "sample")[-1] <= 5
+    assert client.run(editing(3, "next")).status == "success"
+
+
+def test_an_interrupted_inversion_stops_within_a_step(client, tuned):
+    prompt = small("edit-with-saved-weights", {"invert": {"steps": 60}})
+    run = interrupted_at(client, ending_in(prompt, "save"), "invert", 3)
+    assert run.status == "interrupted"
+    assert steps_of(run, "invert")[-1] <= 5
+
+
+def test_a_tuning_that_was_killed_goes_on_when_the_server_is_back(server, tuned, weights, forget):
+    client = Client(server)
+    assert client.run(tuning("unharmed", seed=4)).status == "success"
+    client.free()
+    shutil.rmtree(server.base / "models" / "tune_a_video" / ".runs")
+    prompt_id = client.queue(tuning("killed", seed=4))
+    client.wait_for(at_step("tune", 4, prompt_id))
+    server.kill()
+    server.start()
+    client = Client(server)
+    run = client.run(tuning("killed", seed=4))
+    assert run.status == "success", run.sentence
+    unharmed, killed = weights("unharmed"), weights("killed")
+    assert all(torch.equal(unharmed[name], killed[name]) for name in unharmed)
