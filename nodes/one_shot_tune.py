@@ -41,7 +41,12 @@ class OneShotTune(io.ComfyNode):
                     tooltip="AdamW's step size, 1e-8 to 0.1; 3e-5 is the paper's.",
                 ),
                 io.Int.Input(
-                    "seed", default=0, min=0, max=2**63 - 1, tooltip="Draws the noise and the timesteps of each step."
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=io.ControlAfterGenerate.fixed,  # else each queueing tunes anew
+                    tooltip="Draws the noise and the timesteps of each step.",
                 ),
                 io.Combo.Input(
                     "mixed_precision",
