@@ -1,11 +1,14 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import TavError
+from ..tav_core.errors import TavError, need
 from ..tav_core.pictures import FITS
-from ..tav_core.video import check_size
+from ..tav_core.video import check_size, read_frames, take_frames
+from .host.clips import opened
 from .host.input_files import input_file, stamp, videos_in_input_folder
 from .host.previews import animated
 from .sockets import ADVANCED, CATEGORY, facts, known
+
+MOST = 4096  # pixels a side
 
 
 class LoadVideoFrames(io.ComfyNode):
@@ -47,7 +50,7 @@ class LoadVideoFrames(io.ComfyNode):
                     "width",
                     default=512,
                     min=8,
-                    max=4096,
+                    max=MOST,
                     step=8,
                     tooltip="Width in pixels, 8 to 4096, a multiple of 8; 512 suits Stable Diffusion 1.x.",
                 ),
@@ -55,7 +58,7 @@ class LoadVideoFrames(io.ComfyNode):
                     "height",
                     default=512,
                     min=8,
-                    max=4096,
+                    max=MOST,
                     step=8,
                     tooltip="Height in pixels, 8 to 4096, a multiple of 8; 512 suits Stable Diffusion 1.x.",
                 ),
@@ -92,6 +95,7 @@ class LoadVideoFrames(io.ComfyNode):
     def validate_inputs(cls, video: str = "", width: int = 512, height: int = 512) -> bool | str:
         try:
             check_size((width, height))
+            need(max(width, height) <= MOST, "The size", f"{width}x{height}", f"at most {MOST}x{MOST}")
             if video:  # empty where a clip is connected and there is no file
                 input_file(video)
         except TavError as error:
@@ -104,9 +108,12 @@ class LoadVideoFrames(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, frames, start, stride, width, height, fit, clip=None) -> io.NodeOutput:
-        size = (width, height)
-        with clip_on_disk(clip) if clip is not None else input_file(video) as (path, window):
-            images, fps = read_frames(path, frames, size=size, start=start, stride=stride, fit=fit, **window)
+        how = {"size": (width, height), "start": start, "stride": stride, "fit": fit}
+        if clip is None:
+            images, fps = read_frames(input_file(video), frames, **how)
+        else:
+            with opened(clip) as pictures:
+                images, fps = take_frames(pictures, frames, **how)
         shown = animated(images, fps, cls)
-        told = facts(frames=len(images), fps=fps, width=width, height=height, file=None if clip else video)
+        told = facts(frames=len(images), fps=fps, width=width, height=height, file=video if clip is None else None)
         return io.NodeOutput(images, fps, len(images), ui=shown | told)

@@ -33,6 +33,7 @@ class VideoFile:
     """A video file as a source of pictures: its timeline, and any of its pictures in the order they are shown.
 
     `times` holds a number for each picture: its pts where packets tell the timeline, its place where decoding did.
+    `moments` holds the seconds at which each is shown, None where the file does not say.
     `keyframes` holds the pts at which decoding may begin; it is empty where only decoding from the start is safe.
     """
 
@@ -96,6 +97,7 @@ class VideoFile:
             time_base = stream.time_base
         self.times = sorted({pts for pts, _ in packets if pts is not None})
         self.keyframes = sorted(pts for pts, is_keyframe in packets if is_keyframe and pts is not None)
+        self.moments = [float(pts * time_base) for pts in self.times]
         starts_with_keyframe = self.keyframes[:1] == self.times[:1]  # pictures before it may never be shown
         if is_cut_short(self.path) or len(self.times) < len(packets) or not starts_with_keyframe:
             raise _Lost
@@ -112,7 +114,7 @@ class VideoFile:
                     whole = whole and not packet.is_corrupt
             except FFmpegError:
                 whole = False
-        self.times, self.keyframes = range(len(moments)), []
+        self.times, self.keyframes, self.moments = range(len(moments)), [], moments
         # What mov and mp4 state includes what an edit list cuts away; there, an early end shows in other ways.
         if not whole or (packets < self.stated and "mov" not in self.format):
             raise self._damaged()

@@ -2,10 +2,11 @@
 
 import math
 import os
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import av
 import numpy as np
@@ -48,17 +49,39 @@ def read_frames(
     from 720 lines on, BT.601 below. Raises TavError for every wrong option and every missing or damaged file.
     """
     path = Path(path)
-    width, height = check_size(size)
-    if fit not in FITS:
-        raise TavError(f"The fit is {fit!r}, which is unknown; choose one of {', '.join(FITS)}.")
-    _check_selection(num_frames, start, stride)
+    _check(num_frames, size, start, stride, fit)
     if not path.exists():
         raise TavError(f"There is no file or folder {path}; check the path of the video.")
     source = ImageFolder(path) if path.is_dir() else VideoFile(path)
+    return take_frames(source, num_frames, size=size, start=start, stride=stride, fit=fit, name=str(path))
+
+
+class Pictures(Protocol):
+    """A source of pictures: how many, how fast (1/s), and the chosen ones, uint8 (h, w, 3)."""
+
+    num_frames: int
+    fps: float
+
+    def pictures(self, chosen: Sequence[int]) -> Iterable[np.ndarray]: ...
+
+
+def take_frames(
+    source: Pictures,
+    num_frames: int,
+    *,
+    size: int | tuple[int, int] = 512,
+    start: int = 0,
+    stride: int = 0,
+    fit: str = "crop",
+    name: str = "The clip",
+) -> Clip:
+    """As `read_frames`, from pictures that are open already; `name` begins the errors."""
+    _check(num_frames, size, start, stride, fit)
+    width, height = check_size(size)
     try:
         chosen = select_frames(source.num_frames, num_frames, start, stride)
     except TavError as error:
-        raise TavError(f"{path}: {error}") from None
+        raise TavError(f"{name}: {error}") from None
     frames = torch.empty(num_frames, height, width, 3)
     for kept, picture in zip(frames, source.pictures(chosen), strict=True):
         kept.copy_(torch.from_numpy(fitted(picture, width, height, fit))).div_(255)
@@ -128,6 +151,13 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
         got, nearest = ("x".join(map(str, s)) for s in (sides, [max(8, round(side / 8) * 8) for side in sides]))
         raise TavError(f"The size is {got}, but Stable Diffusion's VAE needs multiples of 8; try {nearest}.")
     return sides
+
+
+def _check(num_frames: int, size, start: int, stride: int, fit: str) -> None:
+    check_size(size)
+    if fit not in FITS:
+        raise TavError(f"The fit is {fit!r}, which is unknown; choose one of {', '.join(FITS)}.")
+    _check_selection(num_frames, start, stride)
 
 
 def _check_selection(num_frames: int, start: int, stride: int) -> None:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import torch
+import torch.nn.functional as F
 from comfy import model_management, sd, sd1_clip, utils
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models import SD15
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from ...tav_core.demo.miniature import STRIPED_BALL, miniature_path
 from ...tav_core.networks import clip_names
 
-CLIP = "clip_l"
+HOST_WORDS = 49408
 
 
 def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
@@ -70,6 +72,10 @@ def _clip(folder: Path) -> sd.CLIP:
     # The keys in which the host's text encoders take their weights.
     weights = {f"text_model.{name}": tensor for name, tensor in clip_names(_weights(folder / "text_encoder")).items()}
     config = _config(folder / "text_encoder")
+    # safe: the host's table of words has SD's length, and the miniature's tokenizer names none of the empty rows
+    words = weights["text_model.embeddings.token_embedding.weight"]
+    weights["text_model.embeddings.token_embedding.weight"] = F.pad(words, (0, 0, 0, HOST_WORDS - len(words)))
+    weights["text_projection.weight"] = torch.eye(config["hidden_size"])  # SD 1.x has none
     marks = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
 
     class TextEncoder(sd1_clip.SDClipModel):

@@ -1,0 +1,65 @@
+"""A VIDEO socket's clip as a source of pictures; only those that are taken get decoded."""
+
+import math
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+from comfy_api.latest import Input
+
+from ...tav_core.decode import VideoFile
+from ...tav_core.errors import TavError
+
+
+@contextmanager
+def opened(clip: Input.Video) -> Iterator["Frames | Trimmed"]:
+    """The pictures of a VIDEO, within its trim; what has to be written to disk for it is gone afterwards."""
+    if type(clip).get_stream_source is Input.Video.get_stream_source:  # no stream: the frames are in memory already
+        yield Frames(clip)
+        return
+    source = clip.get_stream_source()
+    window = clip.get_active_trim_window() if hasattr(clip, "get_active_trim_window") else (0.0, 0.0)  # not in 0.3.64
+    if isinstance(source, str):
+        yield Trimmed(VideoFile(Path(source)), *window)
+        return
+    with tempfile.TemporaryDirectory(dir=_temp_folder()) as folder:
+        path = Path(folder, "clip")
+        path.write_bytes(source.getbuffer())
+        yield Trimmed(VideoFile(path), *window)
+
+
+class Trimmed:
+    """The pictures of a video from `start` on, for `duration`, both in seconds; a duration of 0 is to the end."""
+
+    def __init__(self, video: VideoFile, start: float, duration: float):
+        end = start + duration if duration else math.inf
+        self.video, moments = video, enumerate(video.moments)
+        self.kept = [number for number, moment in moments if moment is None or start <= moment < end]
+        if not self.kept:
+            raise TavError(f"The clip is trimmed to nothing: {duration:g} s from {start:g} s on; trim it less.")
+        self.num_frames, self.fps = len(self.kept), video.fps
+
+    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+        return self.video.pictures([self.kept[number] for number in chosen])
+
+
+class Frames:
+    """The pictures of a video that another node made of frames (f, h, w, 3), 0..1."""
+
+    def __init__(self, clip: Input.Video):
+        components = clip.get_components()
+        self.images, self.fps = components.images, float(components.frame_rate)
+        self.num_frames = len(self.images)
+
+    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+        for number in chosen:
+            yield (self.images[number, ..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
+
+
+def _temp_folder() -> str:
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return str(folder)
