@@ -56,9 +56,12 @@ class TunedWeights:
     def load(cls, path: str | os.PathLike) -> "TunedWeights":
         """Reads what `save` wrote; raises TavError for any other file."""
         try:
-            return cls(*read_tensors(path, FORMAT))
+            tensors, facts = read_tensors(path, FORMAT)
         except TavError as error:
             raise TavError(f"{error} Give the .safetensors file that tuning wrote.") from error
+        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+            raise TavError(f"{path} holds NaN or infinite values, in {broken[0]} for one; tune the clip anew.")
+        return cls(tensors, facts)
 
     def apply(self, unet: InflatedUNet, strength: float = 1.0) -> None:
         """Puts the weights onto an inflated network of the same shapes, in place, in place of any applied before.

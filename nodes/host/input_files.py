@@ -23,9 +23,9 @@ def input_file(name: str) -> Path:
     folder = Path(folder or folder_paths.get_input_directory()).resolve()
     path = Path(os.path.abspath(folder / plain))
     if not path.is_relative_to(folder):  # older hosts do not look themselves
-        raise TavError(f"{name!r} leads out of ComfyUI's folders; choose a video of the input folder.")
-    if not path.is_file():
-        raise TavError(f"There is no video {name!r} in ComfyUI's input folder; upload it, or choose another.")
+        raise TavError(f"{name[:100]!r} leads out of ComfyUI's folders; choose a video of the input folder.")
+    if not os.path.isfile(path):  # pathlib's raises where a name is too long
+        raise TavError(f"There is no video {name[:100]!r} in ComfyUI's input folder; upload it, or choose another.")
     return path
 
 
