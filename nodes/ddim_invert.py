@@ -4,8 +4,9 @@ import time
 from comfy_api.latest import io
 from torch import Tensor
 
-from .host.ddim import invert_latents, sample_latents, sigmas_of
+from .host.ddim import invert_latents, sample_latents, way_back
 from .host.latents import check_clean, frames_of
+from .host.memory import in_plain_words
 from .sockets import ADVANCED, CATEGORY, facts, known
 
 
@@ -60,12 +61,13 @@ class DDIMInvert(io.ComfyNode):
     def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
         check_clean(latent_image)
         samples, began = frames_of(latent_image), time.perf_counter()
-        latent = invert_latents(model, positive, samples, steps)
-        told = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began}
-        if check:
-            again = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
-            told |= _reconstruction(samples, again, vae)
-        return io.NodeOutput(latent_image | latent, sigmas_of(model, steps), ui=facts(**told))
+        with in_plain_words("take fewer frames or a smaller size"):
+            latent = invert_latents(model, positive, samples, steps)
+            told = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began}
+            if check:
+                again = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
+                told |= _reconstruction(samples, again, vae)
+        return io.NodeOutput(latent_image | latent, way_back(model, steps), ui=facts(**told))
 
 
 def _reconstruction(samples: Tensor, again: Tensor, vae) -> dict:

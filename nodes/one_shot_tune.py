@@ -1,6 +1,13 @@
 from comfy_api.latest import io
 
-from .sockets import ADVANCED, CATEGORY, LossMapSocket, TunedWeightsSocket, known
+from ..tav_core.tune import TuneConfig
+from .host.inflate import with_tuned
+from .host.latents import check_clean, frames_of
+from .host.memory import in_plain_words
+from .host.progress import Progress
+from .host.tuning import tune_model
+from .sockets import ADVANCED, CATEGORY, LossMapSocket, TunedWeightsSocket, facts, known
+from .weights_folder import runs_folder
 
 
 class OneShotTune(io.ComfyNode):
@@ -14,9 +21,7 @@ class OneShotTune(io.ComfyNode):
             "other sentences with the clip's motion. An interrupted run goes on where it was when the same graph is "
             "queued again, and a finished one is not tuned again.",
             inputs=[
-                io.Model.Input(
-                    "model", tooltip="A model from Inflate UNet. Tuning starts from it without earlier tuned weights."
-                ),
+                io.Model.Input("model", tooltip="A model from Inflate UNet; earlier tuned weights on it are left out."),
                 io.Latent.Input("latents", tooltip="The clip from VAE Encode, 2 frames or more."),
                 io.Conditioning.Input(
                     "positive",
@@ -99,6 +104,7 @@ class OneShotTune(io.ComfyNode):
                     "loss_map", display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["tune a video", "one-shot tuning", "train on video", "fine-tune video"]),
         )
 
@@ -117,4 +123,26 @@ class OneShotTune(io.ComfyNode):
         prompt="",
         fps=0.0,
     ) -> io.NodeOutput:
-        raise NotImplementedError
+        samples = frames_of(latents, least=2)
+        check_clean(latents)
+        config = TuneConfig(
+            num_steps=steps,
+            learning_rate=learning_rate,
+            seed=seed,
+            mixed_precision=mixed_precision,
+            gradient_checkpointing={"on": True, "off": False}.get(gradient_checkpointing, "auto"),
+            checkpoint_every=max(1, min(50, steps // 10)),
+        )
+        progress = Progress(model, steps, cls.hidden.unique_id)
+
+        def on_step(step: int, total: int, *, loss: float, estimate) -> None:
+            shown = estimate() if validate_every and step % validate_every == 0 else None
+            progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", shown)
+
+        notes = {"prompt": prompt, "fps": fps or None}
+        with in_plain_words():
+            tuned, losses, how = tune_model(
+                model, samples, positive, config, root=runs_folder(), notes=notes, on_step=on_step
+            )
+        told = facts(losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), **how)
+        return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=told)

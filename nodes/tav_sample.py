@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from .host.ddim import sample_latents
 from .host.latents import TIMESTEP, check_samplable, frames_of
+from .host.memory import in_plain_words
 from .sockets import ADVANCED, CATEGORY, facts, known
 
 
@@ -66,7 +67,8 @@ class TAVSample(io.ComfyNode):
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
         check_samplable(latent_image)
         samples, began = frames_of(latent_image), time.perf_counter()
-        video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
+        with in_plain_words("take fewer frames or a smaller size"):
+            video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
         kept = {name: value for name, value in latent_image.items() if name != TIMESTEP}
         told = facts(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began)
         return io.NodeOutput(kept | {"samples": video}, ui=told)

@@ -31,6 +31,11 @@ def file_named(name: str) -> Path:
     raise TavError(f"There are no tuned weights {name!r} in models/tune_a_video any more; choose others.")
 
 
+def runs_folder() -> Path:
+    """Where interrupted and finished runs of One-Shot Tune are kept."""
+    return Path(folder_paths.get_folder_paths(KEY)[0], ".runs")
+
+
 def name_of(path: Path) -> str:
     """What Load Tuned Weights lists a file in the first of the folders as."""
     return str(path.relative_to(folder_paths.get_folder_paths(KEY)[0]))

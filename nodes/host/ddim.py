@@ -16,40 +16,19 @@ from einops import rearrange
 from torch import Tensor
 
 from ...tav_core.ddim import invert, sample, visited_timesteps
-from ...tav_core.errors import TavError
 from .latents import TIMESTEP
+from .schedule import schedule_of, sigmas_of
 
 
 def ddim_scheduler(patcher: ModelPatcher) -> DDIMScheduler:
     """The MODEL's own noise schedule, with Stable Diffusion's settings for DDIM."""
-    sigmas = _sigmas(patcher).double().cpu()
-    alphas_cumprod = 1 / (sigmas**2 + 1)
-    betas = 1 - alphas_cumprod / torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
-    return DDIMScheduler(
-        num_train_timesteps=len(sigmas),
-        trained_betas=betas.tolist(),
-        timestep_spacing="leading",
-        steps_offset=1,
-        set_alpha_to_one=False,
-        clip_sample=False,
-    )
+    return DDIMScheduler(**schedule_of(patcher), timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
 
 
-def _sigmas(patcher: ModelPatcher) -> Tensor:
-    sampling = patcher.get_model_object("model_sampling")  # also where a node put another in its place
-    sigmas = getattr(sampling, "sigmas", None)
-    if sigmas is None or len(sigmas) != 1000:
-        raise TavError(
-            f"DDIM needs a MODEL with 1000 discrete noise levels, and this one samples by {type(sampling).__name__}; "
-            "take out the node that changes its sampling."
-        )
-    return sigmas
-
-
-def sigmas_of(patcher: ModelPatcher, num_steps: int) -> Tensor:
+def way_back(patcher: ModelPatcher, num_steps: int) -> Tensor:
     """The noise levels that `num_steps` of sampling visit, and 0, as the host's custom samplers take them."""
     timesteps = visited_timesteps(ddim_scheduler(patcher), num_steps)
-    return torch.cat([_sigmas(patcher)[timesteps].float().cpu(), torch.zeros(1)])
+    return torch.cat([sigmas_of(patcher)[timesteps].float().cpu(), torch.zeros(1)])
 
 
 class _PredictNoise:
@@ -60,7 +39,7 @@ class _PredictNoise:
 
     def __init__(self, guider: CFGGuider, extra_args: dict):
         self.guider, self.extra_args, self.clean = guider, extra_args, None
-        self.sigmas = _sigmas(guider.model_patcher)
+        self.sigmas = sigmas_of(guider.model_patcher)
 
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
@@ -139,7 +118,7 @@ def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, 
     guider.set_conds(positive, negative) if negative else guider.inner_set_conds({"positive": positive})
     guider.set_cfg(cfg)
     callback = latent_preview.prepare_callback(patcher, sampler.num_steps)
-    sigmas = sigmas_of(patcher, sampler.num_steps)
+    sigmas = way_back(patcher, sampler.num_steps)
     output = guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
     # safe: where core's own samplers put what they give on
     return output.to(comfy.model_management.intermediate_device())

@@ -1,0 +1,107 @@
+"""Runs of One-Shot Tune, kept on disk: what is interrupted goes on, what is done is not done again.
+
+A run is a folder of models/tune_a_video/.runs: its inputs, and then either the state to go on from or the result.
+ComfyUI's own cache may be emptied at any time, and its temp folder is, so neither can keep them.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...tav_core.errors import TavError
+from ...tav_core.files import ensure_writable, read_facts, read_tensors, write_tensors
+from ...tav_core.tuned import TunedWeights
+
+FORMAT = "tune-a-video/run-inputs/1"
+KEPT = 5
+"""How many runs stay, the latest."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: `name` is its fingerprint, `inputs` the tensors that it began with."""
+
+    folder: Path
+    inputs: dict[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state.safetensors"
+
+    @property
+    def _result(self) -> Path:
+        return self.folder / "result.safetensors"
+
+    def result(self) -> tuple[TunedWeights, list[float]] | None:
+        """What a finished run ended with: weights, and the loss of each step."""
+        if not self._result.exists():
+            return None
+        try:
+            tuned = TunedWeights.load(self._result)
+        except TavError:  # damaged, so it is tuned again
+            return None
+        facts = dict(tuned.facts)
+        return replace(tuned, facts=facts), facts.pop("losses")
+
+    def finish(self, tuned: TunedWeights, losses: list[float]) -> None:
+        """Keeps the result, and only then drops the state, which is three times as large."""
+        replace(tuned, facts=tuned.facts | {"losses": losses}).save(self._result)
+        self.state.unlink(missing_ok=True)
+
+
+def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
+    """The kept run of these settings and inputs, or a new one; of the others the latest stay.
+
+    Inputs are compared, not hashed, for encoding the same clip with another number of threads changes its last digits;
+    the run goes on with those that it began with.
+    """
+    ensure_writable(root)
+    settings = json.loads(json.dumps(settings))
+    folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime, reverse=True)
+    for folder in folders:
+        if (run := _opened(folder)) and _settings(folder) == settings and _alike(run.inputs, inputs):
+            return run
+    for folder in folders[KEPT - 1 :]:
+        shutil.rmtree(folder, ignore_errors=True)
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for tensor in inputs.values():
+        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    run = Run(
+        root / digest.hexdigest()[:32],
+        {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()},
+    )
+    write_tensors(run.folder / "inputs.safetensors", run.inputs, FORMAT, settings)
+    return run
+
+
+def _opened(folder: Path) -> Run | None:
+    try:
+        return Run(folder, read_tensors(folder / "inputs.safetensors", FORMAT)[0])
+    except TavError:
+        return None
+
+
+def _settings(folder: Path) -> dict:
+    return read_facts(folder / "inputs.safetensors", FORMAT)
+
+
+def _alike(kept: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> bool:
+    return kept.keys() == inputs.keys() and all(
+        kept[name].shape == tensor.shape and _distance(kept[name], tensor) < 1e-3 for name, tensor in inputs.items()
+    )
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    """The largest difference, as a part of the largest value."""
+    other = other.float().cpu()
+    return ((one - other).abs().max() / one.abs().max().clamp_min(1e-10)).item() if one.numel() else 0.0

@@ -1,0 +1,172 @@
+"""One-shot tuning of a MODEL: its weights as a diffusers network, tuned by tav_core, kept run by run."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import comfy.model_management
+import torch
+from comfy.controlnet import ControlBase
+from comfy.model_patcher import ModelPatcher
+from diffusers import DDPMScheduler
+from einops import rearrange
+from torch import Tensor
+
+from ...tav_core.errors import TavError
+from ...tav_core.files import read_facts
+from ...tav_core.inflate import InflatedUNet
+from ...tav_core.inflate import inflate as inflate_diffusers
+from ...tav_core.resume import FORMAT, FREE
+from ...tav_core.tune import TuneConfig, tune
+from ...tav_core.tuned import TunedWeights
+from ...tav_core.version import __version__
+from .conditioning import only_sentence
+from .control import residuals_of, told_of
+from .inflate import QueryDifference, inflation_of, without_tuned
+from .memory import free_all
+from .runs import Run, open_run
+from .schedule import prediction_type_of, schedule_of
+from .sd_model import family_of
+from .weights import diffusers_unet
+
+VALIDATION_TIMESTEP = 600  # where the motion shows and the outlines are still the network's own guess
+
+OnStep = Callable[..., None]
+
+
+def tune_model(
+    patcher: ModelPatcher,
+    samples: Tensor,
+    positive: list,
+    config: TuneConfig,
+    *,
+    root: Path,
+    notes: dict,
+    on_step: OnStep,
+) -> tuple[TunedWeights, list[float], dict]:
+    """Tuned weights, the loss of each step, and how it went: "new", "resumed" or "already tuned".
+
+    samples: (f, 4, h, w), as VAE Encode gives them. root: the folder of all runs. notes: go into the weights' facts.
+    on_step: called as (step, total, loss=, estimate=); estimate() gives the clean latents (f, c, h, w) as the network
+    sees them now.
+    """
+    began, inflation, device = time.perf_counter(), _inflation(patcher), comfy.model_management.get_torch_device()
+    prompt_embeds, options = only_sentence(positive)
+    family, kind = family_of(patcher), prediction_type_of(patcher)
+    free_all()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            unet, base = diffusers_unet(without_tuned(patcher), device)
+            unet = inflate_diffusers(
+                unet, attention=inflation.attention, group_norm=inflation.group_norm, temporal=inflation.temporal
+            )
+            settings, pictures = told_of(options.get("control"))
+            settings = {
+                "base": base,
+                "patches": _digest_of_patches(patcher),
+                "inflation": [inflation.attention, inflation.group_norm, inflation.temporal],
+                "network": [kind, str(unet.unet.conv_in.weight.dtype), device.type],
+                "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
+                "control": settings,
+                "config": {
+                    name: value for name, value in asdict(config).items() if name == "num_steps" or name not in FREE
+                },
+            }
+            latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
+            run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **pictures})
+            if result := run.result():
+                logging.info("Tune-A-Video: already tuned, %d steps of run %s are taken.", config.num_steps, run.name)
+                tuned, losses = result
+                tuned.facts.update(notes)
+                return tuned, losses, {"run": run.name, "how": "already tuned"}
+            first_step = _steps_in(run)
+            told = f"resumed at step {first_step}" if first_step else "new"
+            logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, told, config.num_steps)
+            scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
+            losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, on_step)
+            facts = {"family": family, "frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
+            outcome = {"steps": len(losses), "final_loss": losses[-1], "run": run.name, "version": __version__}
+            tuned = TunedWeights.from_unet(unet, base_fingerprint=base, config=config, **facts, **notes, **outcome)
+            run.finish(tuned, losses)
+            seconds = time.perf_counter() - began
+            return tuned, losses, {"run": run.name, "how": told, "first_step": first_step, "seconds": seconds}
+    finally:
+        unet = None
+        free_all()
+
+
+def _tune(
+    unet: InflatedUNet,
+    run: Run,
+    scheduler: DDPMScheduler,
+    config: TuneConfig,
+    patcher: ModelPatcher,
+    control: ControlBase | None,
+    device: torch.device,
+    on_step: OnStep,
+) -> list[float]:
+    latents = rearrange(run.inputs["latents"], "f c h w -> 1 c f h w").to(device)
+    text = run.inputs["prompt_embeds"].to(device)
+    prompt_embeds = text if len(text) == 1 else rearrange(text, "f n d -> 1 f n d")
+    with residuals_of(control, patcher, text) as residuals:
+
+        def estimate() -> Tensor:
+            """What the network takes the clip for, under noise that is the same at each step of a run."""
+            generator = torch.Generator().manual_seed(config.seed)
+            noise = torch.randn(latents.shape, generator=generator).to(latents)
+            timestep = torch.tensor([VALIDATION_TIMESTEP], device=device)
+            with torch.no_grad():
+                noisy = scheduler.add_noise(latents, noise, timestep)
+                prediction = unet(noisy, timestep, prompt_embeds, **(residuals(noisy, timestep) if residuals else {}))
+            clean = scheduler.step(prediction, VALIDATION_TIMESTEP, noisy, generator=generator).pred_original_sample
+            return rearrange(clean, "1 c f h w -> f c h w")
+
+        def after_step(step: int, total: int, *, loss: float, grad_norm: float) -> None:
+            on_step(step, total, loss=loss, estimate=estimate)
+
+        return tune(
+            unet,
+            latents,
+            prompt_embeds,
+            scheduler,
+            config,
+            control=residuals,
+            checkpoint=run.state,
+            run=run.name,
+            on_step=after_step,
+        ).losses
+
+
+def _inflation(patcher: ModelPatcher):
+    if inflation := inflation_of(patcher):
+        return inflation
+    raise TavError("This MODEL looks at each frame by itself; insert Inflate UNet between it and One-Shot Tune.")
+
+
+def _steps_in(run: Run) -> int:
+    return read_facts(run.state, FORMAT)["step"] if run.state.exists() else 0
+
+
+def _digest_of_patches(patcher: ModelPatcher) -> str:
+    """Tells LoRAs and their strengths apart, by what they are made of; a new patches_uuid may be the same LoRAs."""
+    digest = hashlib.sha256()
+
+    def add(part: object) -> None:
+        if isinstance(part, Tensor):
+            digest.update(str(tuple(part.shape)).encode() + part.detach().float().cpu().contiguous().numpy().tobytes())
+        elif isinstance(part, (list, tuple)):
+            for item in part:
+                add(item)
+        elif hasattr(part, "weights"):  # a weight adapter: LoRA, LoHa, ...
+            add([type(part).__name__, part.weights])
+        else:
+            digest.update(repr(part).encode() if not callable(part) else b"function")
+
+    for key, patches in sorted(patcher.patches.items()):
+        for strength, patch, strength_model, offset, _ in patches:
+            if not isinstance(patch, QueryDifference):
+                add([key, strength, patch, strength_model, offset])
+    return digest.hexdigest()
