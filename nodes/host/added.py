@@ -26,7 +26,9 @@ class AddedBlock(nn.Module):
                 setattr(self, name, nn.Module())
                 getattr(self, name).to_q = OPS.Linear(shape[1], shape[0], bias=False, dtype=dtype, device="cpu")
         if shape := shapes.get("attn_temp.to_q.weight"):
-            self.norm_temp = nn.LayerNorm(shape[0], elementwise_affine=False)  # tuning leaves its weights at 1 and 0
+            # tuning leaves the norm's weights at 1 and 0, and they are not kept
+            trained = "norm_temp.weight" in shapes
+            self.norm_temp = OPS.LayerNorm(shape[0], elementwise_affine=trained, dtype=dtype, device="cpu")
             self.attn_temp = TemporalAttention(shape[0], heads, dtype)
 
     def over_time(self, hidden_states: Tensor, count: FrameCount) -> Tensor:

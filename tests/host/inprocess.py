@@ -6,6 +6,11 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
 
 from tests.find_comfyui import find_comfyui
 
@@ -49,3 +54,53 @@ def core(name: str) -> ModuleType:
     """A module of ComfyUI."""
     start()
     return importlib.import_module(name)
+
+
+class StableDiffusion(NamedTuple):
+    """A checkpoint as CheckpointLoaderSimple gives it, read under inference mode as the host does."""
+
+    path: Path
+    model: object
+    clip: object
+    vae: object
+
+    def text(self, sentence: str) -> list:
+        """CONDITIONING."""
+        with torch.inference_mode():
+            return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(sentence))
+
+    def with_lora(self, path: Path, model=None, strength: float = 0.8):
+        """MODEL, as LoraLoader makes it."""
+        lora = core("comfy.utils").load_torch_file(str(path))
+        with torch.inference_mode():
+            return core("comfy.sd").load_lora_for_models(model or self.model, None, lora, strength, 0.0)[0]
+
+
+@cache
+def checkpoint(path: Path) -> StableDiffusion:
+    load = core("comfy.sd").load_checkpoint_guess_config
+    with torch.inference_mode():
+        return StableDiffusion(path, *load(str(path), output_vae=True, output_clip=True)[:3])
+
+
+@torch.inference_mode()
+def predict(model, latents: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    """The noise that a MODEL sees in latents (b, c, f, h, w), asked as CFGGuider does: samples stacked as conditions.
+
+    timestep: (1,) or (b,); text: (b, n, d).
+    """
+    core("comfy.model_management").load_models_gpu([model, *model.get_nested_additional_models()])
+    options = core("comfy.model_patcher").create_model_options_clone(model.model_options)
+    core("comfy.sampler_helpers").prepare_model_patcher(model, {}, options)
+    model.pre_run()
+    batch, _, frames, _, _ = latents.shape
+    sigma = model.get_model_object("model_sampling").sigmas[timestep.expand(batch)].repeat_interleave(frames)
+    scale = sigma[:, None, None, None]
+    noisy = rearrange(latents, "b c f h w -> (b f) c h w") * (scale**2 + 1).sqrt()
+    asked = options["transformer_options"] | {"cond_or_uncond": list(range(batch)), "sigmas": sigma}
+    text = text.repeat_interleave(frames, 0)
+    try:
+        clean = model.model.apply_model(noisy, sigma, c_crossattn=text, transformer_options=asked)
+    finally:
+        model.cleanup()
+    return rearrange((noisy - clean) / scale, "(b f) c h w -> b c f h w", b=batch).clone()

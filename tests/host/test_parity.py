@@ -1,0 +1,189 @@
+"""ComfyUI's UNet, inflated by nodes/host, and diffusers', inflated by tav_core, are the same network."""
+
+import pytest
+import torch
+
+from tests import golden
+from tests.golden import worst
+from tests.host.assets import CHECKPOINT, CONTROLNET, LORA
+from tests.host.inprocess import checkpoint, core, pack, predict
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def sd(models):
+    return checkpoint(models / "checkpoints" / CHECKPOINT)
+
+
+def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def tuned_weights(unet, seed: int = 5):
+    """Random tuned weights for a diffusers network that is inflated already."""
+    names, query_names = unet.trainable_parameters(), pack("tav_core.inflate").query_names
+    tensors = {name: random(*p.shape, seed=seed + i, scale=0.02) for i, (name, p) in enumerate(names.items())}
+    assert query_names(tensors)
+    how = {"attention": unet.attention, "group_norm": unet.group_norm, "temporal": unet.temporal}
+    return pack("tav_core.tuned").TunedWeights(tensors, how)
+
+
+def diffusers_twin(model):
+    """The MODEL's weights in tav_core's network."""
+    unet, _ = pack("nodes.host.weights").diffusers_unet(model, CPU)
+    return pack("tav_core.inflate").inflate(unet)
+
+
+def told(core_unet, latents, timestep, text):
+    with torch.no_grad():
+        return core_unet(latents, timestep, text)
+
+
+def test_the_weights_taken_from_a_model_are_the_checkpoints(sd):
+    unet, fingerprint = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    read = pack("tav_core.checkpoint").load_checkpoint(sd.path, device=CPU, dtype=torch.float32)
+    theirs = read.unet.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in unet.state_dict().items())
+    assert fingerprint == pack("tav_core.tuned").fingerprint(read.unet)
+
+
+@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_an_inflated_tuned_model_is_tav_cores_network(sd, models, batch, with_lora):
+    model = sd.with_lora(models / "loras" / LORA) if with_lora else sd.model
+    unet = diffusers_twin(model)
+    latents, text = random(batch, 4, 3, 8, 8, seed=batch), random(batch, 77, 768, seed=9)
+    timestep = torch.tensor([500, 17][:batch])
+    inflated = pack("nodes.host.inflate").inflate(model)
+    assert worst(predict(inflated, latents, timestep, text), told(unet, latents, timestep, text)) < 1e-4
+    tuned = tuned_weights(unet)
+    untuned = told(unet, latents, timestep, text)
+    tuned.apply(unet)
+    expected = told(unet, latents, timestep, text)
+    assert worst(expected, untuned) > 0.01
+    got = predict(pack("nodes.host.inflate").with_tuned(model, tuned), latents, timestep, text)
+    print(f"batch {batch}, LoRA {with_lora}: {worst(got, expected):.1e}")
+    assert worst(got, expected) < 1e-4
+
+
+@pytest.mark.parametrize("attention", ["first", "frame", "full-causal", "full"])
+@pytest.mark.parametrize("group_norm", ["video", "frame"])
+def test_every_pattern_is_tav_cores(sd, attention, group_norm):
+    unet, _ = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    unet = pack("tav_core.inflate").inflate(unet, attention=attention, group_norm=group_norm)
+    inputs = random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768)
+    inflated = pack("nodes.host.inflate").inflate(sd.model, attention=attention, group_norm=group_norm)
+    assert worst(predict(inflated, *inputs), told(unet, *inputs)) < 1e-4
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.5])
+def test_a_strength_is_tav_cores(sd, strength):
+    unet, inputs = diffusers_twin(sd.model), (random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768))
+    base, tuned = told(unet, *inputs), tuned_weights(unet)
+    tuned.apply(unet, strength)
+    got = predict(pack("nodes.host.inflate").with_tuned(sd.model, tuned, strength), *inputs)
+    assert worst(got, told(unet, *inputs)) < 1e-4
+    if strength == 0:
+        assert torch.equal(got, predict(pack("nodes.host.inflate").inflate(sd.model), *inputs))
+    else:
+        assert worst(got, base) > 0.01
+
+
+@pytest.mark.parametrize("name", ["forward_A", "forward_B"])
+def test_the_hosts_own_unet_class_gives_what_the_original_does(name):
+    case = golden.load(name)
+    model = golden_model(case)
+    for tag in case.settings["inputs"]:
+        given = case.part(f"in.{tag}.")
+        output = predict(model, given["sample"], given["timestep"], given["encoder_hidden_states"])
+        assert worst(output, case[f"out.{tag}.sample"]) < 1e-4, tag
+
+
+def golden_model(case):
+    """A MODEL over the host's UNet with the golden weights; its 32 groups become 8 by other `operations`."""
+    ops = core("comfy.ops").manual_cast
+
+    class Operations(ops):
+        class GroupNorm(ops.GroupNorm):
+            def __init__(self, num_groups, *args, **kwargs):
+                super().__init__(8, *args, **kwargs)
+
+    config = case.config
+    channels, heads = config["block_out_channels"], config["attention_head_dim"]
+    depth = [int("CrossAttn" in kind) for kind in config["down_block_types"]]
+    unet_config = {
+        "image_size": 32,
+        "use_spatial_transformer": True,
+        "legacy": False,
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": channels[0],
+        "num_res_blocks": [1] * len(channels),
+        "channel_mult": [c // channels[0] for c in channels],
+        "transformer_depth": depth,
+        "transformer_depth_output": [d for d in depth for _ in range(2)],
+        "transformer_depth_middle": 1,
+        "context_dim": config["cross_attention_dim"],
+        "use_linear_in_transformer": config["use_linear_projection"],
+        "dtype": torch.float32,
+    }
+    model_config = core("comfy.supported_models").SD15(unet_config)
+    width = channels[0] // heads[0] if isinstance(heads, list) else -1
+    model_config.unet_config |= {"num_heads": -1 if width > 0 else heads, "num_head_channels": width}
+    model_config.custom_operations = Operations
+    model = core("comfy.model_base").BaseModel(model_config, device=CPU)
+    patcher = core("comfy.model_patcher").ModelPatcher(model, CPU, CPU)
+    names = pack("nodes.host.sd_model").host_names(patcher)
+    theirs = case.part("unet2d.")
+    model.load_state_dict({ours: theirs[name] for name, ours in names.items()}, strict=False)
+    assert names.keys() == theirs.keys()
+    host = pack("nodes.host.inflate")
+    patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").transformer_blocks(model.diffusion_model)
+    heads_of = {name: blocks[path].n_heads for name, path in pack("nodes.host.sd_model").block_paths(patcher).items()}
+    added = pack("nodes.host.added").added_model(case.part("temp."), heads_of, torch.float32)
+    patcher.set_additional_models(host.KEY, [added])
+    return patcher
+
+
+def test_query_differences_on_weights_in_8_bits_are_added_at_call_time(sd):
+    load = core("comfy.sd").load_checkpoint_guess_config
+    with torch.inference_mode():
+        small = load(str(sd.path), model_options={"dtype": torch.float8_e4m3fn})[0]
+    unet, inputs = diffusers_twin(small), (random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768))
+    tuned = tuned_weights(unet)
+    tuned.apply(unet)
+    model = pack("nodes.host.inflate").with_tuned(small, tuned)
+    assert small.model_dtype() == torch.float8_e4m3fn
+    assert not model.patches
+    assert worst(predict(model, *inputs), told(unet, *inputs)) < 1e-4
+
+
+@torch.no_grad()
+def test_a_controlnet_gives_tuning_what_it_gives_the_host(sd, models):
+    net = core("comfy.controlnet").load_controlnet(str(models / "controlnet" / CONTROLNET))
+    net = net.copy().set_cond_hint(
+        torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(1)), 0.7, (0.0, 1.0)
+    )
+    positive = [[tensor, options | {"control": net}] for tensor, options in sd.text("a man is skiing")]
+    model, seen = pack("nodes.host.inflate").inflate(sd.model), []
+    timestep, latents = torch.tensor([400]), random(1, 4, 3, 8, 8)
+
+    class Once(core("comfy.samplers").Sampler):
+        def sample(self, guider, sigmas, extra_args, *_args, **_kwargs):
+            sigma = guider.inner_model.model_sampling.sigmas[timestep]
+            noisy = latents[0].movedim(1, 0) * (sigma**2 + 1).sqrt()
+            clean = guider(noisy, sigma.expand(3), **extra_args)
+            seen.append(((noisy - clean) / sigma).movedim(0, 1)[None].clone())
+            return clean
+
+    guider = core("comfy.samplers").CFGGuider(model)
+    guider.inner_set_conds({"positive": positive})
+    with torch.inference_mode():
+        guider.sample(torch.zeros(3, 4, 8, 8), torch.zeros(3, 4, 8, 8), Once(), torch.tensor([1.0, 0.0]))
+    unet, text = diffusers_twin(sd.model), positive[0][0].clone()
+    with pack("nodes.host.control").residuals_of(net, model, text) as residuals:
+        given = residuals(latents, timestep)
+    plain, controlled = told(unet, latents, timestep, text), unet(latents, timestep, text, **given)
+    assert worst(controlled, plain) > 0.01
+    assert worst(controlled, seen[0]) < 1e-4
