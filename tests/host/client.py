@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-PATIENCE = 300  # seconds until a test gives up on a server that says nothing
+PATIENCE = 120  # seconds until a test gives up on a server that says nothing
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
@@ -135,8 +135,11 @@ class Client:
         self.request("/interrupt", {})
 
     def free(self) -> None:
-        """Asks the server to let models and results go; it does so before the next prompt."""
+        """Lets the server forget all models and results."""
         self.request("/free", {"unload_models": True, "free_memory": True})
+        image = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}}
+        preview = {"class_type": "PreviewImage", "inputs": {"images": ["image", 0]}}
+        self.run({"image": image, "preview": preview})  # it frees between two prompts, so no later than behind this
 
     def view(self, file: dict) -> bytes:
         """A file that a node's ui result names."""

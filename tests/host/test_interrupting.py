@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.host.client import Client, Event
+from tests.host.client import ENDS, Client, Event
 from tests.host.workflows import ending_in, small
 
 STEPS = 6
@@ -24,12 +24,16 @@ def editing(steps: int, text: str) -> dict:
     return ending_in(small("edit-with-saved-weights", changes), "save")
 
 
-def at_step(node: str, step: int, prompt_id: str):
-    def reached(event: Event) -> bool:
-        ours = event.type == "progress" and event.node == node and event.data["prompt_id"] == prompt_id
-        return ours and event.data["value"] >= step
+def wait_until(client: Client, node: str, step: int, prompt_id: str) -> None:
+    """Until a node of a running prompt has done so many steps."""
 
-    return reached
+    def reached(event: Event) -> bool:
+        if event.data.get("prompt_id") != prompt_id:
+            return False
+        return event.type in ENDS or (event.type == "progress" and event.node == node and event.data["value"] >= step)
+
+    event = client.wait_for(reached)
+    assert event.type == "progress", f"It ended before step {step}: {event}"
 
 
 def steps_of(run, node: str) -> list[int]:
@@ -38,7 +42,7 @@ def steps_of(run, node: str) -> list[int]:
 
 def interrupted_at(client: Client, prompt: dict, node: str, step: int):
     prompt_id = client.queue(prompt)
-    client.wait_for(at_step(node, step, prompt_id))
+    wait_until(client, node, step, prompt_id)
     client.interrupt()
     return client.finish(prompt_id)
 
@@ -132,10 +136,9 @@ def test_an_interrupted_inversion_stops_within_a_step(client, tuned):
 def test_a_tuning_that_was_killed_goes_on_when_the_server_is_back(server, tuned, weights, forget):
     client = Client(server)
     assert client.run(tuning("unharmed", seed=4)).status == "success"
-    client.free()
-    shutil.rmtree(server.base / "models" / "tune_a_video" / ".runs")
+    forget()
     prompt_id = client.queue(tuning("killed", seed=4))
-    client.wait_for(at_step("tune", 4, prompt_id))
+    wait_until(client, "tune", 4, prompt_id)
     server.kill()
     server.start()
     client = Client(server)

@@ -1,0 +1,217 @@
+"""DDIM over a MODEL: against tav_core's, and against the host's own samplers on the same noise."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from tests.golden import worst
+from tests.host.assets import CHECKPOINT, CONTROLNET, LORA
+from tests.host.inprocess import checkpoint, core, pack
+from tests.host.test_parity import diffusers_twin, random, tuned_weights
+
+SCALE = 0.18215  # Stable Diffusion 1.x: LATENTs are unscaled, tav_core's latents are times this
+
+
+@pytest.fixture(scope="module")
+def sd(models):
+    return checkpoint(models / "checkpoints" / CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def tuned(sd):
+    """A MODEL with tuned weights, and tav_core's network with the same."""
+    unet = diffusers_twin(sd.model)
+    weights = tuned_weights(unet)
+    weights.apply(unet)
+    return pack("nodes.host.inflate").with_tuned(sd.model, weights), unet
+
+
+@pytest.fixture(scope="module")
+def clip(sd):
+    return random(3, 4, 8, 8, seed=3, scale=5.0)
+
+
+def inverted(model, sd, clip, steps):
+    with torch.inference_mode():
+        return pack("nodes.host.ddim").invert_latents(model, sd.text(""), clip, steps)
+
+
+def sampled(model, sd, latent, steps, *, positive=None, cfg=3.0, eta=0.0, seed=0):
+    positive = positive or sd.text("a man is skiing")
+    with torch.inference_mode():
+        return pack("nodes.host.ddim").sample_latents(
+            model, positive, sd.text(""), latent, steps, cfg=cfg, eta=eta, seed=seed
+        )
+
+
+def to_core(samples):
+    return rearrange(samples.clone() * SCALE, "f c h w -> 1 c f h w")
+
+
+def from_core(latents):
+    return rearrange(latents, "1 c f h w -> f c h w") / SCALE
+
+
+def relative(got, expected):
+    return worst(got, expected) / expected.abs().mean().item()
+
+
+def core_scheduler(model):
+    return pack("nodes.host.ddim").ddim_scheduler(model)
+
+
+def predictor(unet, conditioning, scheduler):
+    return pack("tav_core.ddim").NoisePredictor(unet, conditioning[0][0].clone(), scheduler)
+
+
+@pytest.mark.parametrize(("inversion_steps", "sampling_steps"), [(8, 8), (8, 5), (1, 3)])
+def test_inversion_and_an_edit_are_tav_cores(sd, tuned, clip, inversion_steps, sampling_steps):
+    """Also where they take different numbers of steps, from another noise level than the inversion ended at."""
+    (model, unet), ddim = tuned, pack("tav_core.ddim")
+    scheduler = core_scheduler(model)
+    cond, uncond = (predictor(unet, sd.text(text), scheduler) for text in ("a man is skiing", ""))
+    noise = ddim.invert(uncond, to_core(clip), scheduler, inversion_steps)[-1]
+    latent = inverted(model, sd, clip, inversion_steps)
+    scale = scheduler.alphas_cumprod[latent["tav_timestep"]] ** -0.5
+    assert relative(latent["samples"] / scale, from_core(noise)) < 1e-3
+    expected = ddim.sample(ddim.guided(cond, uncond, 3.0), noise, scheduler, sampling_steps)
+    got = sampled(model, sd, latent, sampling_steps)
+    print(f"{inversion_steps}/{sampling_steps} steps: {relative(got, from_core(expected)):.1e} of the mean magnitude")
+    assert relative(got, from_core(expected)) < 1e-3
+
+
+def test_the_schedule_is_the_checkpoints(sd):
+    read = pack("tav_core.checkpoint").load_checkpoint(sd.path, device=torch.device("cpu"))
+    ours = core_scheduler(sd.model)
+    assert worst(ours.alphas_cumprod, read.scheduler.alphas_cumprod) < 1e-6
+    names = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "num_train_timesteps")
+    assert {name: ours.config[name] for name in names} == {name: read.scheduler.config[name] for name in names}
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_stock_ksampler_gives_the_same_video_but_for_the_last_step(sd, tuned, clip, sampler, monkeypatch):
+    """The host ends at sigma 0, at the clean video that the last prediction means; DDIM ends at alphas_cumprod[0]."""
+    model, latent, clean = tuned[0], inverted(tuned[0], sd, clip, 10), []
+    preview = core("latent_preview")
+    prepare = preview.prepare_callback
+    monkeypatch.setattr(preview, "prepare_callback", lambda *args: watch(prepare(*args), clean))
+    ours = sampled(model, sd, latent, 10)
+    last = clean[-1] / SCALE
+    with torch.inference_mode():
+        (stock,) = core("nodes").KSamplerAdvanced().sample(
+            model, "disable", 0, 10, 3.0, sampler, "ddim_uniform", sd.text("a man is skiing"), sd.text(""),
+            latent, 0, 10000, "disable",
+        )  # fmt: skip
+    print(
+        f"{sampler}: all but the last step {relative(stock['samples'], last):.1e}, with it {worst(stock['samples'], ours):.3f}"
+    )
+    assert relative(stock["samples"], last) < 1e-3
+    assert relative(stock["samples"], ours) < 0.1
+
+
+def watch(callback, clean):
+    def watched(step, x0, x, total):
+        clean.append(x0.clone())
+        callback(step, x0, x, total)
+
+    return watched
+
+
+def test_sampler_custom_advanced_takes_the_sigmas(sd, tuned, clip, monkeypatch):
+    """At a number of steps, 7, for which no stock scheduler visits the same noise levels."""
+    model, latent, clean = tuned[0], inverted(tuned[0], sd, clip, 7), []
+    preview, samplers = core("latent_preview"), core("comfy.samplers")
+    prepare = preview.prepare_callback
+    monkeypatch.setattr(preview, "prepare_callback", lambda *args: watch(prepare(*args), clean))
+    sampled(model, sd, latent, 7)
+    sigmas = pack("nodes.host.ddim").way_back(model, 7)
+    assert len(sigmas) == 8
+    assert sigmas[-1] == 0
+    guider = samplers.CFGGuider(model)
+    guider.set_conds(sd.text("a man is skiing"), sd.text(""))
+    guider.set_cfg(3.0)
+    custom = core("comfy_extras.nodes_custom_sampler")
+    noise = custom.DisableNoise.execute().result[0]
+    with torch.inference_mode():
+        out = custom.SamplerCustomAdvanced.execute(noise, guider, samplers.sampler_object("euler"), sigmas, latent)
+    assert relative(out.result[0]["samples"], clean[len(clean) // 2 - 1] / SCALE) < 1e-3
+
+
+def test_v_prediction_with_zero_terminal_snr_is_inverted_and_sampled_as_tav_core_does(sd, clip):
+    """The MODEL may be told to predict otherwise by a node of the host."""
+    (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(sd.model, "v_prediction", True)
+    unet, ddim, host = diffusers_twin(sd.model), pack("tav_core.ddim"), pack("nodes.host.inflate")
+    model = host.inflate(model)
+    assert pack("nodes.host.schedule").prediction_type_of(model) == "v_prediction"
+    scheduler = type(core_scheduler(model)).from_config(core_scheduler(model).config, prediction_type="v_prediction")
+    uncond = predictor(unet, sd.text(""), scheduler)
+    noise = ddim.invert(uncond, to_core(clip), scheduler, 6)[-1]
+    latent = inverted(model, sd, clip, 6)
+    scale = scheduler.alphas_cumprod[latent["tav_timestep"]] ** -0.5
+    assert relative(latent["samples"] / scale, from_core(noise)) < 1e-3
+    expected = ddim.sample(uncond, noise, scheduler, 4)
+    assert relative(sampled(model, sd, latent, 4, positive=sd.text(""), cfg=1.0), from_core(expected)) < 1e-3
+
+
+def test_fresh_noise_and_eta_come_from_the_seed(sd, tuned):
+    empty = {"samples": torch.zeros(3, 4, 8, 8)}
+    videos = [
+        sampled(tuned[0], sd, empty, 3, eta=eta, seed=s)
+        for eta, s in ((0.0, 1), (0.0, 1), (0.0, 2), (0.5, 1), (0.5, 1))
+    ]
+    same = [
+        torch.equal(a, b)
+        for a, b in ((videos[0], videos[1]), (videos[0], videos[2]), (videos[0], videos[3]), (videos[3], videos[4]))
+    ]
+    assert same == [True, False, False, True]
+    assert all(video.isfinite().all() for video in videos)
+
+
+def test_an_area_and_a_range_on_the_conditioning_are_honoured(sd, tuned, clip):
+    latent, plain = inverted(tuned[0], sd, clip, 4), sd.text("a man is skiing")
+    with_area = [[text, options | {"area": (4, 8, 0, 0), "strength": 1.0}] for text, options in sd.text("a dog")]
+    never = [[text, options | {"start_percent": 0.999, "end_percent": 1.0}] for text, options in sd.text("a dog")]
+    everywhere = sampled(tuned[0], sd, latent, 4, positive=plain)
+    assert worst(sampled(tuned[0], sd, latent, 4, positive=plain + with_area), everywhere) > 0.01
+    assert torch.allclose(sampled(tuned[0], sd, latent, 4, positive=plain + never), everywhere, atol=1e-4)
+
+
+def test_a_controlnet_on_the_conditioning_is_honoured(sd, tuned, clip, models):
+    net = core("comfy.controlnet").load_controlnet(str(models / "controlnet" / CONTROLNET))
+    hint = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    positive, _ = (
+        core("nodes")
+        .ControlNetApplyAdvanced()
+        .apply_controlnet(sd.text("a man is skiing"), sd.text(""), net, hint, 1.0, 0.0, 1.0)
+    )
+    latent = inverted(tuned[0], sd, clip, 4)
+    steered = sampled(tuned[0], sd, latent, 4, positive=positive)
+    assert steered.isfinite().all()
+    assert worst(steered, sampled(tuned[0], sd, latent, 4)) > 0.01
+
+
+def test_a_lora_may_come_before_or_after(sd, tuned, clip, models):
+    weights, host = tuned[0].get_attachment("tune_a_video").tuned, pack("nodes.host.inflate")
+    before = host.with_tuned(sd.with_lora(models / "loras" / LORA), weights)
+    after = sd.with_lora(models / "loras" / LORA, host.with_tuned(sd.model, weights))
+    latent = inverted(tuned[0], sd, clip, 3)
+    one, other, without = (sampled(model, sd, latent, 3) for model in (before, after, tuned[0]))
+    assert relative(one, other) < 1e-4
+    assert relative(one, without) > 1e-3
+
+
+def test_cancel_is_obeyed_within_one_step(sd, tuned, clip, monkeypatch):
+    manage, preview = core("comfy.model_management"), core("latent_preview")
+    steps = []
+
+    def press_cancel(step, x0, x, total):
+        steps.append(step)
+        if step == 1:
+            manage.interrupt_current_processing(True)
+
+    monkeypatch.setattr(preview, "prepare_callback", lambda *_: press_cancel)
+    with pytest.raises(manage.InterruptProcessingException):
+        inverted(tuned[0], sd, clip, 10)
+    assert steps == [0, 1]
+    monkeypatch.undo()
+    assert inverted(tuned[0], sd, clip, 2)["samples"].isfinite().all()
