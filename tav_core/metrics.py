@@ -58,9 +58,10 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> float:
 # Steadiness
 
 
-def constancy(readings: Sequence[Hashable]) -> float:
-    """The share of frames that read as most of them do."""
-    return max(Counter(readings).values()) / len(readings)
+def constancy(readings: Sequence[Hashable | None]) -> float:
+    """The share of frames that read as most of them do; a frame in which nothing is read (None) agrees with none."""
+    counts = Counter(reading for reading in readings if reading is not None)
+    return max(counts.values(), default=0) / len(readings)
 
 
 def warp_error(frames: Tensor) -> float:

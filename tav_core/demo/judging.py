@@ -1,0 +1,76 @@
+"""Holds what a variant made of a clip against what is known of the drawn world."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..metrics import (
+    centre_error,
+    constancy,
+    peak_signal_to_noise,
+    structural_similarity,
+    trajectory_correlation,
+    warp_error,
+)
+from .protocol import CHANGES, FACTS, WorldClip, WorldEdit
+from .readers import Reading, read_picture
+from .world import SIZE, Scene
+
+REACH = 1.8  # of an object's radius: the tips of stars and triangles lie at 1.6, and edges are soft
+
+
+def figures(
+    clip: WorldClip, source: Tensor, edits: Sequence[Tensor], reconstruction: Tensor | None
+) -> dict[str, float]:
+    """The figures of one variant on one clip, each a mean over the edits that it can be told of.
+
+    source, each of the edits, reconstruction: (f, 128, 128, 3) in 0..1. Without a reconstruction its figures are left
+    out, as is `background_psnr` where no edit keeps the background.
+    """
+    scenes = clip.scenes(len(source))
+    each = [edit_figures(edit, frames, scenes, source) for edit, frames in zip(clip.edits, edits, strict=True)]
+    names = dict.fromkeys(name for of_edit in each for name in of_edit)
+    means = {name: float(np.mean([of_edit[name] for of_edit in each if name in of_edit])) for name in names}
+    if reconstruction is not None:
+        means["reconstruction_psnr"] = peak_signal_to_noise(reconstruction, source)
+        means["reconstruction_ssim"] = structural_similarity(reconstruction, source)
+    return means
+
+
+def edit_figures(edit: WorldEdit, frames: Tensor, scenes: Sequence[Scene], source: Tensor) -> dict[str, float]:
+    """The figures of one edit (f, 128, 128, 3) of a clip that shows `scenes`."""
+    readings = [read_picture(picture) for picture in (frames.clamp(0, 1) * 255).round().byte().numpy()]
+    path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
+    changed = CHANGES[edit.kind]
+    steady = {f"{fact}_constancy": constancy([getattr(r, fact) for r in readings]) for fact in ("ground", *FACTS[:2])}
+    right = _share(readings, edit.scene, changed)
+    result = {
+        "attribute_right": right,
+        f"attribute_right_{edit.kind}": right,
+        "rest_kept": _share(readings, edit.scene, [fact for fact in FACTS if fact not in changed]),
+        "trajectory_correlation": trajectory_correlation(path, known),
+        "centre_error": centre_error(path, known),
+        "constancy": float(np.mean(list(steady.values()))),
+        **steady,
+        "warp_error": warp_error(frames),
+    }
+    if not {"ground", "style"} & set(changed):
+        result["background_psnr"] = peak_signal_to_noise(frames, source, _background(scenes, path))
+    return result
+
+
+def _share(readings: Sequence[Reading], scene: Scene, facts: Sequence[str]) -> float:
+    """The share of frames that show all these facts of a scene."""
+    return float(np.mean([all(getattr(r, fact) == getattr(scene, fact) for fact in facts) for r in readings]))
+
+
+def _background(scenes: Sequence[Scene], path: Sequence[tuple[float, float] | None]) -> Tensor:
+    """The pixels (f, 128, 128) that neither the clip's object nor the edit's can cover."""
+    rows, columns = (np.mgrid[:SIZE, :SIZE] + 0.5) / SIZE
+    masks = []
+    for scene, centre in zip(scenes, path, strict=True):
+        distances = [np.hypot(columns - x, rows - y) for x, y in (scene.centre, centre or scene.centre)]
+        masks.append(np.minimum(*distances) > REACH * scene.radius)
+    return torch.from_numpy(np.stack(masks))

@@ -1,0 +1,165 @@
+"""Edits of a clip by each variant of the method: tuned once for each network, inverted once, all edits in one batch."""
+
+import copy
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..ddim import NoisePredictor, guided, invert, sample
+from ..errors import TavError
+from ..files import read_tensors, write_tensors
+from ..inflate import InflatedUNet
+from ..inversion import digest_of, inversion_key
+from ..tune import TuneConfig, tune
+from .protocol import WorldClip
+from .settings import Settings
+from .variants import Network, Variant
+from .world import draw_clip
+
+FORMAT = "tune-a-video/evaluation/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What one variant made of one clip, as clean latents.
+
+    edits: (e, c, f, h, w); reconstruction: (1, c, f, h, w), sampled back from the inversion, None without one.
+    seconds: of tuning, inversion and sampling, but not of the VAE.
+    """
+
+    edits: Tensor
+    reconstruction: Tensor | None
+    seconds: float
+
+    def save(self, path: str | os.PathLike, key: str) -> None:
+        tensors = {"edits": self.edits, "reconstruction": self.reconstruction}
+        tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        write_tensors(path, tensors, FORMAT, {"key": key, "seconds": self.seconds})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, key: str) -> "Samples | None":
+        """What was saved under the same key; None where it is absent, of another key, or damaged."""
+        try:
+            tensors, facts = read_tensors(path, FORMAT)
+        except TavError:
+            return None
+        return cls(tensors["edits"], tensors.get("reconstruction"), facts["seconds"]) if facts["key"] == key else None
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedClip:
+    """latents: (1, c, f, h, w); embeddings of the clip's sentence and of "", (1, n, d), and of the edits (e, n, d)."""
+
+    latents: Tensor
+    prompt: Tensor
+    empty: Tensor
+    edits: Tensor
+
+
+def sample_variants(
+    checkpoint: Checkpoint,
+    clip: WorldClip,
+    variants: Mapping[str, Variant],
+    settings: Settings,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+) -> Iterator[tuple[str, Samples]]:
+    """Yields each variant's name and samples as they are done, those that share a network one after the other.
+
+    work: a folder that keeps them, and from which they come where nothing that decides them has changed.
+    """
+    encoded = encode(checkpoint, clip, settings.frames)
+    seed += clip.number
+    networks = dict.fromkeys(variant.network for variant in variants.values())
+    for network in networks:
+        of_network = {name: variant for name, variant in variants.items() if variant.network == network}
+        done, paths, keys = {}, {}, {}
+        for name, variant in of_network.items():
+            keys[name] = _key(checkpoint, encoded, variant, settings, seed)
+            if work and (kept := Samples.load(paths.setdefault(name, _path(work, clip, name)), keys[name])):
+                done[name] = kept
+        yield from done.items()
+        if len(done) == len(of_network):
+            continue
+        bench = _Bench(checkpoint, encoded, network, settings, seed)
+        for name, variant in of_network.items():
+            if name in done:
+                continue
+            samples = bench.samples(variant.inverted)
+            if work:
+                samples.save(paths[name], keys[name])
+            yield name, samples
+
+
+def encode(checkpoint: Checkpoint, clip: WorldClip, num_frames: int) -> EncodedClip:
+    frames = torch.from_numpy(draw_clip(clip.scenes(num_frames))).float() / 255
+    return EncodedClip(
+        checkpoint.encode_video(frames).float(),
+        checkpoint.encode_prompt(clip.prompt),
+        checkpoint.encode_prompt(""),
+        checkpoint.encode_prompt([edit.prompt for edit in clip.edits]),
+    )
+
+
+class _Bench:
+    """One network, tuned on one clip, and the noise that it inverts the clip to."""
+
+    def __init__(self, checkpoint: Checkpoint, encoded: EncodedClip, network: Network, settings: Settings, seed: int):
+        self.scheduler, self.encoded, self.settings, self.seed = checkpoint.scheduler, encoded, settings, seed
+        began = time.perf_counter()
+        self.unet = _inflated(checkpoint, network)
+        if network.is_tuned:
+            config = TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate, seed=seed)
+            scheduler = DDPMScheduler.from_config(self.scheduler.config)
+            tune(self.unet, encoded.latents, encoded.prompt, scheduler, config)
+        self.tuning_seconds = time.perf_counter() - began
+
+    def samples(self, inverted: bool) -> Samples:
+        began, reconstruction = time.perf_counter(), None
+        empty, steps = self._predictor(self.encoded.empty), self.settings.inversion_steps
+        if inverted:
+            noise = invert(empty, self.encoded.latents, self.scheduler, steps)[-1]
+            reconstruction = sample(empty, noise, self.scheduler, steps)
+        else:
+            noise = torch.randn(self.encoded.latents.shape, generator=torch.Generator().manual_seed(self.seed))
+        edits = sample(
+            guided(self._predictor(self.encoded.edits), empty, self.settings.guidance_scale),
+            noise.to(self.encoded.latents).expand(len(self.encoded.edits), -1, -1, -1, -1),
+            self.scheduler,
+            self.settings.steps,
+        )
+        return Samples(edits, reconstruction, self.tuning_seconds + time.perf_counter() - began)
+
+    def _predictor(self, prompt_embeds: Tensor) -> NoisePredictor:
+        return NoisePredictor(self.unet, prompt_embeds, self.scheduler)
+
+
+def _inflated(checkpoint: Checkpoint, network: Network) -> InflatedUNet:
+    unet = copy.deepcopy(checkpoint.unet)
+    return network.kind(unet, attention=network.attention, group_norm=network.group_norm, temporal=network.temporal)
+
+
+def _path(work: Path, clip: WorldClip, name: str) -> Path:
+    return work / f"{clip.name}.{name}.safetensors"
+
+
+def _key(checkpoint: Checkpoint, encoded: EncodedClip, variant: Variant, settings: Settings, seed: int) -> str:
+    return inversion_key(
+        encoded.latents,
+        encoded.prompt,
+        encoded.edits,
+        unet=digest_of(checkpoint.unet),
+        network=asdict(variant.network),
+        inverted=variant.inverted,
+        settings=asdict(settings),
+        seed=seed,
+        scheduler={name: value for name, value in checkpoint.scheduler.config.items() if not name.startswith("_")},
+    )

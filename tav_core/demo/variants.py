@@ -1,0 +1,81 @@
+"""The method and what is left of it without one of its parts (paper, section 5.3), with the baselines beside it."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..inflate import TEMPORAL, InflatedUNet
+
+
+class TemporallyTunedUNet(InflatedUNet):
+    """The inflated network of which tuning trains the temporal attention alone."""
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in super().trainable_parameters().items() if TEMPORAL in name}
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a text-to-image network is made one for videos; what it does not say is as the method has it."""
+
+    attention: str = "sparse-causal"
+    group_norm: str = "video"
+    temporal: bool = True
+    kind: type[InflatedUNet] = InflatedUNet
+    is_tuned: bool = True
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the evaluation.
+
+    inverted: starts from the clip's own noise; False starts from random noise.
+    worse_in: the figures in which the paper says that it falls behind the full method.
+    """
+
+    title: str
+    network: Network = Network()
+    inverted: bool = True
+    worse_in: tuple[str, ...] = ()
+
+
+VARIANTS = {
+    "full": Variant("Tune-A-Video, in full"),
+    "no-sparse-causal": Variant(
+        "no sparse-causal attention: each frame looks at itself alone",
+        Network(attention="frame"),
+        worse_in=("constancy",),
+    ),
+    "first-frame": Variant(
+        "attention to the first frame alone",
+        Network(attention="first"),
+        worse_in=("trajectory_correlation",),
+    ),
+    "no-temporal": Variant(
+        "no temporal attention",
+        Network(temporal=False),
+        worse_in=("trajectory_correlation",),
+    ),
+    "no-tuning": Variant(
+        "no tuning",
+        Network(is_tuned=False),
+        worse_in=("constancy", "trajectory_correlation"),
+    ),
+    "no-inversion": Variant(
+        "no inversion: random noise",
+        inverted=False,
+        worse_in=("trajectory_correlation",),
+    ),
+    "text-to-image": Variant(
+        "the text-to-image network, frame by frame, from random noise",
+        Network(attention="frame", group_norm="frame", temporal=False, is_tuned=False),
+        inverted=False,
+        worse_in=("constancy", "trajectory_correlation"),
+    ),
+    # Video diffusion as Ho et al. 2022 factorise it, on a pretrained network: the paper's figure of where that fails.
+    "factorised": Variant(
+        "factorised: attention within each frame as it was, temporal attention tuned",
+        Network(attention="frame", kind=TemporallyTunedUNet),
+        worse_in=("constancy",),
+    ),
+}
