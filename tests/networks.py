@@ -1,7 +1,13 @@
 """Small real networks with seeded random weights."""
 
+import json
+from pathlib import Path
+
 import torch
 from diffusers import UNet2DConditionModel
+from transformers import CLIPConfig, CLIPModel
+
+from tav_core.demo.vocabulary import write_tokenizer
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
@@ -30,3 +36,17 @@ def video(frames: int = 4, size: int = 8, batch: int = 1, seed: int = 1) -> torc
 def text(*shape: int, seed: int = 2) -> torch.Tensor:
     """Random embeddings of a sentence; (1, 7, 32) where no shape is given."""
     return torch.randn(*(shape or (1, 7, 32)), generator=torch.Generator().manual_seed(seed))
+
+
+def write_clip_model(folder: Path, seed: int = 0) -> str:
+    """A CLIP model of random weights and its processor, as the hub holds them; returns the name to open it by."""
+    size = len(write_tokenizer(folder))
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    words = {"vocab_size": size, "max_position_embeddings": 77, "eos_token_id": size - 1, "bos_token_id": size - 2}
+    pictures = {"image_size": 32, "patch_size": 8}
+    torch.manual_seed(seed)
+    config = CLIPConfig(text_config=layers | words, vision_config=layers | pictures, projection_dim=24)
+    CLIPModel(config).save_pretrained(folder)
+    config = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": 32}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    return str(folder)

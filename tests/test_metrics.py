@@ -1,13 +1,9 @@
 """Measures of videos, held against videos of which the answer is known."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel
 
-from tav_core.demo.vocabulary import write_tokenizer
 from tav_core.errors import TavError
 from tav_core.metrics import (
     ClipScorer,
@@ -18,6 +14,7 @@ from tav_core.metrics import (
     trajectory_correlation,
     warp_error,
 )
+from tests.networks import write_clip_model
 
 PATH = [(0.2, 0.7), (0.4, 0.3), (0.6, 0.3), (0.8, 0.7)]
 
@@ -141,31 +138,19 @@ def test_random_paths_do_not_correlate():
 # CLIP
 
 
-@pytest.fixture(scope="session")
-def clip_folder(tmp_path_factory):
-    """A CLIP model of seeded random weights and its processor, as the hub would hold them."""
-    folder = tmp_path_factory.mktemp("clip")
-    size = len(write_tokenizer(folder))
-    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {"vocab_size": size, "max_position_embeddings": 77, "eos_token_id": size - 1, "bos_token_id": size - 2}
-    vision = {"image_size": 32, "patch_size": 8}
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=layers | text, vision_config=layers | vision, projection_dim=24)
-    CLIPModel(config).save_pretrained(folder)
-    pictures = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": 32}
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
-    return folder
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory) -> ClipScorer:
+    return ClipScorer(write_clip_model(tmp_path_factory.mktemp("clip")))
 
 
-def test_equal_frames_are_perfectly_consistent(clip_folder):
-    scores = ClipScorer(str(clip_folder)).score(moving(0, 0), "a red ball")
+def test_equal_frames_are_perfectly_consistent(scorer):
+    scores = scorer.score(moving(0, 0), "a red ball")
     assert scores.frame_consistency == pytest.approx(100, abs=1e-3)
     assert -100 < scores.textual_faithfulness < 100
 
 
-def test_clip_scores_are_the_mean_cosines_of_the_models_own_embeddings(clip_folder):
+def test_clip_scores_are_the_mean_cosines_of_the_models_own_embeddings(scorer):
     frames = torch.stack([moving(0, 0)[0], 1 - moving(0, 0)[0], torch.zeros(64, 64, 3)])
-    scorer = ClipScorer(str(clip_folder))
     scores = scorer.score(frames, "a red ball")
     pixels = scorer.processor(images=list((255 * frames).round().byte().numpy()), return_tensors="pt").pixel_values
     tokens = scorer.processor(text=["a red ball"], return_tensors="pt")
@@ -178,8 +163,8 @@ def test_clip_scores_are_the_mean_cosines_of_the_models_own_embeddings(clip_fold
     assert scores.textual_faithfulness == pytest.approx(100 * between(images, words).mean().item(), abs=1e-3)
 
 
-def test_a_prompt_longer_than_clip_reads_is_cut(clip_folder):
-    scorer, words = ClipScorer(str(clip_folder)), "a red ball " * 60
+def test_a_prompt_longer_than_clip_reads_is_cut(scorer):
+    words = "a red ball " * 60
     assert scorer.score(moving(0, 0), words) == pytest.approx(scorer.score(moving(0, 0), words + "star"))
 
 
@@ -188,8 +173,8 @@ def test_what_is_no_clip_model_is_refused_in_a_sentence(tmp_path):
         ClipScorer(str(tmp_path))
 
 
-def test_one_frame_is_not_enough_to_compare(clip_folder):
+def test_one_frame_is_not_enough_to_compare(scorer):
     with pytest.raises(TavError, match="two or more"):
-        ClipScorer(str(clip_folder)).score(moving(0, 0)[:1], "a red ball")
+        scorer.score(moving(0, 0)[:1], "a red ball")
     with pytest.raises(TavError, match="two or more"):
         warp_error(moving(0, 0)[:1])
