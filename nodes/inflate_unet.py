@@ -3,7 +3,7 @@ from comfy_api.latest import io
 from ..tav_core.attention import PATTERNS
 from ..tav_core.inflate import GROUP_NORMS
 from .host.inflate import inflate
-from .sockets import ADVANCED, CATEGORY, known
+from .sockets import ADVANCED, CATEGORY, facts, known
 
 
 class InflateUNet(io.ComfyNode):
@@ -51,4 +51,5 @@ class InflateUNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention, group_norm, temporal) -> io.NodeOutput:
-        return io.NodeOutput(inflate(model, attention=attention, group_norm=group_norm, temporal=temporal))
+        how = {"attention": attention, "group_norm": group_norm, "temporal": temporal}
+        return io.NodeOutput(inflate(model, **how), ui=facts(**how))

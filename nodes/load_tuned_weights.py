@@ -41,4 +41,6 @@ class LoadTunedWeights(io.ComfyNode):
     @classmethod
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
         tuned = TunedWeights.load(file_named(tuned_weights_name))
-        return io.NodeOutput(with_tuned(model, tuned, strength), tuned, ui=facts(strength=strength, **tuned.facts))
+        return io.NodeOutput(
+            with_tuned(model, tuned, strength), tuned, ui=facts(**tuned.facts | {"strength": strength})
+        )
