@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test lint comfyui
 
 demo: .venv/installed
-	$(BIN)/python -m tav_core.demo
+	$(BIN)/tav demo
 
 test: .venv/installed comfyui
 	$(BIN)/python -m pytest

@@ -1,4 +1,4 @@
-"""The shell's door to the method: `tav`, or `python -m tav_core.cli`. The commands are in commands.py."""
+"""The shell's door to the method: `tav`, or `python -m tav_core.cli`. Commands are in commands.py and *_command.py."""
 
 import io
 import sys
@@ -11,6 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments: in place of the command line's.
     """
     try:
+        from . import demo_command, eval_command  # noqa: F401  they join the app
         from .commands import app
     except ModuleNotFoundError as error:
         if error.name != "typer":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from .world import COLOURS, GROUNDS, SHAPES
+from .world import COLOURS, GROUNDS, SHAPES, STYLES
 
 WORDS = ("a", "an", "the", "is", "moving", "on", "at", "night", "cartoon", "style", "sks", ",")
 WORDS = (*WORDS, *COLOURS, *SHAPES, *GROUNDS)
@@ -35,3 +35,12 @@ def unknown_words(prompt: str) -> list[str]:
     """The words of a prompt that the miniature has never read; it runs with them, but draws what it likes."""
     words = prompt.lower().replace(",", " , ").split()
     return [word for word in dict.fromkeys(words) if word not in WORDS]
+
+
+def facts_in(prompt: str) -> dict[str, str]:
+    """What a prompt says of colour, shape, ground and style; a fact that it does not mention is left out."""
+    words = prompt.lower().replace(",", " ").split()
+    named = {"colour": COLOURS, "shape": SHAPES, "ground": GROUNDS}
+    facts = {fact: next((word for word in words if word in names), None) for fact, names in named.items()}
+    facts["style"] = next((style for style in STYLES if style in words), "plain")
+    return {fact: value for fact, value in facts.items() if value}

@@ -1,0 +1,159 @@
+"""`tav demo`: draws a clip, tunes the miniature on it, inverts it, edits it, and holds the edits against the truth."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..edit_config import EditConfig
+from ..editing_job import prepare_edit
+from ..files import atomic_path
+from ..jobs import Selection, versions
+from ..metrics import trajectory_correlation
+from ..tune import TuneConfig
+from ..tuning_job import prepare_tuning
+from ..video import read_frames, write_video
+from .miniature import miniature_path
+from .readers import Reading, read_picture
+from .settings import SETTINGS, Settings
+from .vocabulary import facts_in, unknown_words
+from .world import SIZE, Scene, clip_scenes, draw_clip
+
+SOURCE, MOTION = Scene("red", "ball", "grass"), "arc"
+FPS = 8
+KINDS = {"shape": "object", "ground": "background", "style": "style", "colour": "attribute"}  # the first that changed
+PROMPTS = tuple(
+    replace(SOURCE, **change).caption
+    for change in (
+        {"colour": "yellow", "shape": "star"},
+        {"ground": "beach"},
+        {"colour": "blue"},
+        {"style": "cartoon"},
+    )
+)
+
+
+@dataclass(frozen=True)
+class DemoEdit:
+    """One edit held against the truth.
+
+    kind: "object", "background", "style", "attribute", or "other" where nothing of the world was changed.
+    attribute_right: share of frames, 0..1, in which all that the prompt changed is there; None for "other".
+    trajectory_correlation: of the object's centres with those of the clip, -1..1.
+    """
+
+    prompt: str
+    kind: str
+    path: str
+    attribute_right: float | None
+    trajectory_correlation: float
+
+
+def run_demo(
+    folder: Path,
+    prompts: Sequence[str] = PROMPTS,
+    *,
+    settings: Settings = SETTINGS,
+    device: torch.device,
+    tell: Callable[[str], None] = lambda sentence: None,
+    on_step: Callable | None = None,
+) -> dict:
+    """Leaves clip, tuned weights, a video for each prompt, sheet, loss curve and manifest.json in `folder`.
+
+    tell: called with a sentence before each part. on_step: called as (step, total, part=) after each step of any part.
+    Returns what manifest.json holds. TavError for a folder that cannot be written and an empty prompt.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    began, seconds = time.perf_counter(), {}
+    clip, weights = folder / "clip.mp4", folder / "tuned.safetensors"
+    scenes = clip_scenes(SOURCE, MOTION, num_frames=settings.frames)
+    write_video(clip, torch.from_numpy(draw_clip(scenes)).float() / 255, FPS)
+    seconds["drawing the clip"] = time.perf_counter() - began
+
+    tell(f'Tuning the miniature on "{SOURCE.caption}", {settings.tuning_steps} steps.')
+    losses = []
+    tuning = prepare_tuning(
+        Selection(clip, settings.frames, SIZE),
+        SOURCE.caption,
+        miniature_path(),
+        weights,
+        config=TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate),
+        device=device,
+        replace_output=True,
+    )
+
+    def on_tuning(step: int, total: int, *, loss: float, **_) -> None:
+        losses.append(loss)
+        if on_step:
+            on_step(step, total, part="tuning")
+
+    tuning.run(on_tuning)
+    draw_losses(folder / "loss.png", losses)
+    seconds["tuning"] = time.perf_counter() - began - sum(seconds.values())
+
+    tell(f"Inverting the clip and sampling {len(prompts)} edits, {settings.steps} steps each.")
+    config = EditConfig(
+        num_steps=settings.steps, inversion_steps=settings.inversion_steps, guidance_scale=settings.guidance_scale
+    )
+    editing = prepare_edit(clip, weights, miniature_path(), prompts, folder, config=config, device=device)
+    report = editing.run(on_step)
+    edits = [measured(edit.prompt, edit.path, scenes) for edit in report.edits]
+    manifest = json.loads(report.manifest.read_text(encoding="utf-8"))
+    seconds |= {name: manifest["seconds"].get(name, 0.0) for name in ("inversion", "reconstruction")}
+    seconds["edits"] = sum(edit.seconds for edit in report.edits)
+    total = time.perf_counter() - began
+    seconds["reading and writing"] = total - sum(seconds.values())
+    manifest |= {
+        "prompt": SOURCE.caption,
+        "reconstruction_psnr": report.psnr,
+        "edits": [old | asdict(edit) for old, edit in zip(manifest["edits"], edits, strict=True)],
+        "losses": [round(loss, 5) for loss in losses],
+        "miniature": asdict(settings),
+        "unknown_words": unknown_words(" ".join(prompts)),
+        "seconds": round(total, 1),
+        "parts": {name: round(taken, 1) for name, taken in seconds.items()},
+        "versions": versions(),
+    }
+    with atomic_path(report.manifest) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
+    """Reads the frames of an edit and holds them against what its prompt asks for and where the clip's object was."""
+    frames = (read_frames(path, len(scenes), size=SIZE).frames.numpy() * 255).round().astype(np.uint8)
+    readings = [read_picture(frame) for frame in frames]
+    asked, known = facts_in(prompt), facts_in(SOURCE.caption)
+    changed = {fact: value for fact, value in asked.items() if value != known[fact]}
+    return DemoEdit(
+        prompt,
+        next((kind for fact, kind in KINDS.items() if fact in changed), "other"),
+        path.name,
+        share_right(readings, changed) if changed else None,
+        trajectory_correlation([reading.centre for reading in readings], [scene.centre for scene in scenes]),
+    )
+
+
+def share_right(readings: Sequence[Reading], facts: dict[str, str]) -> float:
+    """The share of pictures, 0..1, that show all these facts."""
+    return float(np.mean([all(getattr(r, fact) == value for fact, value in facts.items()) for r in readings]))
+
+
+def draw_losses(path: Path, losses: Sequence[float]) -> None:
+    """A PNG of the loss of each step and its running mean."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    steps, width = np.arange(1, len(losses) + 1), max(1, len(losses) // 10)
+    axes.plot(steps, losses, color="0.8", label="each step")
+    if len(losses) > width:
+        axes.plot(steps[width - 1 :], np.convolve(losses, np.full(width, 1 / width), "valid"), label=f"mean of {width}")
+    axes.set(xlabel="tuning step", ylabel="mean squared error of the noise", ylim=(0, None))
+    axes.legend()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
