@@ -97,9 +97,7 @@ def _attention(pattern: str) -> Callable:
         if FRAMES not in options:  # called around CFGGuider, without wrappers: an ordinary picture model
             return attend(query, key, value)
         num_frames, batch = options[FRAMES]
-        tiles = (
-            len(query) // batch
-        )  # HyperTile cuts pictures into tiles that it adds to the batch; here they are rejoined
+        tiles = len(query) // batch  # HyperTile adds a picture's tiles to the batch; here they are rejoined
         query, key, value = (rearrange(x, "(b t) n c -> b (t n) c", b=batch) for x in (query, key, value))
         output = attend_across_frames(query, key, value, attended_frames(pattern, num_frames), attend)
         return rearrange(output, "b (t n) c -> (b t) n c", t=tiles)
@@ -112,9 +110,8 @@ def _wrapper(inflation: Inflation, paths: dict[str, str]) -> Callable:
         executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
     ):
         options = dict(transformer_options or {})
-        num_frames = len(x) // len(
-            options.get("cond_or_uncond") or [0]
-        )  # cond and uncond are stacked, frames the batch
+        stacked = options.get("cond_or_uncond") or [0]  # safe: how the host says which conditions it batched
+        num_frames = len(x) // len(stacked)
         options[FRAMES] = (num_frames, len(x))
         model = executor.class_obj  # safe: the BaseModel whose apply_model is wrapped
         with _hooked(model.diffusion_model, inflation, paths, _added_to(model.current_patcher), num_frames):

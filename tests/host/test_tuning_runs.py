@@ -1,0 +1,206 @@
+"""One-shot tuning inside the host: runs that resume and are kept, what is refused, and memory that comes back."""
+
+import contextlib
+import gc
+import json
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from tests.golden import worst
+from tests.host.assets import CHECKPOINT, LORA
+from tests.host.inprocess import checkpoint, core, pack, predict
+from tests.host.test_parity import random
+from tests.host.test_shared_model import with_controlnet
+
+STEPS = 4
+CLIP = random(2, 4, 8, 8, seed=3, scale=5.0)
+
+
+@pytest.fixture(scope="module")
+def sd(models):
+    return checkpoint(models / "checkpoints" / CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def inflated(sd):
+    return pack("nodes.host.inflate").inflate(sd.model)
+
+
+class Cancelled(BaseException):
+    """As the host's own: not an Exception."""
+
+
+def config(**changes):
+    return pack("tav_core.tune").TuneConfig(
+        **{"num_steps": STEPS, "learning_rate": 1e-3, "checkpoint_every": 1, "mixed_precision": "no"} | changes
+    )
+
+
+def tune(model, positive, root, *, clip=CLIP, stop_at=None, on_step=None, **changes):
+    def watch(step, total, *, loss, estimate):
+        if on_step:
+            on_step(step, loss, estimate)
+        if step == stop_at:
+            raise Cancelled
+
+    with torch.inference_mode():  # as the host runs nodes
+        return pack("nodes.host.tuning").tune_model(
+            model, clip.clone(), positive, config(**changes), root=root, notes={"prompt": "a man"}, on_step=watch
+        )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(sd, inflated, tmp_path_factory):
+    return tune(inflated, sd.text("a man"), tmp_path_factory.mktemp("runs"))
+
+
+def test_a_cancelled_run_goes_on_and_ends_with_the_same_weights(sd, inflated, uninterrupted, tmp_path):
+    weights, losses, how = uninterrupted
+    assert how["how"] == "new"
+    with pytest.raises(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, stop_at=2)
+    again, its_losses, told = tune(inflated, sd.text("a man"), tmp_path)
+    assert told["how"] == "resumed at step 2"
+    assert its_losses == losses
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in weights.tensors.items())
+
+
+def test_a_finished_run_is_not_tuned_again_and_keeps_no_optimizer(sd, inflated, uninterrupted, tmp_path):
+    tune(inflated, sd.text("a man"), tmp_path)
+    steps = []
+    weights, losses, how = tune(inflated, sd.text("a man"), tmp_path, on_step=lambda *step: steps.append(step))
+    assert (how["how"], steps, losses) == ("already tuned", [], uninterrupted[1])
+    assert all(torch.equal(weights.tensors[name], tensor) for name, tensor in uninterrupted[0].tensors.items())
+    (folder,) = tmp_path.iterdir()
+    assert sorted(file.name for file in folder.iterdir()) == ["inputs.safetensors", "result.safetensors"]
+
+
+def test_a_clip_whose_last_digits_differ_is_the_same_run_and_another_clip_is_not(sd, inflated, tmp_path):
+    """Encoding on another number of threads changes the last digits."""
+    with pytest.raises(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, stop_at=1)
+    _, _, nearly = tune(inflated, sd.text("a man"), tmp_path, clip=CLIP * (1 + 1e-6))
+    assert nearly["how"] == "resumed at step 1"
+    assert tune(inflated, sd.text("a man"), tmp_path, clip=CLIP + 0.5)[2]["how"] == "new"
+
+
+def test_whatever_decides_the_result_makes_another_run(sd, inflated, models, tmp_path):
+    host = pack("nodes.host.inflate")
+    lora = models / "loras" / LORA
+    cases = {
+        "text": (inflated, sd.text("a dog"), {}),
+        "seed": (inflated, sd.text("a man"), {"seed": 1}),
+        "rate": (inflated, sd.text("a man"), {"learning_rate": 2e-3}),
+        "pattern": (host.inflate(sd.model, attention="full"), sd.text("a man"), {}),
+        "LoRA": (host.inflate(sd.with_lora(lora)), sd.text("a man"), {}),
+        "weaker LoRA": (host.inflate(sd.with_lora(lora, strength=0.5)), sd.text("a man"), {}),
+        "ControlNet": (inflated, with_controlnet(sd, models, "a man"), {}),
+    }
+    for model, text, changes in cases.values():
+        with pytest.raises(Cancelled):
+            tune(model, text, tmp_path / "of-each", stop_at=1, num_steps=2, **changes)
+    names = [json.dumps(pack("nodes.host.runs")._settings(f)) for f in (tmp_path / "of-each").iterdir()]
+    assert len(names) == pack("nodes.host.runs").KEPT
+    again = tune(host.inflate(sd.with_lora(lora, strength=0.5)), sd.text("a man"), tmp_path / "of-each", num_steps=2)
+    assert again[2]["how"] == "resumed at step 1"  # the same LoRA, loaded once more
+
+
+def test_tuned_weights_hold_the_tuning_and_not_the_lora(sd, models, tmp_path):
+    lora = sd.with_lora(models / "loras" / LORA)
+    weights, *_ = tune(pack("nodes.host.inflate").inflate(lora), sd.text("a man"), tmp_path, num_steps=2)
+    largest = max(
+        tensor.abs().max() for name, tensor in weights.tensors.items() if "to_q" in name and "temp" not in name
+    )
+    assert 0 < largest < 3e-3  # two steps of 1e-3; the LoRA is larger by far
+    _, plain = pack("nodes.host.weights").diffusers_unet(sd.model, torch.device("cpu"))
+    assert weights.facts["base_fingerprint"] == plain
+    assert (
+        weights.facts | {"family": "sd1", "frames": 2, "size": [64, 64], "steps": 2, "prompt": "a man"} == weights.facts
+    )
+
+
+def test_tuning_a_tuned_model_starts_from_its_base(sd, inflated, uninterrupted, tmp_path):
+    tuned = pack("nodes.host.inflate").with_tuned(sd.model, uninterrupted[0])
+    again, losses, _ = tune(tuned, sd.text("a man"), tmp_path)
+    assert losses == uninterrupted[1]
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in uninterrupted[0].tensors.items())
+
+
+def test_the_estimate_for_previews_changes_nothing(sd, inflated, uninterrupted, tmp_path):
+    shown = []
+    losses = tune(
+        inflated, sd.text("a man"), tmp_path, on_step=lambda _step, _loss, estimate: shown.append(estimate().clone())
+    )[1]
+    assert losses == uninterrupted[1]
+    assert [tuple(picture.shape) for picture in shown] == [(2, 4, 8, 8)] * STEPS
+    assert worst(shown[0], shown[-1]) > 1e-4
+
+
+def test_a_controlnet_is_honoured_in_tuning(sd, inflated, uninterrupted, models, tmp_path):
+    losses = tune(inflated, with_controlnet(sd, models, "a man"), tmp_path)[1]
+    assert abs(losses[0] - uninterrupted[1][0]) > 1e-3
+
+
+@pytest.mark.parametrize("stop_at", [None, 1])
+def test_all_memory_comes_back(sd, inflated, tmp_path, stop_at):
+    with contextlib.suppress(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, stop_at=stop_at)
+    gc.collect()
+    assert not [thing for thing in gc.get_objects() if type(thing) is UNet2DConditionModel]
+    assert not core("comfy.model_management").current_loaded_models
+
+
+def test_the_model_that_came_in_is_left_as_it_is(sd, inflated, tmp_path):
+    inputs = random(1, 4, 2, 8, 8), torch.tensor([300]), random(1, 77, 768)
+    before = predict(inflated, *inputs)
+    tune(inflated, sd.text("a man"), tmp_path, num_steps=1)
+    assert torch.equal(predict(inflated, *inputs), before)
+
+
+def changed(conditioning, **options):
+    return [[text, given | options] for text, given in conditioning]
+
+
+def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(sd, inflated, tmp_path):
+    text, other = sd.text("a man"), sd.text("a dog")
+    for model, positive, sentence in (
+        (sd.model, text, "insert Inflate UNet"),
+        (inflated, text + other, "combines 2"),
+        (inflated, changed(text, area=(4, 4, 0, 0)), "an area"),
+        (inflated, changed(text, mask=torch.ones(1, 8, 8)), "a mask"),
+        (inflated, changed(text, start_percent=0.2, end_percent=1.0), "a range"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            tune(model, positive, tmp_path)
+    assert not list(tmp_path.iterdir())
+    latents = pack("nodes.host.latents")
+    for latent, check, sentence in (
+        ({"samples": torch.zeros(1, 4, 8, 8)}, lambda x: latents.frames_of(x, least=2), "at least 2"),
+        ({"samples": torch.zeros(2, 16, 8, 8)}, latents.frames_of, r"\(2, 16, 8, 8\)"),
+        ({"samples": torch.zeros(1, 4, 2, 8, 8)}, latents.frames_of, r"\(1, 4, 2, 8, 8\)"),
+        ({"samples": torch.ones(2, 4, 8, 8)}, latents.check_samplable, "neither of DDIM Invert nor empty"),
+        ({"samples": torch.ones(2, 4, 8, 8), "tav_timestep": 981}, latents.check_clean, "noise already"),
+        ({"samples": torch.ones(2, 4, 8, 8), "noise_mask": torch.ones(1)}, latents.frames_of, "mask"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            check(latent)
+
+
+def test_running_out_of_memory_is_told_in_a_sentence(sd, inflated, tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(pack("nodes.host.tuning"), "tune", full)
+    with pytest.raises(ValueError, match="fewer frames or a smaller size"), pack("nodes.host.memory").in_plain_words():
+        tune(inflated, sd.text("a man"), tmp_path)
+
+
+def test_a_damaged_result_is_tuned_anew(sd, inflated, uninterrupted, tmp_path):
+    tune(inflated, sd.text("a man"), tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / "result.safetensors").write_bytes(b"half a fi")
+    weights, losses, how = tune(inflated, sd.text("a man"), tmp_path)
+    assert (how["how"], losses) == ("new", uninterrupted[1])
+    assert weights.tensors.keys() == uninterrupted[0].tensors.keys()
