@@ -23,7 +23,7 @@ from .settings import Settings
 from .variants import Network, Variant
 from .world import draw_clip
 
-FORMAT = "tune-a-video/evaluation/1"
+FORMAT, SUFFIX = "tune-a-video/evaluation/1", ".safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,24 +78,21 @@ def sample_variants(
     """
     encoded = encode(checkpoint, clip, settings.frames)
     seed += clip.number
-    networks = dict.fromkeys(variant.network for variant in variants.values())
-    for network in networks:
-        of_network = {name: variant for name, variant in variants.items() if variant.network == network}
-        done, paths, keys = {}, {}, {}
-        for name, variant in of_network.items():
-            keys[name] = _key(checkpoint, encoded, variant, settings, seed)
-            if work and (kept := Samples.load(paths.setdefault(name, _path(work, clip, name)), keys[name])):
-                done[name] = kept
-        yield from done.items()
-        if len(done) == len(of_network):
-            continue
-        bench = _Bench(checkpoint, encoded, network, settings, seed)
-        for name, variant in of_network.items():
-            if name in done:
+    for network in dict.fromkeys(variant.network for variant in variants.values()):
+        bench = None
+        for name, variant in variants.items():
+            if variant.network != network:
                 continue
-            samples = bench.samples(variant.inverted)
-            if work:
-                samples.save(paths[name], keys[name])
+            key, path = (
+                _key(checkpoint, encoded, variant, settings, seed),
+                work and work / f"{clip.name}.{name}{SUFFIX}",
+            )
+            samples = path and Samples.load(path, key)
+            if not samples:
+                bench = bench or _Bench(checkpoint, encoded, network, settings, seed)
+                samples = bench.samples(variant.inverted)
+                if path:
+                    samples.save(path, key)
             yield name, samples
 
 
@@ -145,10 +142,6 @@ class _Bench:
 def _inflated(checkpoint: Checkpoint, network: Network) -> InflatedUNet:
     unet = copy.deepcopy(checkpoint.unet)
     return network.kind(unet, attention=network.attention, group_norm=network.group_norm, temporal=network.temporal)
-
-
-def _path(work: Path, clip: WorldClip, name: str) -> Path:
-    return work / f"{clip.name}.{name}.safetensors"
 
 
 def _key(checkpoint: Checkpoint, encoded: EncodedClip, variant: Variant, settings: Settings, seed: int) -> str:
