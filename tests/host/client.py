@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-PATIENCE = 120  # seconds until a test gives up on a server that says nothing
+PATIENCE = 300  # seconds until a test gives up on a server that says nothing
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,14 @@ def interrupted_at(client: Client, prompt: dict, node: str, step: int):
     return client.finish(prompt_id)
 
 
+def facts(run, node: str) -> dict:
+    return run.outputs[node]["tune_a_video"][0]
+
+
+def runs(server) -> list[Path]:
+    return list((server.base / "models" / "tune_a_video" / ".runs").iterdir())
+
+
 @pytest.fixture
 def weights(server):
     def load(prefix: str) -> dict[str, torch.Tensor]:
@@ -89,7 +98,7 @@ def test_sampling_tells_each_step_in_order_with_a_picture(client, tuned):
 
 
 def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_one_does(
-    client, tuned, weights, forget
+    server, client, tuned, weights, forget
 ):
     assert client.run(tuning("whole", seed=2)).status == "success"
     forget()
@@ -101,8 +110,9 @@ def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_
 
     again = client.run(tuning("cut", seed=2))
     assert again.status == "success", again.sentence
-    assert steps_of(again, "tune")[-1] == STEPS
-    assert len(steps_of(again, "tune")) < STEPS
+    assert facts(again, "tune")["first_step"] == done
+    assert f"resumed at step {done}" in server.log
+    assert steps_of(again, "tune") == list(range(done + 1, STEPS + 1))
     whole, cut = weights("whole"), weights("cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
@@ -114,7 +124,9 @@ def test_a_finished_tuning_is_not_done_again(client, tuned, weights):
     client.free()  # the host's cache is gone, our files are not
     second = client.run(tuning("second", seed=3))
     assert "tune" in second.executed
-    assert len(steps_of(second, "tune")) <= 1
+    assert facts(second, "tune")["how"] == "already tuned"
+    assert facts(second, "tune")["losses"] == facts(first, "tune")["losses"]
+    assert steps_of(second, "tune") == []
     ours, theirs = weights("first"), weights("second")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -144,5 +156,14 @@ def test_a_tuning_that_was_killed_goes_on_when_the_server_is_back(server, tuned,
     client = Client(server)
     run = client.run(tuning("killed", seed=4))
     assert run.status == "success", run.sentence
+    assert steps_of(run, "tune")[0] >= 4  # the step that was told, and all before it, were safe on the disk
     unharmed, killed = weights("unharmed"), weights("killed")
     assert all(torch.equal(unharmed[name], killed[name]) for name in unharmed)
+    (folder,) = (folder for folder in runs(server) if folder.name == facts(run, "tune")["run"])
+    assert {file.name for file in folder.iterdir()} == {"inputs.safetensors", "result.safetensors"}
+
+
+def test_the_last_runs_alone_are_kept(server, client, tuned):
+    for seed in range(20, 26):
+        assert client.run(tuning("many", steps=1, seed=seed)).status == "success"
+    assert len(runs(server)) == 5

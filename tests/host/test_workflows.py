@@ -1,6 +1,7 @@
 """Every workflow of workflows/api, run by the server as a headless client would have it run."""
 
 import io
+import math
 import shutil
 
 import av
@@ -98,14 +99,25 @@ def test_saved_weights_edit_as_those_just_tuned_do(server, client, tuned):
     assert load_file(server.base / "models" / "tune_a_video" / ours)
 
 
-def test_every_node_of_ours_tells_its_facts_in_the_history(client, tuned):
+def test_every_node_of_ours_tells_its_facts_in_the_history(server, client, tuned):
     told = {}
     for name in ("tune-and-edit", "edit-with-saved-weights"):
-        run = client.run(small(name, {"invert": {"check": True}, "edit": {"text": "facts"}}))
+        prompt = small(name, {"invert": {"check": True}, "edit": {"text": "facts"}})
+        run = client.run(prompt)
         assert run.status == "success", run.sentence
         told |= {
-            prompt["class_type"]: run.outputs[node]["tune_a_video"][0]
-            for node, prompt in small(name).items()
-            if node in run.outputs and "tune_a_video" in run.outputs[node]
+            prompt[node]["class_type"]: outputs["tune_a_video"][0]
+            for node, outputs in run.outputs.items()
+            if "tune_a_video" in outputs
         }
-    assert set(told) >= {"LoadVideoFrames", "OneShotTune", "SaveTunedWeights", "LoadTunedWeights", "DDIMInvert"}, told
+    assert told["LoadVideoFrames"]["frames"] == FRAMES
+    assert told["LoadVideoFrames"]["file"] == "man-skiing.mp4"
+    assert told["InflateUNet"]["attention"] == "sparse-causal"
+    assert len(told["OneShotTune"]["losses"]) == told["OneShotTune"]["steps"] == 2
+    assert (server.base / "models" / "tune_a_video" / told["SaveTunedWeights"]["name"]).is_file()
+    assert told["LoadTunedWeights"]["strength"] == 1.0
+    assert told["LoadTunedWeights"]["frames"] == FRAMES
+    assert math.isfinite(told["DDIMInvert"]["psnr"])
+    assert told["DDIMInvert"]["psnr_of"] == "latents"
+    assert told["TAVSample"]["steps"] == 2
+    assert (told["TAVSample"]["cfg"], told["TAVSample"]["frames"]) == (12.5, FRAMES)
