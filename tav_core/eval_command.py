@@ -128,7 +128,7 @@ def _measure(
                 rows["source"] = f"source: {pictured.prompt}", outcome.source
                 rows[outcome.variant] = f"{outcome.variant}: {pictured.edits[0].prompt}", outcome.edits[0]
     values = by_variant(measured)
-    head = explanation(len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
+    head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
     tables = f"{as_tables(values)}\n\n## Is each part needed?\n\n{as_claims(values)}"
     contact_sheet(output / "eval.png", [rows[name] for name in ("source", *variants)])
     _write(output, f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))

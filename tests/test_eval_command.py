@@ -55,7 +55,7 @@ def test_an_evaluation_leaves_tables_json_and_a_picture(evaluated):
     assert all({"mean", "std", "clips"} == set(of) for variant in figures.values() for of in variant.values())
     report = (folder / "eval.md").read_text(encoding="utf-8")
     assert "| `text-to-image` " in report
-    assert "1 tuning steps" in report
+    assert "1 steps of tuning" in report
     assert report.count("\n| `full` ") == 3
     assert (folder / "eval.png").stat().st_size > 10_000
     assert said.out.splitlines()[-3:] == [str(folder / name) for name in ("eval.md", "eval.json", "eval.png")]

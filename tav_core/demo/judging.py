@@ -1,6 +1,6 @@
 """Holds what a variant made of a clip against what is known of the drawn world."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,11 +45,12 @@ def edit_figures(edit: WorldEdit, frames: Tensor, scenes: Sequence[Scene], sourc
     path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
     changed = CHANGES[edit.kind]
     steady = {f"{fact}_constancy": constancy([getattr(r, fact) for r in readings]) for fact in ("ground", *FACTS[:2])}
-    right = _share(readings, edit.scene, changed)
+    asked = {fact: getattr(edit.scene, fact) for fact in FACTS}
+    right = share_right(readings, {fact: asked[fact] for fact in changed})
     result = {
         "attribute_right": right,
         f"attribute_right_{edit.kind}": right,
-        "rest_kept": _share(readings, edit.scene, [fact for fact in FACTS if fact not in changed]),
+        "rest_kept": share_right(readings, {fact: value for fact, value in asked.items() if fact not in changed}),
         "trajectory_correlation": trajectory_correlation(path, known),
         "centre_error": centre_error(path, known),
         "constancy": float(np.mean(list(steady.values()))),
@@ -61,9 +62,9 @@ def edit_figures(edit: WorldEdit, frames: Tensor, scenes: Sequence[Scene], sourc
     return result
 
 
-def _share(readings: Sequence[Reading], scene: Scene, facts: Sequence[str]) -> float:
-    """The share of frames that show all these facts of a scene."""
-    return float(np.mean([all(getattr(r, fact) == getattr(scene, fact) for fact in facts) for r in readings]))
+def share_right(readings: Sequence[Reading], facts: Mapping[str, str]) -> float:
+    """The share of pictures, 0..1, that show all these facts."""
+    return float(np.mean([all(getattr(r, fact) == value for fact, value in facts.items()) for r in readings]))
 
 
 def _background(scenes: Sequence[Scene], path: Sequence[tuple[float, float] | None]) -> Tensor:

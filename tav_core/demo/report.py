@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .settings import Settings
-from .variants import VARIANTS
+from .variants import VARIANTS, Variant
 
 Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # variant -> figure -> clip -> value
 
@@ -81,8 +81,9 @@ def as_tables(values: Values) -> str:
     return "\n\n".join(parts)
 
 
-def explanation(num_clips: int, settings: Settings, command: str, made_by: str) -> str:
+def explanation(variants: Mapping[str, Variant], num_clips: int, settings: Settings, command: str, made_by: str) -> str:
     """Markdown: what was measured, how, and what each figure means."""
+    listed = "\n".join(f"- `{name}`: {variant.title}" for name, variant in variants.items())
     return f"""# The claims, measured
 
 {num_clips} clips of {settings.frames} frames of the drawn world (`tav_core/demo/`), each edited by four sentences:
@@ -90,8 +91,8 @@ another object, another background, another attribute, another style. Made by
 
     {command}
 
-on {made_by}. Settings: {settings.tuning_steps} tuning steps at {settings.learning_rate:g},
-{settings.inversion_steps} steps of inversion, {settings.steps} of sampling, guidance {settings.guidance_scale:g}.
+on {made_by}. Settings: {settings.tuning_steps} steps of tuning at {settings.learning_rate:g},
+{settings.inversion_steps} of inversion, {settings.steps} of sampling, guidance {settings.guidance_scale:g}.
 Each value is the mean over the clips ± their standard deviation; a clip's value is the mean over its edits.
 
 - *edit right*: frames in which all that the sentence changes is read back; *rest kept*: in which all else is as it was.
@@ -103,11 +104,7 @@ Each value is the mean over the clips ± their standard deviation; a clip's valu
 
 The variants:
 
-{_variants()}"""
-
-
-def _variants() -> str:
-    return "\n".join(f"- `{name}`: {variant.title}" for name, variant in VARIANTS.items())
+{listed}"""
 
 
 def as_claims(values: Values) -> str:

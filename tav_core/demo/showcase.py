@@ -17,8 +17,9 @@ from ..metrics import trajectory_correlation
 from ..tune import TuneConfig
 from ..tuning_job import prepare_tuning
 from ..video import read_frames, write_video
+from .judging import share_right
 from .miniature import miniature_path
-from .readers import Reading, read_picture
+from .readers import read_picture
 from .settings import SETTINGS, Settings
 from .vocabulary import facts_in, unknown_words
 from .world import SIZE, Scene, clip_scenes, draw_clip
@@ -136,11 +137,6 @@ def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
         share_right(readings, changed) if changed else None,
         trajectory_correlation([reading.centre for reading in readings], [scene.centre for scene in scenes]),
     )
-
-
-def share_right(readings: Sequence[Reading], facts: dict[str, str]) -> float:
-    """The share of pictures, 0..1, that show all these facts."""
-    return float(np.mean([all(getattr(r, fact) == value for fact, value in facts.items()) for r in readings]))
 
 
 def draw_losses(path: Path, losses: Sequence[float]) -> None:
