@@ -25,8 +25,6 @@ NODES = [
 
 
 class TuneAVideo(ComfyExtension):
-    async def on_load(self) -> None:
-        register_folder()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        register_folder()  # not in on_load, which ComfyUI 0.3.64 does not call
         return NODES

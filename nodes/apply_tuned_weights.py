@@ -20,7 +20,7 @@ class ApplyTunedWeights(io.ComfyNode):
                 TunedWeightsSocket.Input("tuned_weights", tooltip="From One-Shot Tune or Load Tuned Weights."),
                 strength_input(),
             ],
-            outputs=[io.Model.Output("model", display_name="model", tooltip="The tuned model.")],
+            outputs=[io.Model.Output(display_name="model", tooltip="The tuned model.")],
             **known(io.Schema, search_aliases=["tuned weights strength"]),
         )
 

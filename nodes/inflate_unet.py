@@ -41,7 +41,6 @@ class InflateUNet(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output(
-                    "model",
                     display_name="model",
                     tooltip="The same model, reading its batch as the frames of a video.",
                 )

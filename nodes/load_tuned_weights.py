@@ -26,7 +26,7 @@ class LoadTunedWeights(io.ComfyNode):
                 strength_input(),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The tuned model."),
+                io.Model.Output(display_name="model", tooltip="The tuned model."),
                 TunedWeightsSocket.Output(
                     "tuned_weights", display_name="tuned_weights", tooltip="The weights themselves, for other models."
                 ),

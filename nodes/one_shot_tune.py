@@ -6,7 +6,7 @@ from .host.latents import check_clean, frames_of
 from .host.memory import in_plain_words
 from .host.progress import Progress
 from .host.tuning import tune_model
-from .sockets import ADVANCED, CATEGORY, LossMapSocket, TunedWeightsSocket, facts, known
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, facts, known
 from .weights_folder import runs_folder
 
 
@@ -50,8 +50,8 @@ class OneShotTune(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
-                    control_after_generate=io.ControlAfterGenerate.fixed,  # else each queueing tunes anew
                     tooltip="Draws the noise and the timesteps of each step.",
+                    **KEPT_SEED,
                 ),
                 io.Combo.Input(
                     "mixed_precision",
@@ -94,7 +94,7 @@ class OneShotTune(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The tuned model."),
+                io.Model.Output(display_name="model", tooltip="The tuned model."),
                 TunedWeightsSocket.Output(
                     "tuned_weights",
                     display_name="tuned_weights",

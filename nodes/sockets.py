@@ -15,6 +15,8 @@ def known(kind: type, **options) -> dict:
 
 
 ADVANCED = known(io.Combo.Input, advanced=True)
+# else the front end draws a new seed each time, and with it a new tuning
+KEPT_SEED = {"control_after_generate": io.ControlAfterGenerate.fixed} if hasattr(io, "ControlAfterGenerate") else {}
 
 
 def facts(**values) -> dict:

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from .host.ddim import sample_latents
 from .host.latents import TIMESTEP, check_samplable, frames_of
 from .host.memory import in_plain_words
-from .sockets import ADVANCED, CATEGORY, facts, known
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, facts, known
 
 
 class TAVSample(io.ComfyNode):
@@ -30,8 +30,8 @@ class TAVSample(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Draws the noise: from an empty latent, or with eta above 0.",
+                    **KEPT_SEED,
                 ),
                 io.Int.Input(
                     "steps",

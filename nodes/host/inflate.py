@@ -21,7 +21,15 @@ from ...tav_core.attention import FrameCount, attend_across_frames, attended_fra
 from ...tav_core.inflate import query_names
 from ...tav_core.tuned import TunedWeights
 from .added import AddedWeights, added_model
-from .sd_model import attention_places, block_paths, family_of, host_names, residual_norms, transformer_blocks
+from .sd_model import (
+    attention_places,
+    block_paths,
+    compute_dtype,
+    family_of,
+    host_names,
+    residual_norms,
+    transformer_blocks,
+)
 
 KEY = "tune_a_video"
 FRAMES = "tune_a_video_frames"
@@ -173,7 +181,7 @@ def _add_tuned(patcher: ModelPatcher, inflation: Inflation) -> None:
     if added:
         blocks = transformer_blocks(patcher.model.diffusion_model)
         heads = {theirs: blocks[ours].n_heads for theirs, ours in block_paths(patcher).items()}
-        patcher.set_additional_models(KEY, [added_model(added, heads, patcher.model.get_dtype_inference())])
+        patcher.set_additional_models(KEY, [added_model(added, heads, compute_dtype(patcher))])
 
 
 def _holds_differences(patcher: ModelPatcher) -> bool:

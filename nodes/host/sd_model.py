@@ -1,5 +1,6 @@
 """What a MODEL is: its family, where its blocks are, and what its parts are called in diffusers."""
 
+import torch
 from comfy import utils
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
@@ -15,6 +16,12 @@ UNET = "diffusion_model."
 def unet_config(patcher: ModelPatcher) -> dict:
     # safe: the host's own key maps for LoRAs are made of it
     return patcher.model.model_config.unet_config
+
+
+def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
+    """What the host computes in, which is not always what it stores."""
+    # safe: the host's own get_dtype_inference, which ComfyUI 0.3.64 does not have yet
+    return patcher.model.manual_cast_dtype or patcher.model.get_dtype()
 
 
 def family_of(patcher: ModelPatcher) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...tav_core.networks import diffusers_network
 from ...tav_core.tuned import fingerprint_of
 from .inflate import QueryDifference
-from .sd_model import host_names, unet_config
+from .sd_model import compute_dtype, host_names, unet_config
 
 
 def diffusers_unet(patcher: ModelPatcher, device: torch.device) -> tuple[UNet2DConditionModel, str]:
@@ -20,7 +20,7 @@ def diffusers_unet(patcher: ModelPatcher, device: torch.device) -> tuple[UNet2DC
     The fingerprint leaves LoRAs out, so that the same checkpoint is known again with others. All is in the precision
     that the host computes in. The MODEL, loaded or not, is left as it is.
     """
-    dtype, tensors, attention = patcher.model.get_dtype_inference(), {}, {}
+    dtype, tensors, attention = compute_dtype(patcher), {}, {}
     for name, weight, patches in _weights(patcher):
         if ".attn" in name:
             attention[name] = weight.to(torch.float16)
