@@ -110,9 +110,10 @@ def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_
 
     again = client.run(tuning("cut", seed=2))
     assert again.status == "success", again.sentence
-    assert facts(again, "tune")["first_step"] == done
-    assert f"resumed at step {done}" in server.log
-    assert steps_of(again, "tune") == list(range(done + 1, STEPS + 1))
+    first = facts(again, "tune")["first_step"]
+    assert first in (done, done + 1)  # a step may be done, yet its word cut off
+    assert f"resumed at step {first}" in server.log
+    assert steps_of(again, "tune") == list(range(first + 1, STEPS + 1))
     whole, cut = weights("whole"), weights("cut")
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
