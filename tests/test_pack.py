@@ -1,0 +1,96 @@
+"""What the ecosystem reads of the pack beside its code: metadata, requirements, workflows, README."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.find_comfyui import find_comfyui
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest brings it
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+
+
+def requirements(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def name_in(requirement: str) -> str:
+    return re.match(r"[\w-]+", requirement)[0].lower()
+
+
+def test_requirements_are_floors_of_the_project():
+    assert set(requirements(ROOT / "requirements.txt")) <= set(PROJECT["project"]["dependencies"])
+    assert all(re.fullmatch(r"[\w-]+>=[\d.]+", line) for line in requirements(ROOT / "requirements.txt"))
+
+
+@pytest.mark.skipif(find_comfyui() is None, reason="no ComfyUI found")
+def test_comfyui_brings_what_requirements_leave_out():
+    brought = {name_in(line) for line in requirements(find_comfyui() / "requirements.txt")}
+    ours = {name_in(line) for line in requirements(ROOT / "requirements.txt")}
+    assert ours.isdisjoint(brought)
+    assert {name_in(line) for line in PROJECT["project"]["dependencies"]} <= ours | brought
+
+
+def test_the_registry_is_told_what_it_asks_for():
+    told = PROJECT["tool"]["comfy"]
+    assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(told)
+    assert told["Icon"].startswith("https://")
+    assert (ROOT / told["Icon"].partition("/main/")[2]).is_file()
+    assert PROJECT["project"]["urls"]["Repository"].startswith("https://")
+
+
+def test_what_users_install_holds_all_that_runs_and_nothing_that_only_tests():
+    def listed(*options: str) -> set[str]:
+        done = subprocess.run(["git", "ls-files", *options], cwd=ROOT, capture_output=True, text=True, check=False)
+        return set(done.stdout.splitlines())
+
+    if not (tracked := listed()):
+        pytest.skip("not a git checkout")
+    kept = tracked - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
+    folders = {Path(path).parts[0] for path in kept}
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= folders
+    assert {"nodes", "tav_core", "web", "locales", "workflows"} <= folders
+    assert folders.isdisjoint({"tests", "benchmarks", ".ci"})
+    assert "docs/icon.svg" in kept
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_says_what_to_change_and_where_its_models_come_from(path):
+    nodes = json.loads(path.read_text())["nodes"]
+    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    titles = [node["title"] for node in nodes if node.get("bgcolor") == "#353"]
+    assert "**What to change**, the green nodes:" in note
+    assert [title for title in titles if f"*{title}*" not in note] == []
+    for node in nodes:
+        models = node["properties"].get("models", [])
+        assert all(f"[{model['name']}]({model['url']})" in note for model in models)
+        if node["type"] not in ("MarkdownNote", "LoadTunedWeights"):
+            named = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
+            assert [model["name"] for model in models] == named
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_workflow_names_the_pack_of_each_node(path):
+    ours = set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text()))
+    for node in json.loads(path.read_text())["nodes"]:
+        if node["type"] != "MarkdownNote":
+            pack = PROJECT["project"]["name"] if node["type"] in ours else "comfy-core"
+            assert node["properties"]["cnr_id"] == pack
+            assert node["properties"]["Node name for S&R"] == node["type"]
+
+
+def test_the_readme_points_at_files_that_are_there():
+    text = (ROOT / "README.md").read_text()
+    assert [link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text) if not (ROOT / link).exists()] == []
+    assert [name for name in re.findall(r"workflows/[\w./-]+\.json", text) if not (ROOT / name).is_file()] == []
+    assert [path.stem for path in WORKFLOWS if f"`{path.stem}`" not in text] == []
