@@ -8,12 +8,11 @@ MEGABYTE = 1 << 20
 def test_memory_stays_flat_over_twenty_edits(server, client, tuned):
     held = []
     for number in range(20):
-        run = client.run(editing(2, f"a man is skiing, number {number}"))
+        run = client.run(editing(1, f"a man is skiing, number {number}"))
         assert run.status == "success", run.sentence
         held.append(server.resident)
-    print("MB held:", [round(h / MEGABYTE) for h in held])
     grown = (max(held[10:]) - max(held[5:10])) / MEGABYTE
-    assert grown < 30, [round(h / MEGABYTE) for h in held]
+    assert grown < 10, [round(h / MEGABYTE) for h in held]  # it was 0; a picture of these is 0.1, the tuned weights 47
 
 
 def test_memory_returns_after_tuning_was_interrupted(server, client, tuned):
@@ -23,5 +22,4 @@ def test_memory_returns_after_tuning_was_interrupted(server, client, tuned):
         assert run.status == "interrupted"
         client.run(editing(1, f"after {number}"))
         held.append(server.resident)
-    print("MB held:", [round(h / MEGABYTE) for h in held])
-    assert (held[-1] - held[1]) / MEGABYTE < 100
+    assert (held[-1] - held[1]) / MEGABYTE < 30, [round(h / MEGABYTE) for h in held]  # a network to tune is 500
