@@ -1,0 +1,311 @@
+"""The real front end in headless Chromium: it opens each workflow from the template browser, and means the same by it
+as workflows/api. $TAV_SCREENSHOTS names a folder that gets the pictures (docs/, for those that the README shows)."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import clips
+from tests.host.assets import CLIP, CLIP_FPS, CLIP_FRAMES, POSES
+from tests.host.client import Client
+from tests.host.interface import nodes_of
+from tests.host.locales import stored
+from tests.host.server import PACK
+from tests.host.workflows import NAMES, workflow
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the extra `test`")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium found; Debian's will do: apt-get install chromium"
+)
+
+OPTIONS = [
+    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+# What a user would have clicked away: the first steps, the map in the corner; text is drawn however small it gets.
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Minimap.Visible": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
+}
+SIZE = {"width": 1760, "height": 800}
+LIMBS = ([(4, -44), (-2, -10)], [(-2, -10), (-12, 22)], [(-2, -10), (12, 30)], [(-20, -26), (4, -40), (26, -28)])
+FRONT_END_ONLY = {"video-preview"}  # sent along with a prompt, and no input of a node
+
+
+@pytest.fixture(scope="module")
+def server(new_server):
+    """A server of its own, for it is given settings, a clip to look at, and weights that hold nothing."""
+    server = new_server()
+    clips.encode(server.base / "input" / CLIP, skiing(), fps=CLIP_FPS)
+    clips.encode(server.base / "input" / POSES, skiing(poses=True), fps=CLIP_FPS)
+    weights = server.base / "models" / "tune_a_video" / "man-skiing_00001.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    settings = server.base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps(SETTINGS))
+    with server:
+        yield server
+
+
+def skiing(*, poses: bool = False) -> list[np.ndarray]:
+    """A drawn skier on a slope, or the sticks of its poses on black, for pictures that people look at."""
+    ground, limbs = ((0, 0, 0), (90, 208, 122)) if poses else ((143, 199, 240), (240, 184, 32))
+    pictures = []
+    for place in np.linspace(60, 200, CLIP_FRAMES).astype(int):
+        x, y = int(place), int(120 + place / 3)
+        picture = np.full((256, 256, 3), ground, np.uint8)
+        if not poses:
+            cv2.fillPoly(picture, [np.array([(0, 122), (256, 207), (256, 256), (0, 256)])], (244, 248, 251))
+            cv2.line(picture, (x - 26, y + 18), (x + 34, y + 38), (40, 40, 40), 4)
+        for limb in LIMBS:
+            cv2.polylines(picture, [np.add(limb, (x, y))], False, limbs, 4 if poses else 12, cv2.LINE_AA)
+        cv2.circle(picture, (x + 8, y - 60), 11, (255, 255, 255) if poses else (58, 58, 58), -1, cv2.LINE_AA)
+        pictures.append(picture)
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as manager:
+        browser = manager.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        yield browser
+        browser.close()
+
+
+class Page:
+    """One tab of the front end, which keeps what went wrong in it."""
+
+    def __init__(self, browser, server):
+        self.server, self.tab = server, browser.new_page(viewport=SIZE)
+        self.complaints: list[str] = []
+        self.tab.on("pageerror", lambda error: self.complaints.append(f"uncaught: {error}"))
+        self.tab.on("console", self._hear)
+        self.tab.on("response", self._look)
+        self.open()
+
+    def open(self) -> None:
+        self.tab.goto(self.server.address, wait_until="domcontentloaded")
+        self.tab.wait_for_function("window.app?.vueAppReady && app.rootGraphInternal && app.canvas", timeout=90_000)
+
+    def _hear(self, message) -> None:
+        said = f"{message.text} ({message.location.get('url')})"
+        if message.type in ("error", "warning") and any(name in said for name in ("tune-a-video", *stored("en"))):
+            self.complaints.append(said)
+
+    def _look(self, response) -> None:
+        if response.status >= 400 and "tune-a-video" in response.url:
+            self.complaints.append(f"{response.status} {response.url}")
+
+    def command(self, name: str) -> None:
+        self.tab.evaluate("name => app.extensionManager.command.execute(name)", name)
+
+    def browse_templates(self) -> None:
+        self.command("Comfy.BrowseTemplates")
+        self.tab.get_by_role("dialog").get_by_text("tune-a-video", exact=True).click()
+        for name in NAMES:
+            self.tab.get_by_test_id(f"template-workflow-{name}").wait_for()
+
+    def open_template(self, name: str) -> None:
+        """As a user does: in the template browser, this pack, a click on the picture."""
+        self.browse_templates()
+        self.tab.get_by_test_id(f"template-workflow-{name}").click()
+        titles = ["Read me", *(node["_meta"]["title"] for node in workflow(name).values())]
+        there = "titles => `${app.graph._nodes.map(node => node.title).sort()}` === `${titles.sort()}`"
+        self.tab.wait_for_function(there, arg=titles, timeout=30_000)
+        self.tab.get_by_role("dialog").wait_for(state="hidden")
+
+    def prompt(self) -> dict:
+        """What a click on Run would send."""
+        return self.tab.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def boxes(self) -> tuple[dict, dict]:
+        """Left, top, right, bottom of every node, its title included, and of every group."""
+        return self.tab.evaluate(
+            """() => {
+                const box = ({pos: [x, y], size: [w, h]}, title) => [x, y - title, x + w, y + h];
+                const nodes = app.graph._nodes.map(node => [node.title, box(node, LiteGraph.NODE_TITLE_HEIGHT)]);
+                const groups = app.graph._groups.map(group => [group.title, box(group, 0)]);
+                return [Object.fromEntries(nodes), Object.fromEntries(groups)];
+            }"""
+        )
+
+    def help(self, node: str) -> None:
+        """Opens a node's help as a user does: the node selected, the i pressed."""
+        self.tab.evaluate(
+            """name => { app.graph.clear(); const node = LiteGraph.createNode(name); app.graph.add(node);
+               node.pos = [200, 200]; app.canvas.ds.reset(); app.canvas.selectNode(node) }""",
+            node,
+        )
+        self.tab.get_by_test_id("info-button").click()
+
+    def screenshot(self, name: str, folder: Path) -> None:
+        nodes, groups = self.boxes()
+        if nodes:
+            left, top, right, bottom = zip(*nodes.values(), *groups.values(), strict=True)
+            width, height = max(right) - min(left), max(bottom) - min(top)
+            area = [min(left) - 0.06 * width, min(top) - 0.18 * height, 1.08 * width, 1.28 * height]  # bars lie above
+            self.tab.evaluate("area => { app.canvas.ds.fitToBounds(area, {zoom: 1}); app.canvas.setDirty(true) }", area)
+        self.tab.wait_for_timeout(1500)  # videos show their first picture, and the canvas is drawn
+        self.tab.screenshot(path=folder / f"{name}.jpg", type="jpeg", quality=75)
+
+
+@pytest.fixture(scope="module")
+def tab(browser, server):
+    """One tab for most tests, for opening the front end takes longest."""
+    return Page(browser, server)
+
+
+@pytest.fixture
+def page(tab):
+    yield tab
+    tab.tab.keyboard.press("Escape")
+    complaints, tab.complaints = tab.complaints, []
+    assert complaints == []
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request, tab) -> str:
+    """A workflow's name, with the workflow open."""
+    tab.open_template(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    return Path(os.environ.get("TAV_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+
+
+@pytest.fixture(scope="module")
+def told(server) -> dict:
+    return Client(server).get("/object_info")
+
+
+def test_the_template_browser_shows_a_picture_of_each_workflow(page, pictures):
+    page.browse_templates()
+    for name in NAMES:
+        picture = page.tab.get_by_test_id(f"template-workflow-{name}").locator("img").first
+        picture.scroll_into_view_if_needed()
+        assert picture.evaluate("async img => { await img.decode(); return img.naturalWidth }") >= 256
+        assert (PACK / "workflows" / f"{name}.jpg").stat().st_size < 100_000
+    page.tab.set_viewport_size({"width": 1500, "height": 1000})
+    page.tab.wait_for_timeout(1000)
+    page.tab.screenshot(path=pictures / "templates.jpg", type="jpeg", quality=75)
+    page.tab.set_viewport_size(SIZE)
+
+
+def test_a_workflow_opens_and_means_what_its_twin_says(page, told, pictures, name):
+    page.screenshot(name, pictures)
+    assert page.tab.get_by_text("Missing node").count() == 0
+    assert page.tab.get_by_text("Missing model").count() == 0  # else a name differs from its link's
+    unknown = "() => app.graph._nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
+    assert page.tab.evaluate(unknown) == []
+    assert by_title(page.prompt(), told) == by_title(workflow(name), told)
+
+
+def test_a_workflow_reads_from_left_to_right(page, name):
+    nodes, groups = page.boxes()
+    for things in (nodes, groups):
+        assert [pair for pair in pairs(things) if overlap(things[pair[0]], things[pair[1]])] == []
+    homes = {title: [g for g in groups if within(box, groups[g])] for title, box in nodes.items() if title != "Read me"}
+    assert [title for title, home in homes.items() if len(home) != 1] == []
+    assert list(groups) == sorted(groups, key=lambda group: groups[group][0])
+    assert [title[0] for title in groups] == [str(number + 1) for number in range(len(groups))]
+    prompt = workflow(name)
+    for node in prompt.values():
+        for source in (value[0] for value in node["inputs"].values() if isinstance(value, list)):
+            came, goes = (nodes[n["_meta"]["title"]] for n in (prompt[source], node))
+            assert came[0] <= goes[0], f"{prompt[source]['_meta']['title']} lies behind {node['_meta']['title']}"
+
+
+def test_the_front_end_speaks_chinese(browser, server):
+    page = Page(browser, server)
+    page.tab.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+    try:
+        page.open()
+        for name, words in stored("zh").items():
+            shown = page.tab.evaluate(
+                """name => { const node = LiteGraph.createNode(name), slots = [...node.inputs, ...node.outputs];
+                   return [node.title, ...slots.map(slot => slot.label ?? slot.localized_name ?? slot.name)] }""",
+                name,
+            )
+            names = [word["name"] for kind in ("inputs", "outputs") for word in words[kind].values()]
+            assert shown[0] == words["display_name"]
+            assert set(names) <= set(shown), (name, shown)
+    finally:
+        page.tab.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        page.tab.close()
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("node", sorted(stored("en")))
+def test_the_info_button_shows_a_nodes_help(page, node):
+    page.help(node)
+    page.tab.get_by_role("heading", name=stored("en")[node]["display_name"], exact=True).last.wait_for(timeout=30_000)
+    page.tab.get_by_role("heading", name="Inputs", exact=True).last.wait_for()
+
+
+def test_a_missing_node_would_be_seen(browser, server):
+    page = Page(browser, server)
+    node = {"id": 1, "type": "NoSuchNode", "pos": [0, 0], "size": [200, 100], "flags": {}, "order": 0, "mode": 0}
+    page.tab.evaluate(
+        "graph => app.loadGraphData(graph)",
+        {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0},
+    )
+    page.tab.get_by_text("Missing node").first.wait_for(timeout=30_000)
+    page.tab.close()
+
+
+def by_title(prompt: dict, told: dict) -> dict:
+    """A prompt with titles for ids, and with every setting that it leaves at its default."""
+    title = {key: node["_meta"]["title"] for key, node in prompt.items()}
+    assert len(set(title.values())) == len(title)
+    return {title[key]: (node["class_type"], settled(node, title, told)) for key, node in prompt.items()}
+
+
+def settled(node: dict, title: dict, told: dict) -> dict:
+    info = told[node["class_type"]]["input"]
+    defaults = {
+        name: options["default"]
+        for kind in ("required", "optional")
+        for name, (_, options) in ((name, [*socket, {}][:2]) for name, socket in info.get(kind, {}).items())
+        if "default" in options
+    }
+    given = {
+        name: [title[value[0]], value[1]] if isinstance(value, list) else value
+        for name, value in node["inputs"].items()
+        if name not in FRONT_END_ONLY
+    }
+    if node["class_type"] == "SaveVideo":  # its codec is a setting of its format since 0.33
+        given["codec"] = given.pop("format.codec", given["codec"])
+    return defaults | given
+
+
+def pairs(things: dict) -> list[tuple[str, str]]:
+    names = list(things)
+    return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+
+
+def overlap(a: list, b: list) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def within(inner: list, outer: list) -> bool:
+    return outer[0] <= inner[0] and outer[1] <= inner[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
+
+
+def test_the_pack_has_a_workflow_in_both_formats_for_each_use():
+    assert {path.stem for path in (PACK / "workflows").glob("*.json")} == set(NAMES)
+    assert {path.stem for path in (PACK / "workflows").glob("*.jpg")} == set(NAMES)
+
+
+def test_only_this_packs_nodes_have_its_words(server):
+    assert sorted(nodes_of(Client(server))) == sorted(stored("en"))
