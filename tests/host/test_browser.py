@@ -94,7 +94,9 @@ class Page:
 
     def open(self) -> None:
         self.tab.goto(self.server.address, wait_until="domcontentloaded")
-        self.tab.wait_for_function("window.app?.vueAppReady && app.rootGraphInternal && app.canvas", timeout=90_000)
+        self.tab.wait_for_function(
+            "window.app?.vueAppReady && app.rootGraphInternal && app.graph._nodes.length", timeout=90_000
+        )
 
     def _hear(self, message) -> None:
         said = f"{message.text} ({message.location.get('url')})"
@@ -138,13 +140,17 @@ class Page:
             }"""
         )
 
+    def load(self, node: str) -> None:
+        """Opens a workflow of one node."""
+        node = {"id": 1, "type": node, "pos": [200, 200], "size": [300, 100], "flags": {}, "order": 0, "mode": 0}
+        graph = {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0}
+        self.tab.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
+
     def help(self, node: str) -> None:
         """Opens a node's help as a user does: the node selected, the i pressed."""
-        self.tab.evaluate(
-            """name => { app.graph.clear(); const node = LiteGraph.createNode(name); app.graph.add(node);
-               node.pos = [200, 200]; app.canvas.ds.reset(); app.canvas.selectNode(node) }""",
-            node,
-        )
+        self.load(node)
+        self.tab.evaluate("() => { app.canvas.ds.reset(); app.canvas.setDirty(true) }")
+        self.tab.mouse.click(240, 185)  # its title
         self.tab.get_by_test_id("info-button").click()
 
     def screenshot(self, name: str, folder: Path) -> None:
@@ -255,11 +261,7 @@ def test_the_info_button_shows_a_nodes_help(page, node):
 
 def test_a_missing_node_would_be_seen(browser, server):
     page = Page(browser, server)
-    node = {"id": 1, "type": "NoSuchNode", "pos": [0, 0], "size": [200, 100], "flags": {}, "order": 0, "mode": 0}
-    page.tab.evaluate(
-        "graph => app.loadGraphData(graph)",
-        {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0},
-    )
+    page.load("NoSuchNode")
     page.tab.get_by_text("Missing node").first.wait_for(timeout=30_000)
     page.tab.close()
 
