@@ -20,7 +20,7 @@ from ...tav_core.files import read_facts
 from ...tav_core.inflate import InflatedUNet
 from ...tav_core.inflate import inflate as inflate_diffusers
 from ...tav_core.resume import FORMAT, FREE
-from ...tav_core.tune import TuneConfig, tune
+from ...tav_core.tune import PRECISIONS, TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
 from .conditioning import only_sentence
@@ -29,7 +29,7 @@ from .inflate import QueryDifference, inflation_of, without_tuned
 from .memory import free_all
 from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
-from .sd_model import family_of
+from .sd_model import compute_dtype, family_of
 from .weights import diffusers_unet
 
 VALIDATION_TIMESTEP = 600  # where the motion shows and the outlines are still the network's own guess
@@ -59,7 +59,7 @@ def tune_model(
     free_all()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            unet, base = diffusers_unet(without_tuned(patcher), device)
+            unet, base = diffusers_unet(without_tuned(patcher), device, _dtype_to_tune(patcher, config.mixed_precision))
             unet = inflate_diffusers(
                 unet, attention=inflation.attention, group_norm=inflation.group_norm, temporal=inflation.temporal
             )
@@ -144,6 +144,12 @@ def _inflation(patcher: ModelPatcher):
     if inflation := inflation_of(patcher):
         return inflation
     raise TavError("This MODEL looks at each frame by itself; insert Inflate UNet between it and One-Shot Tune.")
+
+
+def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
+    """Half a network cannot be tuned in another precision than its own; then it is made a whole one."""
+    own = compute_dtype(patcher)
+    return own if mixed_precision == "auto" or PRECISIONS[mixed_precision] is own else torch.float32
 
 
 def _steps_in(run: Run) -> int:

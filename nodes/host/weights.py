@@ -14,13 +14,15 @@ from .inflate import QueryDifference
 from .sd_model import compute_dtype, host_names, unet_config
 
 
-def diffusers_unet(patcher: ModelPatcher, device: torch.device) -> tuple[UNet2DConditionModel, str]:
+def diffusers_unet(
+    patcher: ModelPatcher, device: torch.device, dtype: torch.dtype | None = None
+) -> tuple[UNet2DConditionModel, str]:
     """A copy of the network as the MODEL computes with it, but for tuned weights, and its base's fingerprint.
 
-    The fingerprint leaves LoRAs out, so that the same checkpoint is known again with others. All is in the precision
-    that the host computes in. The MODEL, loaded or not, is left as it is.
+    The fingerprint leaves LoRAs out, so that the same checkpoint is known again with others. dtype: by default what
+    the host computes in. The MODEL, loaded or not, is left as it is.
     """
-    dtype, tensors, attention = compute_dtype(patcher), {}, {}
+    dtype, tensors, attention = dtype or compute_dtype(patcher), {}, {}
     for name, weight, patches in _weights(patcher):
         if ".attn" in name:
             attention[name] = weight.to(torch.float16)

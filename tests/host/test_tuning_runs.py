@@ -204,3 +204,30 @@ def test_a_damaged_result_is_tuned_anew(sd, inflated, uninterrupted, tmp_path):
     weights, losses, how = tune(inflated, sd.text("a man"), tmp_path)
     assert (how["how"], losses) == ("new", uninterrupted[1])
     assert weights.tensors.keys() == uninterrupted[0].tensors.keys()
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("precision", ["no", "bf16", "auto"])
+def test_a_model_that_computes_in_half_precision_is_tuned_in_any(sd, tmp_path, stored, precision):
+    """As ComfyUI loads checkpoints on a GPU; what is trained is whole in each, so that small steps are not lost."""
+    if stored is torch.float16 and precision == "auto":
+        pytest.skip("fp16 by itself is for GPUs")
+    load = core("comfy.sd").load_checkpoint_guess_config
+    with torch.inference_mode():
+        half = load(str(sd.path), model_options={"dtype": stored})[0]
+    half.model.manual_cast_dtype = None  # on the CPU the host would compute in float32
+    assert pack("nodes.host.sd_model").compute_dtype(half) is stored
+    inflated, shown = pack("nodes.host.inflate").inflate(half), []
+    weights, losses, _ = tune(
+        inflated,
+        sd.text("a man"),
+        tmp_path,
+        mixed_precision=precision,
+        learning_rate=1e-6,
+        num_steps=2,
+        on_step=lambda _step, _loss, estimate: shown.append(estimate().isfinite().all()),
+    )
+    assert (len(losses), shown) == (2, [True, True])
+    name = next(name for name in weights.tensors if "attn1.to_q" in name)
+    moved = weights.tensors[name].abs()
+    assert 0 < moved.max() < 3e-6  # 2 steps of 1e-6, which half precision would round away or up
