@@ -6,6 +6,7 @@ ComfyUI's own cache may be emptied at any time, and its temp folder is, so neith
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from ...tav_core.tuned import TunedWeights
 
 FORMAT = "tune-a-video/run-inputs/1"
 KEPT = 5
-"""How many runs stay, the latest."""
+"""How many runs stay, the latest used."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,20 @@ class Run:
         return self.folder.name
 
     @property
+    def _inputs(self) -> Path:
+        return self.folder / "inputs.safetensors"
+
+    @property
     def state(self) -> Path:
         return self.folder / "state.safetensors"
 
     @property
     def _result(self) -> Path:
         return self.folder / "result.safetensors"
+
+    @property
+    def came_to_something(self) -> bool:
+        return self.state.exists() or self._result.exists()
 
     def result(self) -> tuple[TunedWeights, list[float]] | None:
         """What a finished run ended with: weights, and the loss of each step."""
@@ -54,13 +63,15 @@ class Run:
         return replace(tuned, facts=facts), facts.pop("losses")
 
     def finish(self, tuned: TunedWeights, losses: list[float]) -> None:
-        """Keeps the result, and only then drops the state, which is three times as large."""
+        """Keeps the result, and only then drops the state, which is three times as large, and halves of killed ones."""
         replace(tuned, facts=tuned.facts | {"losses": losses}).save(self._result)
-        self.state.unlink(missing_ok=True)
+        for file in self.folder.iterdir():
+            if file not in (self._inputs, self._result):
+                file.unlink()
 
 
 def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
-    """The kept run of these settings and inputs, or a new one; of the others the latest stay.
+    """The kept run of these settings and inputs, or a new one; of the others the latest that came to something stay.
 
     Inputs are compared, not hashed, for encoding the same clip with another number of threads changes its last digits;
     the run goes on with those that it began with.
@@ -70,8 +81,10 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
     folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime, reverse=True)
     for folder in folders:
         if (run := _opened(folder)) and _settings(folder) == settings and _alike(run.inputs, inputs):
+            os.utime(folder)
             return run
-    for folder in folders[KEPT - 1 :]:
+    worth_keeping = [folder for folder in folders if Run(folder, {}).came_to_something]
+    for folder in set(folders) - set(worth_keeping[: KEPT - 1]):
         shutil.rmtree(folder, ignore_errors=True)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for tensor in inputs.values():
@@ -80,7 +93,7 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
         root / digest.hexdigest()[:32],
         {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()},
     )
-    write_tensors(run.folder / "inputs.safetensors", run.inputs, FORMAT, settings)
+    write_tensors(run._inputs, run.inputs, FORMAT, settings)
     return run
 
 
@@ -102,6 +115,5 @@ def _alike(kept: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> bool:
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference, as a part of the largest value."""
-    other = other.float().cpu()
-    return ((one - other).abs().max() / one.abs().max().clamp_min(1e-10)).item() if one.numel() else 0.0
+    """The largest difference, by the root mean square; a text's few huge values would hide it."""
+    return ((one - other.float().cpu()).abs().max() / one.square().mean().sqrt().clamp_min(1e-10)).item()

@@ -231,3 +231,43 @@ def test_a_model_that_computes_in_half_precision_is_tuned_in_any(sd, tmp_path, s
     name = next(name for name in weights.tensors if "attn1.to_q" in name)
     moved = weights.tensors[name].abs()
     assert 0 < moved.max() < 3e-6  # 2 steps of 1e-6, which half precision would round away or up
+
+
+def test_runs_that_fail_at_once_push_no_finished_one_out(sd, inflated, uninterrupted, tmp_path, monkeypatch):
+    tune(inflated, sd.text("a man"), tmp_path)
+
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pack("nodes.host.tuning"), "tune", full)
+        for seed in range(1, 8):
+            with pytest.raises(torch.OutOfMemoryError):
+                tune(inflated, sd.text("a man"), tmp_path, seed=seed)
+    assert len(list(tmp_path.iterdir())) == 2  # the finished one, and the last
+    assert tune(inflated, sd.text("a man"), tmp_path)[2]["how"] == "already tuned"
+
+
+def test_a_finished_run_keeps_no_half_of_a_state_that_was_killed_while_it_was_written(sd, inflated, tmp_path):
+    with pytest.raises(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, stop_at=1)
+    (folder,) = tmp_path.iterdir()
+    (folder / ".state.1234abcd.safetensors").write_bytes(b"half a fi")
+    assert tune(inflated, sd.text("a man"), tmp_path)[2]["how"] == "resumed at step 1"
+    assert sorted(file.name for file in folder.iterdir()) == ["inputs.safetensors", "result.safetensors"]
+
+
+def test_a_text_that_differs_a_little_in_all_its_values_is_another():
+    """CLIP's embeddings have a few values of about 30, the others are about 1."""
+    text = random(1, 77, 768)
+    text[..., 133] = 30.0
+    alike = pack("nodes.host.runs")._alike
+    assert alike({"text": text}, {"text": text * (1 + 1e-6)})
+    assert not alike({"text": text}, {"text": text + random(1, 77, 768, seed=1, scale=0.005)})  # at most 0.025
+
+
+def test_a_clip_that_differs_in_one_place_is_another():
+    clip = random(24, 4, 64, 64)
+    one_value = torch.zeros_like(clip)
+    one_value[3, 0, 9, 9] = 0.5
+    assert not pack("nodes.host.runs")._alike({"latents": clip}, {"latents": clip + one_value})
