@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import comfy.model_management
 import torch
-from comfy.controlnet import ControlBase
+from comfy.controlnet import ControlBase, ControlLora, ControlNet
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
@@ -51,8 +51,6 @@ def residuals_of(
 
 def _as_diffusers(given: dict[str, list], noisy: Tensor) -> dict[str, Tensor | tuple]:
     """Copies that can be trained with; the host adds `output` to the skips, in their order, and `middle` once."""
-    if any(residual is not None for residual in given.get("input", [])):
-        raise TavError("A T2I-Adapter cannot take part in tuning; connect a ControlNet, or tune without.")
     skips = [torch.zeros((), device=noisy.device) if r is None else r.to(noisy) for r in given.get("output", [])]
     middle = next((r.to(noisy) for r in given.get("middle", []) if r is not None), None)
     return {
@@ -65,7 +63,14 @@ def told_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
     """What decides a ControlNet's say: settings that JSON holds, and the pictures it was given."""
     settings, pictures = [], {}
     while control is not None:
-        settings.append([digest_of(control.get_models()[-1].model), control.strength, *control.timestep_percent_range])
+        # the others have no network of their own: they come from the MODEL's weights, or work outside of its skips
+        if not isinstance(control, ControlNet) or isinstance(control, ControlLora):
+            raise TavError(
+                f"A {type(control).__name__} cannot take part in tuning; connect a ControlNet that is whole, or tune "
+                "without."
+            )
+        told = [control.strength, *control.timestep_percent_range, control.extra_args]
+        settings.append([digest_of(control.control_model), *told])
         pictures[f"hint.{len(pictures)}"] = control.cond_hint_original
         control = control.previous_controlnet
     return settings, pictures

@@ -271,3 +271,11 @@ def test_a_clip_that_differs_in_one_place_is_another():
     one_value = torch.zeros_like(clip)
     one_value[3, 0, 9, 9] = 0.5
     assert not pack("nodes.host.runs")._alike({"latents": clip}, {"latents": clip + one_value})
+
+
+def test_controls_without_a_network_of_their_own_are_refused_before_work_starts(sd, inflated, tmp_path):
+    control = core("comfy.controlnet")
+    for kind in (control.T2IAdapter(None, 3, 8, "nearest-exact"), control.ControlLora({})):
+        with pytest.raises(ValueError, match=f"{type(kind).__name__} cannot take part"):
+            tune(inflated, changed(sd.text("a man"), control=kind), tmp_path)
+    assert not list(tmp_path.iterdir())
