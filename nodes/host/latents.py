@@ -22,6 +22,10 @@ def frames_of(latent: dict, *, least: int = 1) -> Tensor:
             f"The latents hold {len(samples)} frame, and tuning needs at least {least} to learn a motion; load more "
             "frames."
         )
+    if not samples.isfinite().all():
+        raise TavError(
+            "The latents hold NaN or infinite values; where VAE Encode made them, start ComfyUI with --fp32-vae."
+        )
     if "noise_mask" in latent:
         raise TavError("A mask on the latents is not supported; take it out, or mask the conditioning instead.")
     return samples

@@ -279,3 +279,8 @@ def test_controls_without_a_network_of_their_own_are_refused_before_work_starts(
         with pytest.raises(ValueError, match=f"{type(kind).__name__} cannot take part"):
             tune(inflated, changed(sd.text("a man"), control=kind), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_latents_of_a_vae_that_overflowed_are_refused():
+    with pytest.raises(ValueError, match="--fp32-vae"):
+        pack("nodes.host.latents").frames_of({"samples": torch.full((2, 4, 8, 8), torch.nan)})
