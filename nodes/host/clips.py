@@ -35,9 +35,10 @@ class Trimmed:
     """The pictures of a video from `start` on, for `duration`, both in seconds; a duration of 0 is to the end."""
 
     def __init__(self, video: VideoFile, start: float, duration: float):
-        end = start + duration if duration else math.inf
+        # microseconds, for a picture at 0.3 s is outside of 0.1 s + 0.2 s, which are 0.30000000000000004
+        start_us, end_us = 1e6 * start, 1e6 * (start + duration) if duration else math.inf
         self.video, moments = video, enumerate(video.moments)
-        self.kept = [number for number, moment in moments if moment is None or start <= moment < end]
+        self.kept = [n for n, moment in moments if moment is None or start_us - 1 < 1e6 * moment < end_us - 1]
         if not self.kept:
             raise TavError(f"The clip is trimmed to nothing: {duration:g} s from {start:g} s on; trim it less.")
         self.num_frames, self.fps = len(self.kept), video.fps
