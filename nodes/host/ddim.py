@@ -109,7 +109,8 @@ def sample_latents(
     """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or one of zeros."""
     samples, timestep = latent["samples"], latent.get(TIMESTEP)
     noise = comfy.sample.prepare_noise(samples, seed)
-    sampler = _Sample(ddim_scheduler(patcher), num_steps, timestep, eta, seed % 2**63)
+    # other draws than those of `noise`, which come from the seed itself
+    sampler = _Sample(ddim_scheduler(patcher), num_steps, timestep, eta, (seed + 1) % 2**63)
     return _run(patcher, sampler, positive, negative, cfg, noise, samples, seed)
 
 
