@@ -2,8 +2,8 @@ from comfy_api.latest import io
 
 from ..tav_core.tuned import TunedWeights
 from .host.inflate import with_tuned
-from .sockets import CATEGORY, TunedWeightsSocket, facts, known, strength_input
-from .weights_folder import file_named, names_of_files, stamp
+from .sockets import CATEGORY, TunedWeightsSocket, facts, known, stamp, strength_input
+from .weights_folder import file_named, names_of_files
 
 
 class LoadTunedWeights(io.ComfyNode):
@@ -35,8 +35,8 @@ class LoadTunedWeights(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, tuned_weights_name: str = "", **_settings) -> str:
-        return stamp(tuned_weights_name)
+    def fingerprint_inputs(cls, tuned_weights_name: str | None, **_settings) -> str | float:
+        return stamp(file_named, tuned_weights_name)
 
     @classmethod
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:

@@ -1,12 +1,13 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import TavError, need
+from ..tav_core.errors import need
 from ..tav_core.pictures import FITS
 from ..tav_core.video import check_size, read_frames, take_frames
 from .host.clips import opened
-from .host.input_files import input_file, stamp, videos_in_input_folder
+from .host.input_files import input_file, videos_in_input_folder
+from .host.memory import in_plain_words
 from .host.previews import animated
-from .sockets import ADVANCED, CATEGORY, facts, known
+from .sockets import ADVANCED, CATEGORY, checked, facts, known, stamp
 
 MOST = 4096  # pixels a side
 
@@ -92,28 +93,32 @@ class LoadVideoFrames(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, video: str = "", width: int = 512, height: int = 512) -> bool | str:
-        try:
-            check_size((width, height))
-            need(max(width, height) <= MOST, "The size", f"{width}x{height}", f"at most {MOST}x{MOST}")
-            if video:  # empty where a clip is connected and there is no file
-                input_file(video)
-        except TavError as error:
-            return str(error)
-        return True
+    def validate_inputs(
+        cls, video: str | None = None, width: int | None = None, height: int | None = None
+    ) -> bool | str:
+        if (told := checked(_check_size, width, height)) is not True:
+            return told
+        return checked(input_file, video or None)  # empty where a clip is connected and there is no file
 
     @classmethod
-    def fingerprint_inputs(cls, video: str = "", **_settings) -> str:
-        return stamp(video)
+    def fingerprint_inputs(cls, video: str | None = None, **_settings) -> str | float:
+        return stamp(input_file, video)
 
     @classmethod
     def execute(cls, video, frames, start, stride, width, height, fit, clip=None) -> io.NodeOutput:
+        _check_size(width, height)
         how = {"size": (width, height), "start": start, "stride": stride, "fit": fit}
-        if clip is None:
-            images, fps = read_frames(input_file(video), frames, **how)
-        else:
-            with opened(clip) as pictures:
-                images, fps = take_frames(pictures, frames, **how)
-        shown = animated(images, fps, cls)
+        with in_plain_words("take fewer frames or a smaller size"):
+            if clip is None:
+                images, fps = read_frames(input_file(video), frames, **how)
+            else:
+                with opened(clip) as pictures:
+                    images, fps = take_frames(pictures, frames, **how)
+            shown = animated(images, fps, cls)
         told = facts(frames=len(images), fps=fps, width=width, height=height, file=video if clip is None else None)
         return io.NodeOutput(images, fps, len(images), ui=shown | told)
+
+
+def _check_size(width: int, height: int) -> None:
+    check_size((width, height))
+    need(max(width, height) <= MOST, "The size", f"{width}x{height}", f"at most {MOST}x{MOST}")

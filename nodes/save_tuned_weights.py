@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
-from .sockets import CATEGORY, TunedWeightsSocket, facts, known
+from .host.memory import in_plain_words
+from .sockets import CATEGORY, TunedWeightsSocket, checked, facts, known
 from .weights_folder import check_prefix, name_of, next_file
 
 
@@ -26,11 +27,12 @@ class SaveTunedWeights(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str = "tuned") -> bool | str:
-        return check_prefix(filename_prefix)
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        return checked(check_prefix, filename_prefix)
 
     @classmethod
     def execute(cls, tuned_weights, filename_prefix) -> io.NodeOutput:
-        path = next_file(filename_prefix)
-        tuned_weights.save(path)
+        with in_plain_words():
+            path = next_file(filename_prefix)
+            tuned_weights.save(path)
         return io.NodeOutput(ui=facts(file=str(path), name=name_of(path)))

@@ -2,6 +2,7 @@ import time
 
 from comfy_api.latest import io
 
+from ..tav_core.errors import need
 from .host.ddim import sample_latents
 from .host.latents import TIMESTEP, check_samplable, frames_of
 from .host.memory import in_plain_words
@@ -66,6 +67,7 @@ class TAVSample(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
         check_samplable(latent_image)
+        need(0 <= eta <= 1, "eta", eta, "from 0 to 1")  # over a link, the host does not look
         samples, began = frames_of(latent_image), time.perf_counter()
         with in_plain_words("take fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)

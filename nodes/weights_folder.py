@@ -41,25 +41,19 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(folder_paths.get_folder_paths(KEY)[0]))
 
 
-def stamp(name: str) -> str:
-    """Changes when the file does."""
-    path = folder_paths.get_full_path(KEY, name)
-    return f"{os.stat(path).st_mtime_ns} {os.path.getsize(path)}" if path else ""
-
-
-def check_prefix(prefix: str) -> bool | str:
-    """Whether a file's name may begin so; if not, the sentence that says why."""
+def check_prefix(prefix: str) -> None:
+    """Raises TavError where no file's name in the folder may begin so."""
     parts = re.split(r"[/\\]", prefix)
-    if all(re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts):
-        return True
-    return (
-        f"The filename_prefix is {prefix[:100]!r}, but a name inside models/tune_a_video is needed, whose parts do not "
-        'begin with a dot or hold any of < > : " | ? *; give cats/jump, for example.'
-    )
+    if not all(re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts):
+        raise TavError(
+            f"The filename_prefix is {prefix[:100]!r}, but a name inside models/tune_a_video is needed, whose parts do "
+            'not begin with a dot or hold any of < > : " | ? *; give cats/jump, for example.'
+        )
 
 
 def next_file(prefix: str) -> Path:
     """The first free numbered path of this prefix, in the first of the folders."""
+    check_prefix(prefix)  # here too, for over a link it comes unseen
     stem = Path(folder_paths.get_folder_paths(KEY)[0], *re.split(r"[/\\]", prefix))
     number = 1
     while (path := stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")).exists():

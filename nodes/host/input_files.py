@@ -27,12 +27,3 @@ def input_file(name: str) -> Path:
     if not os.path.isfile(path):  # pathlib's raises where a name is too long
         raise TavError(f"There is no video {name[:100]!r} in ComfyUI's input folder; upload it, or choose another.")
     return path
-
-
-def stamp(name: str) -> str:
-    """Changes when the file does; empty where there is none."""
-    try:
-        status = input_file(name).stat()
-    except TavError:
-        return ""
-    return f"{status.st_mtime_ns} {status.st_size}"
