@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply_tuned_weights import ApplyTunedWeights
 from .ddim_invert import DDIMInvert
 from .inflate_unet import InflateUNet
+from .load_miniature import LoadMiniature
 from .load_tuned_weights import LoadTunedWeights
 from .load_video_frames import LoadVideoFrames
 from .one_shot_tune import OneShotTune
@@ -21,6 +22,7 @@ NODES = [
     ApplyTunedWeights,
     DDIMInvert,
     TAVSample,
+    LoadMiniature,
 ]
 
 

@@ -1,5 +1,8 @@
 from comfy_api.latest import io
 
+from ..tav_core.demo.showcase import SOURCE
+from ..tav_core.demo.vocabulary import WORDS
+from .host.miniature import example_clip, load_miniature
 from .sockets import CATEGORY, facts, known
 
 
@@ -23,13 +26,16 @@ class LoadMiniature(io.ComfyNode):
                 io.Model.Output("model", display_name="model", tooltip="Its UNet, 4.2 million parameters."),
                 io.Clip.Output("clip", display_name="clip", tooltip="Its text encoder; reads the words in the facts."),
                 io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; 8 pixels to a latent."),
+                io.Video.Output(
+                    "video",
+                    display_name="video",
+                    tooltip="A clip to begin with, for Load Video Frames: 8 frames of a red ball on the grass.",
+                ),
             ],
             **known(io.Schema, search_aliases=["demo checkpoint", "test model", "toy model"]),
         )
 
     @classmethod
     def execute(cls, personalised) -> io.NodeOutput:
-        from ..tav_core.demo.vocabulary import WORDS
-        from .host.miniature import load_miniature
-
-        return io.NodeOutput(*load_miniature(personalised), ui=facts(words=" ".join(WORDS)))
+        told = facts(words=" ".join(WORDS), caption=SOURCE.caption)
+        return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=told)

@@ -1,6 +1,7 @@
 """The miniature checkpoint in the host's own classes, with its sizes in place of Stable Diffusion's."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -9,9 +10,14 @@ from comfy import model_management, sd, sd1_clip, utils
 from comfy.model_patcher import ModelPatcher
 from comfy.supported_models import SD15
 from comfy.supported_models_base import ClipTarget
+from comfy_api.latest import Input, InputImpl, Types
 from safetensors.torch import load_file
 
 from ...tav_core.demo.miniature import STRIPED_BALL, miniature_path
+from ...tav_core.demo.settings import SETTINGS
+from ...tav_core.demo.showcase import FPS, MOTION, SOURCE
+from ...tav_core.demo.world import clip_scenes, draw_clip
+from ...tav_core.errors import TavError
 from ...tav_core.networks import clip_names
 
 HOST_WORDS = 49408
@@ -22,8 +28,18 @@ def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
     folder = miniature_path()
     model, clip, vae = _model(folder / "unet"), _clip(folder), _vae(folder / "vae")
     if personalised:
+        if not STRIPED_BALL.is_file():
+            raise TavError(
+                f"The miniature's LoRA is not at {STRIPED_BALL}: install this pack again, or switch personalised off."
+            )
         model, clip = sd.load_lora_for_models(model, clip, load_file(STRIPED_BALL), 1.0, 1.0)
     return model, clip, vae
+
+
+def example_clip() -> Input.Video:
+    """The clip of `tav demo`, as it is before any encoding."""
+    images = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))).float() / 255
+    return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))
 
 
 def _model(folder: Path) -> ModelPatcher:
