@@ -31,6 +31,7 @@ def test_there_is_a_workflow_for_each_use():
         "personalised-lora",
         "pose-control",
         "text-to-video",
+        "try-with-the-miniature",
         "tune-and-edit",
     ]
 

@@ -1,0 +1,110 @@
+"""The miniature in the host's own classes: the numbers of diffusers', and the edits of `tav demo` in a graph."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tav_core.checkpoint import load_checkpoint
+from tav_core.demo.miniature import miniature_path
+from tav_core.demo.readers import read_picture
+from tav_core.demo.settings import SETTINGS
+from tav_core.demo.showcase import MOTION, SOURCE
+from tav_core.demo.world import SIZE, clip_scenes, draw, draw_clip, random_scene
+from tav_core.metrics import trajectory_correlation
+from tests.host.inprocess import pack, predict
+from tests.host.workflows import changed, ending_in, new, workflow
+
+WORKFLOW = workflow("try-with-the-miniature")
+SENTENCE = "a red ball is moving on the grass, cartoon style"
+
+
+@pytest.fixture(scope="module")
+def host():
+    with torch.inference_mode():
+        return pack("nodes.host.miniature").load_miniature(personalised=False)
+
+
+@pytest.fixture(scope="module")
+def diffusers():
+    return load_checkpoint(miniature_path())
+
+
+def text(clip, sentence: str = SENTENCE) -> torch.Tensor:
+    with torch.inference_mode():
+        return clip.encode_from_tokens_scheduled(clip.tokenize(sentence))[0][0]
+
+
+def test_the_host_reads_a_sentence_as_diffusers_does(host, diffusers):
+    _, clip, _ = host
+    for sentence in (SENTENCE, "", "a dog on the grass"):
+        torch.testing.assert_close(text(clip, sentence), diffusers.encode_prompt(sentence), atol=1e-4, rtol=0)
+
+
+def test_the_host_encodes_and_decodes_as_diffusers_does(host, diffusers):
+    _, _, vae = host
+    frames = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=2))).float() / 255
+    with torch.inference_mode():
+        latents, decoded = vae.encode(frames), vae.decode(vae.encode(frames))
+    theirs = diffusers.encode_video(frames)
+    torch.testing.assert_close(latents * 0.18215, theirs[0].transpose(0, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(decoded, diffusers.decode_video(theirs), atol=1e-3, rtol=0)
+
+
+def test_the_host_sees_the_noise_that_diffusers_sees(host, diffusers):
+    model, clip, _ = host
+    latents = torch.randn(1, 4, 2, 16, 16, generator=torch.Generator().manual_seed(0))
+    embeds, timestep = text(clip), torch.tensor([500])
+    with torch.no_grad():
+        theirs = diffusers.unet(latents[0].transpose(0, 1), timestep, embeds.expand(2, -1, -1)).sample
+    ours = predict(model, latents, timestep, embeds)[0].transpose(0, 1)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_scaled_latents_of_the_world_have_mean_0_and_deviation_1(diffusers):
+    rng = np.random.default_rng(5)
+    pictures = torch.from_numpy(np.stack([draw(random_scene(rng)) for _ in range(64)])).float() / 255
+    latents = diffusers.encode_video(pictures)
+    assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 0.15
+    assert (latents.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.15
+
+
+def test_a_part_that_is_missing_is_named_in_a_sentence(monkeypatch, tmp_path):
+    host = pack("nodes.host.miniature")
+    with monkeypatch.context() as patched:
+        patched.setattr(host, "STRIPED_BALL", tmp_path / "sks-ball-lora.safetensors")
+        with pytest.raises(ValueError, match=r"sks-ball-lora.*switch personalised off"):
+            host.load_miniature(personalised=True)
+    monkeypatch.setattr(pack("tav_core.demo.miniature"), "MINIATURE", tmp_path)
+    with pytest.raises(ValueError, match="clone the repository again"):
+        host.load_miniature(personalised=False)
+
+
+def test_the_workflow_has_the_settings_of_tav_demo():
+    nodes = {name: node["inputs"] for name, node in WORKFLOW.items()}
+    assert (nodes["caption"]["text"], nodes["clip"]["frames"]) == (SOURCE.caption, SETTINGS.frames)
+    assert nodes["clip"]["width"] == nodes["clip"]["height"] == SIZE
+    assert (nodes["tune"]["steps"], nodes["tune"]["learning_rate"]) == (SETTINGS.tuning_steps, SETTINGS.learning_rate)
+    assert nodes["invert"]["steps"] == SETTINGS.inversion_steps
+    assert (nodes["sample"]["steps"], nodes["sample"]["cfg"]) == (SETTINGS.steps, SETTINGS.guidance_scale)
+
+
+def pictures(client, changes: dict) -> list[np.ndarray]:
+    """The frames that the workflow draws, without loss through a video."""
+    frames = {"frames": new("SaveImage", images=["decode", 0], filename_prefix="edit")}
+    run = client.run(ending_in(changed(WORKFLOW, changes | frames), "frames"))
+    assert run.status == "success", run.sentence
+    files = [client.view(file) for file in run.outputs["frames"]["images"]]
+    return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
+
+
+def test_the_workflow_tunes_on_its_clip_and_edits_it_along_its_motion(client):
+    readings = [read_picture(picture) for picture in pictures(client, {})]
+    scenes = clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames)
+    assert len(readings) == len(scenes)
+    assert np.mean([reading.ground == "beach" for reading in readings]) >= 0.75
+    assert np.mean([reading.shape == "ball" for reading in readings]) >= 0.5
+    path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
+    assert trajectory_correlation(path, known) > 0.9
