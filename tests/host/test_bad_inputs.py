@@ -70,6 +70,11 @@ CASES = {
     "a stride too long": clip(r"only 2 of 12 frames", stride=6),
     "a negative stride": clip(r"smaller than min", stride=-1),
     "a width between multiples of 8": clip(r"multiples of 8; try 64x64", width=63),
+    "a width between multiples of 8 over a link": (
+        "tune-and-edit",
+        {"side": new("PrimitiveInt", value=63), "clip": {"width": ["side", 0]}},
+        r"multiples of 8; try 64x64",
+    ),
     "a fit that is none": clip(r"not in list", fit="squeeze"),
     "words for a number": clip(r"[Ff]ailed to convert", frames="many"),
     # models
@@ -145,6 +150,11 @@ CASES = {
     "a name behind backslashes": prefix(r"models/tune_a_video", "..\\..\\escaped"),
     "a name on a drive": prefix(r"models/tune_a_video", "C:\\escaped"),
     "a name among the runs": prefix(r"models/tune_a_video", ".runs/escaped"),
+    "a name above the folder over a link": (
+        "tune-and-edit",
+        {"name": new("PrimitiveString", value="../../escaped"), "save_weights": {"filename_prefix": ["name", 0]}},
+        r"models/tune_a_video",
+    ),
     "no name": prefix(r"models/tune_a_video", ""),
     "a name with a NUL": prefix(r"models/tune_a_video", "a\0b"),
     "a name without end": prefix(r"models/tune_a_video", "a" * 5000),
@@ -165,6 +175,9 @@ CASES = {
     "sampling without steps": edit(r"smaller than min", steps=0),
     "negative guidance": edit(r"smaller than min", cfg=-1),
     "too much noise per step": edit(r"bigger than max", eta=1.5),
+    "too much noise per step over a link": edit(
+        r"eta.*from 0 to 1", {"noise": new("PrimitiveFloat", value=1.5)}, eta=["noise", 0]
+    ),
     "sampling latents of another family": edit(
         r"channels|16",
         {"latents16": new("EmptySD3LatentImage", width=64, height=64, batch_size=3)},

@@ -1,0 +1,82 @@
+"""Clips and weights on their ways in: files that change, uploads, links and sockets, over a real server."""
+
+import pytest
+import torch
+
+from tests import clips
+from tests.host.assets import CHECKPOINT, PERSONALISED
+from tests.host.test_workflows import LATENTS, saved_latents
+from tests.host.workflows import SMALL, changed, ending_in, new, small
+
+NUMBERED = "numbered.mp4"
+
+
+def loading(**inputs) -> dict:
+    settings = {"start": 0, "stride": 0, "fit": "crop"} | SMALL["LoadVideoFrames"] | inputs
+    return {"clip": new("LoadVideoFrames", **settings), "shown": new("PreviewImage", images=["clip", 0])}
+
+
+def over_a_link(name: str) -> dict:
+    """The clip's name out of a switch, for the host lets no STRING into a list."""
+    name = {"name": new("PrimitiveString", value=name), "switch": new("ComfySwitchNode", switch=True)}
+    name["switch"]["inputs"] |= {"on_true": ["name", 0], "on_false": ["name", 0]}
+    return loading(video=["switch", 0]) | name
+
+
+@pytest.fixture
+def numbered(server):
+    """A clip in the input folder, each of whose frames tells its number."""
+    return clips.encode(server.base / "input" / NUMBERED, clips.numbered(9), fps=8)
+
+
+def facts(run) -> dict:
+    return run.outputs["clip"]["tune_a_video"][0]
+
+
+@pytest.mark.parametrize("prompt", [loading(video=NUMBERED), over_a_link(NUMBERED)], ids=["named", "over a link"])
+def test_a_clip_is_read_again_when_its_file_has_changed(client, numbered, prompt):
+    client.free()
+    assert facts(client.run(prompt))["fps"] == pytest.approx(2)  # 3 of 9 frames at 8 a second
+    clips.encode(numbered, clips.numbered(17), fps=8)
+    again = client.run(prompt)
+    assert "clip" in again.executed
+    assert facts(again)["fps"] == pytest.approx(1)
+
+
+def test_a_clip_is_not_read_again_when_nothing_has_changed(client, numbered):
+    client.run(loading(video=NUMBERED))
+    assert "clip" not in client.run(loading(video=NUMBERED)).executed
+    assert "clip" in client.run(loading(video=NUMBERED, start=1)).executed
+
+
+def test_a_video_of_another_node_is_taken_in_place_of_a_file(client, numbered):
+    file = {"latents_file": new("SaveLatent", samples=["latents", 0], filename_prefix="test")}
+    direct = ending_in(small("tune-and-edit", {"clip": {"video": NUMBERED}} | file), "latents_file")
+    linked = changed(direct, {"loader": new("LoadVideo", file=NUMBERED), "clip": {"video": "", "clip": ["loader", 0]}})
+    assert torch.equal(*(saved_latents(client, client.run(prompt)) for prompt in (direct, linked)))
+
+
+def test_an_uploaded_clip_is_a_choice_and_is_read(server, client, numbered):
+    told = client.upload("uploaded.mp4", numbered.read_bytes())
+    assert facts(client.run(loading(video=told["name"])))["file"] == "uploaded.mp4"
+    choices = client.get("/object_info/LoadVideoFrames")["LoadVideoFrames"]["input"]["required"]["video"]
+    assert "uploaded.mp4" in str(choices)
+
+
+def test_weights_put_onto_another_checkpoint_draw_as_those_loaded_onto_it_do(client, tuned):
+    """With strength 0 they draw as if they had never been."""
+    loaded = small("edit-with-saved-weights", {"checkpoint": {"ckpt_name": PERSONALISED}}) | LATENTS
+    applied = changed(
+        loaded,
+        {
+            "first": new("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+            "weights": {"model": ["first", 0]},
+            "applied": new("ApplyTunedWeights", model=["checkpoint", 0], tuned_weights=["weights", 1], strength=1.0),
+            "invert": {"model": ["applied", 0]},
+            "sample": {"model": ["applied", 0]},
+        },
+    )
+    drawn = saved_latents(client, client.run(applied))
+    assert torch.equal(drawn, saved_latents(client, client.run(loaded)))
+    without = saved_latents(client, client.run(changed(applied, {"applied": {"strength": 0.0}})))
+    assert not torch.equal(drawn, without)
