@@ -19,6 +19,7 @@ from ...tav_core.demo.showcase import FPS, MOTION, SOURCE
 from ...tav_core.demo.world import clip_scenes, draw_clip
 from ...tav_core.errors import TavError
 from ...tav_core.networks import clip_names
+from ..sockets import known
 
 HOST_WORDS = 49408
 
@@ -123,9 +124,11 @@ def _clip(folder: Path) -> sd.CLIP:
             super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=Words)
 
     # safe: a ClipTarget is how the host itself names the pair for every family; the second layer marks SD 1.x's CLIP
-    return sd.CLIP(
-        ClipTarget(Tokenizer, TextModel), parameters=utils.calculate_parameters(weights), state_dict=[weights]
-    )
+    loaded = known(sd.CLIP, state_dict=[weights])
+    clip = sd.CLIP(ClipTarget(Tokenizer, TextModel), parameters=utils.calculate_parameters(weights), **loaded)
+    if not loaded:  # ComfyUI 0.3.64 does so afterwards
+        clip.load_sd(weights)
+    return clip
 
 
 def _vae(folder: Path) -> sd.VAE:
