@@ -96,11 +96,24 @@ def pixels(batch: Tensor, device: str) -> Tensor:
 
 
 class Training:
-    """One-cycle AdamW with a running mean of the weights, saved every 250 steps and gone on with from there."""
+    """One-cycle AdamW with a running mean of the weights, saved every 250 steps and gone on with from there.
 
-    def __init__(self, path: Path, modules: dict[str, nn.Module], steps: int, rate: float, decay: float = 0.998):
+    warm: a work folder whose finished training of the same name this one starts from, with no memory of its optimizer.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        modules: dict[str, nn.Module],
+        steps: int,
+        rate: float,
+        decay: float = 0.998,
+        warm: Path | None = None,
+    ):
         self.path, self.steps, self.decay = path, steps, decay
         self.modules = nn.ModuleDict(modules)
+        if warm:
+            self.modules.load_state_dict(torch.load(warm / path.name, weights_only=True)["mean"])
         self.mean = copy.deepcopy(self.modules).requires_grad_(False)
         parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -144,11 +157,11 @@ class Training:
 # VAE
 
 
-def train_vae(work: Path, images: Tensor, steps: int, device: str) -> AutoencoderKL:
+def train_vae(work: Path, images: Tensor, steps: int, device: str, warm: Path | None = None) -> AutoencoderKL:
     """Crops of 64 pixels for most of the way, as they cost a quarter; whole pictures for the last tenth."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL(**VAE).to(device, memory_format=torch.channels_last)
-    training = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
+    training = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995, warm=warm)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         whole = step >= 0.9 * steps
@@ -185,7 +198,7 @@ def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: st
     """Scaled latents (n, 4, 16, 16), the posterior's mean, encoded once."""
     path = work / f"{name}.npy"
     if not path.exists():
-        parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(64)]
+        parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(16)]
         np.save(path, torch.cat(parts).half().numpy())
     return torch.from_numpy(np.load(path))
 
@@ -193,7 +206,8 @@ def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: st
 def train_decoder(work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, steps: int, device: str) -> None:
     """Sharpens what latents are decoded to, in place; the encoder, and so what the UNet has learnt, stays."""
     parts = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}
-    training = Training(work / "decoder.pt", copy.deepcopy(parts), steps, rate=1e-3, decay=0.995)
+    copies = {name: copy.deepcopy(part).requires_grad_() for name, part in parts.items()}
+    training = Training(work / "decoder.pt", copies, steps, rate=1e-3, decay=0.995)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(images), (8,), generator=generator)
@@ -250,10 +264,18 @@ def noise_loss(unet, text, scheduler, tokens: Tensor, latents: Tensor, generator
     return F.mse_loss(unet(noisy, timesteps, states).sample, noise)
 
 
-def train_unet(work: Path, tokenizer, latents: Tensor, captions: list[str], steps: int, device: str) -> nn.ModuleDict:
+def train_unet(
+    work: Path,
+    tokenizer,
+    latents: Tensor,
+    captions: list[str],
+    steps: int,
+    device: str,
+    warm: Path | None = None,
+) -> nn.ModuleDict:
     unet, text = networks(tokenizer, device)
     scheduler = DDIMScheduler(**DDIM)
-    training = Training(work / "unet.pt", {"unet": unet, "text": text}, steps, rate=1.5e-3)
+    training = Training(work / "unet.pt", {"unet": unet, "text": text}, steps, rate=1.5e-3, warm=warm)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (32,), generator=generator)
@@ -366,18 +388,20 @@ def main() -> None:
     parser.add_argument("--decoder-steps", type=int, default=2000)
     parser.add_argument("--unet-steps", type=int, default=6000)
     parser.add_argument("--sibling-steps", type=int, default=600)
+    parser.add_argument("--warm", type=Path, help="a work folder to start from, of a world much alike")
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
     options = parser.parse_args()
     work, device = options.work, options.device
     folder = work / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
     images, captions = pictures(work, options.pictures)
-    vae = train_vae(work, images[:-HELD_OUT], options.vae_steps, device)
+    vae = train_vae(work, images[:-HELD_OUT], options.vae_steps, device, options.warm)
     absorb_scale(vae, images, device)
     print(f"VAE on held-out pictures: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
     latents = encode(work, "latents", vae, images, device)
     tokenizer = write_tokenizer(folder / "tokenizer")
-    trained = train_unet(work, tokenizer, latents[:-HELD_OUT], captions[:-HELD_OUT], options.unet_steps, device)
+    known = latents[:-HELD_OUT], captions[:-HELD_OUT]
+    trained = train_unet(work, tokenizer, *known, options.unet_steps, device, options.warm)
     loss = held_out_loss(trained, tokenizer, latents[-HELD_OUT:], captions[-HELD_OUT:], device)
     print(f"UNet on held-out pictures: loss {loss:.4f}", flush=True)
     save_miniature(folder, vae, trained)
