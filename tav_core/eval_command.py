@@ -13,7 +13,7 @@ import typer
 from tqdm import tqdm
 
 from .checkpoint import load_checkpoint
-from .commands import Device, app
+from .commands import Device, GroupNorm, app
 from .demo.evaluation import Outcome, evaluate
 from .demo.miniature import miniature_path
 from .demo.protocol import WorldClip, clips_to_choose_by, clips_to_report
@@ -66,6 +66,9 @@ def evaluation(
     steps: Annotated[int, typer.Option(help="DDIM steps of each edit.")] = SETTINGS.steps,
     inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion.")] = SETTINGS.inversion_steps,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = SETTINGS.guidance_scale,
+    group_norm: Annotated[
+        GroupNorm, typer.Option(help="Normalise over the whole video or per frame, where a variant does not say.")
+    ] = SETTINGS.group_norm,
     seed: Annotated[int, typer.Option(help="The seed of tuning and of all random noise.")] = 0,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Sample anew what DIR/.eval keeps of an earlier run.")] = False,
@@ -93,7 +96,7 @@ def evaluation(
     _measure(
         CLIPS[Clips(clips).value]()[:count],
         {name: each for name, each in VARIANTS.items() if name in asked},
-        Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance),
+        Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, group_norm=GroupNorm(group_norm).value),
         checkpoint or miniature_path(),
         output,
         seed=seed,

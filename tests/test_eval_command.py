@@ -110,7 +110,7 @@ def test_edits_of_one_batch_are_those_that_each_sentence_gives_alone(checkpoint)
 
 def test_the_factorised_baseline_trains_its_temporal_attention_alone():
     network = VARIANTS["factorised"].network
-    unet = network.kind(tiny_unet(), attention=network.attention, group_norm=network.group_norm, temporal=True)
+    unet = network.kind(tiny_unet(), attention=network.attention, group_norm="frame", temporal=network.temporal)
     names = unet.trainable_parameters()
     assert names
     assert all(TEMPORAL in name for name in names)

@@ -92,7 +92,8 @@ another object, another background, another attribute, another style. Made by
     {command}
 
 on {made_by}. Settings: {settings.tuning_steps} steps of tuning at {settings.learning_rate:g},
-{settings.inversion_steps} of inversion, {settings.steps} of sampling, guidance {settings.guidance_scale:g}.
+{settings.inversion_steps} of inversion, {settings.steps} of sampling, guidance {settings.guidance_scale:g}, GroupNorm
+over each {settings.group_norm}.
 Each value is the mean over the clips ± their standard deviation; a clip's value is the mean over its edits.
 
 - *edit right*: frames in which all that the sentence changes is read back; *rest kept*: in which all else is as it was.

@@ -112,7 +112,7 @@ class _Bench:
     def __init__(self, checkpoint: Checkpoint, encoded: EncodedClip, network: Network, settings: Settings, seed: int):
         self.scheduler, self.encoded, self.settings, self.seed = checkpoint.scheduler, encoded, settings, seed
         began = time.perf_counter()
-        self.unet = _inflated(checkpoint, network)
+        self.unet = inflated(checkpoint, network, settings)
         if network.is_tuned:
             config = TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate, seed=seed)
             scheduler = DDPMScheduler.from_config(self.scheduler.config)
@@ -139,9 +139,10 @@ class _Bench:
         return NoisePredictor(self.unet, prompt_embeds, self.scheduler)
 
 
-def _inflated(checkpoint: Checkpoint, network: Network) -> InflatedUNet:
-    unet = copy.deepcopy(checkpoint.unet)
-    return network.kind(unet, attention=network.attention, group_norm=network.group_norm, temporal=network.temporal)
+def inflated(checkpoint: Checkpoint, network: Network, settings: Settings) -> InflatedUNet:
+    """A copy of the checkpoint's network, inflated so."""
+    unet, group_norm = copy.deepcopy(checkpoint.unet), network.group_norm or settings.group_norm
+    return network.kind(unet, attention=network.attention, group_norm=group_norm, temporal=network.temporal)
 
 
 def _key(checkpoint: Checkpoint, encoded: EncodedClip, variant: Variant, settings: Settings, seed: int) -> str:

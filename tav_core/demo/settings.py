@@ -8,14 +8,17 @@ class Settings:
     """How a clip of the drawn world is tuned on and edited.
 
     steps: of DDIM, for each edit; inversion_steps: of DDIM, to the clip's noise and for its reconstruction.
+    group_norm: per frame. Taken over the video, as the original does, groups of so few channels tell each frame that
+        the object is there already, and it is left out of some (docs/eval.md).
     """
 
     tuning_steps: int = 100
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-3
     steps: int = 25
     inversion_steps: int = 25
-    guidance_scale: float = 4.0
+    guidance_scale: float = 2.5
     frames: int = 8
+    group_norm: str = "frame"
 
 
 SETTINGS = Settings()

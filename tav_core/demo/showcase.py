@@ -83,6 +83,7 @@ def run_demo(
         miniature_path(),
         weights,
         config=TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate),
+        group_norm=settings.group_norm,
         device=device,
         replace_output=True,
     )

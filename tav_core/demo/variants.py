@@ -16,10 +16,13 @@ class TemporallyTunedUNet(InflatedUNet):
 
 @dataclass(frozen=True)
 class Network:
-    """How a text-to-image network is made one for videos; what it does not say is as the method has it."""
+    """How a text-to-image network is made one for videos; what it does not say is as the method has it.
+
+    group_norm: None is as the settings say.
+    """
 
     attention: str = "sparse-causal"
-    group_norm: str = "video"
+    group_norm: str | None = None
     temporal: bool = True
     kind: type[InflatedUNet] = InflatedUNet
     is_tuned: bool = True
@@ -61,6 +64,7 @@ VARIANTS = {
         Network(is_tuned=False),
         worse_in=("constancy", "trajectory_correlation"),
     ),
+    "video-norm": Variant("GroupNorm over the whole video, as the original has it", Network(group_norm="video")),
     "no-inversion": Variant(
         "no inversion: random noise",
         inverted=False,
