@@ -87,6 +87,7 @@ def test_the_workflow_has_the_settings_of_tav_demo():
     assert (nodes["caption"]["text"], nodes["clip"]["frames"]) == (SOURCE.caption, SETTINGS.frames)
     assert nodes["clip"]["width"] == nodes["clip"]["height"] == SIZE
     assert (nodes["tune"]["steps"], nodes["tune"]["learning_rate"]) == (SETTINGS.tuning_steps, SETTINGS.learning_rate)
+    assert nodes["inflate"]["group_norm"] == SETTINGS.group_norm
     assert nodes["invert"]["steps"] == SETTINGS.inversion_steps
     assert (nodes["sample"]["steps"], nodes["sample"]["cfg"]) == (SETTINGS.steps, SETTINGS.guidance_scale)
 
