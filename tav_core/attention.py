@@ -20,7 +20,7 @@ PATTERNS = ("sparse-causal", "first", "frame", "full-causal", "full")
 def attended_frames(pattern: str, num_frames: int) -> list[tuple[int, ...]]:
     """The frames whose tokens frame 0, 1, ... attends to, each named once.
 
-    "sparse-causal" is the paper's (section 4.1): the first frame and the one before. Where the paper's [z_1; z_(i-1)]
+    "sparse-causal" is the paper's (section 3.2): the first frame and the one before. Where the paper's [z_1; z_(i-1)]
     holds one frame twice, naming it once gives the same softmax average for half the work.
     """
     frames = range(num_frames)
@@ -80,7 +80,7 @@ class FrameCount:
 
 
 class FrameAttnProcessor:
-    """Self-attention (`attn1`) in which each frame looks at the frames that `pattern` names (paper, section 4.1)."""
+    """Self-attention (`attn1`) in which each frame looks at the frames that `pattern` names (paper, section 3.2)."""
 
     def __init__(self, pattern: str, count: FrameCount):
         self.pattern, self.count = pattern, count
@@ -116,7 +116,7 @@ class TextAttnProcessor:
 
 
 class TemporalAttnProcessor:
-    """Self-attention (`attn_temp`) of each spatial token over the frames of its video (paper, section 4.1)."""
+    """Self-attention (`attn_temp`) of each spatial token over the frames of its video (paper, section 3.2)."""
 
     def __init__(self, count: FrameCount):
         self.count = count

@@ -22,7 +22,7 @@ def invert(
     *,
     on_step: Callable | None = None,
 ) -> Tensor:
-    """Follows DDIM backwards from a clean video to the noise that it came from (Tune-A-Video, section 4.2).
+    """Follows DDIM backwards from a clean video to the noise that it came from (Tune-A-Video, section 3.3).
 
     latents: (b, c, f, h, w), clean, already times the VAE's scaling factor.
     scheduler: gives betas, spacing and offset; its prediction type does not matter, see `as_noise`.

@@ -1,4 +1,4 @@
-"""A text-to-image UNet that reads its batch as the frames of a video (paper, section 4.1)."""
+"""A text-to-image UNet that reads its batch as the frames of a video (paper, section 3.2)."""
 
 import math
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ QUERIES, TEMPORAL = (".attn1.to_q.", ".attn2.to_q."), ".attn_temp."
 def inflate(
     unet: UNet2DConditionModel, *, attention: str = "sparse-causal", group_norm: str = "video", temporal: bool = True
 ) -> "InflatedUNet":
-    """Turns a text-to-image UNet into one for videos, in place (Tune-A-Video, section 4.1).
+    """Turns a text-to-image UNet into one for videos, in place (Tune-A-Video, section 3.2).
 
     attention: the frames that a frame's self-attention looks at: "sparse-causal" (the first and the previous one, as
         in the paper), "first", "frame" (its own alone), "full-causal" (all up to its own) or "full".

@@ -1,4 +1,4 @@
-"""One-shot tuning: the loop, its settings, and what it watches over (paper, section 4.2)."""
+"""One-shot tuning: the loop, its settings, and what it watches over (paper, section 3.3)."""
 
 import os
 from collections.abc import Callable, Iterator
