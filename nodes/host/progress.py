@@ -4,6 +4,7 @@ import comfy.model_management
 import comfy.utils
 import latent_preview
 import server
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
@@ -20,7 +21,8 @@ class Progress:
         """After a step: the bar, the text and, where there are clean latents (f, c, h, w), their picture."""
         preview = None
         if clean is not None and self.previewer:
-            preview = self.previewer.decode_latent_to_preview_image("JPEG", clean)
+            with torch.inference_mode():  # a TAESD is made in it, and tuning is not
+                preview = self.previewer.decode_latent_to_preview_image("JPEG", clean)
         self.bar.update_absolute(step, self.total, preview)
         host = getattr(server.PromptServer, "instance", None)
         if host and self.node_id:

@@ -138,6 +138,18 @@ def test_the_estimate_for_previews_changes_nothing(sd, inflated, uninterrupted, 
     assert worst(shown[0], shown[-1]) > 1e-4
 
 
+def test_a_taesd_shows_the_clip_and_changes_nothing(sd, inflated, uninterrupted, tmp_path, monkeypatch):
+    preview, bar = core("latent_preview"), pack("nodes.host.progress")
+    with torch.inference_mode():  # as the host makes it
+        taesd = preview.TAESDPreviewerImpl(core("comfy.taesd.taesd").TAESD(None, None))
+        monkeypatch.setattr(preview, "get_previewer", lambda *_: taesd)
+        progress, shown = bar.Progress(inflated, STEPS, None), []
+    monkeypatch.setattr(progress.bar, "update_absolute", lambda _step, _total, picture: shown.append(picture))
+    on_step = lambda step, _loss, estimate: progress.at(step, "", estimate())  # noqa: E731
+    assert tune(inflated, sd.text("a man"), tmp_path, on_step=on_step)[1] == uninterrupted[1]
+    assert [picture[1].size for picture in shown] == [(64, 64)] * STEPS
+
+
 def test_a_controlnet_is_honoured_in_tuning(sd, inflated, uninterrupted, models, tmp_path):
     losses = tune(inflated, with_controlnet(sd, models, "a man"), tmp_path)[1]
     assert abs(losses[0] - uninterrupted[1][0]) > 1e-3
