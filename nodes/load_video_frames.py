@@ -10,6 +10,7 @@ from .host.previews import animated
 from .sockets import ADVANCED, CATEGORY, checked, facts, known, stamp
 
 MOST = 4096  # pixels a side
+UNLINKED = object()  # the host leaves out a socket that nothing is connected to, and gives None for one that waits
 
 
 class LoadVideoFrames(io.ComfyNode):
@@ -94,15 +95,15 @@ class LoadVideoFrames(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, video: str | None = None, width: int | None = None, height: int | None = None
+        cls, video: str | None = None, width: int | None = None, height: int | None = None, clip: object = UNLINKED
     ) -> bool | str:
         if (told := checked(_check_size, width, height)) is not True:
             return told
-        return checked(input_file, video or None)  # empty where a clip is connected and there is no file
+        return checked(input_file, video) if clip is UNLINKED else True
 
     @classmethod
-    def fingerprint_inputs(cls, video: str | None = None, **_settings) -> str | float:
-        return stamp(input_file, video)
+    def fingerprint_inputs(cls, video: str | None = None, clip: object = UNLINKED, **_settings) -> str | float:
+        return stamp(input_file, video) if clip is UNLINKED else ""
 
     @classmethod
     def execute(cls, video, frames, start, stride, width, height, fit, clip=None) -> io.NodeOutput:
