@@ -132,7 +132,9 @@ def _measure(
                 rows[outcome.variant] = f"{outcome.variant}: {pictured.edits[0].prompt}", outcome.edits[0]
     values = by_variant(measured)
     head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
-    tables = f"{as_tables(values)}\n\n## Is each part needed?\n\n{as_claims(values)}"
+    tables = as_tables(values)
+    if claims := as_claims(values):
+        tables += f"\n\n## Is each part needed?\n\n{claims}"
     contact_sheet(output / "eval.png", [rows[name] for name in ("source", *variants)])
     _write(output, f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))
     typer.echo(f"{tables}\n")

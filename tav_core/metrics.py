@@ -12,11 +12,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import TavError
 
-Path = Sequence[tuple[float, float] | None]
+Trajectory = Sequence[tuple[float, float] | None]
 
 
 # Nearness to the source
@@ -97,7 +98,7 @@ def _warped(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
 # Motion
 
 
-def trajectory_correlation(path: Path, source: Path) -> float:
+def trajectory_correlation(path: Trajectory, source: Trajectory) -> float:
     """Pearson's correlation of all x and y of two paths, each about its own mean; 0 where one of them stands still.
 
     Frames in which nothing is seen count as standing at the mean.
@@ -107,7 +108,7 @@ def trajectory_correlation(path: Path, source: Path) -> float:
     return (ours * theirs).sum().item() / lengths.item() if lengths > 1e-9 else 0.0
 
 
-def centre_error(path: Path, source: Path) -> float:
+def centre_error(path: Trajectory, source: Trajectory) -> float:
     """The mean distance of two paths, frame by frame, in the paths' own unit.
 
     Frames in which nothing is seen count as standing at the mean of the others, or else at (0.5, 0.5).
@@ -116,7 +117,7 @@ def centre_error(path: Path, source: Path) -> float:
     return np.linalg.norm(ours + our_mean - theirs - their_mean, axis=1).mean().item()
 
 
-def _about_mean(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _about_mean(path: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """The path (f, 2) about its mean, and its mean (2,)."""
     seen = [centre for centre in path if centre is not None]
     mean = np.mean(seen, axis=0) if seen else np.array((0.5, 0.5))
@@ -140,14 +141,13 @@ class ClipScorer:
         from transformers import CLIPModel, CLIPProcessor  # slow to import
 
         try:
-            self.model = CLIPModel.from_pretrained(name).to(device).eval()
+            model, report = CLIPModel.from_pretrained(name, output_loading_info=True)
             self.processor = CLIPProcessor.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise TavError(
-                f"The CLIP model {name!r} cannot be opened ({reason}); give a folder with a CLIPModel and its "
-                "processor, or its name on the Hugging Face hub, such as openai/clip-vit-large-patch14."
-            ) from error
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise _not_a_clip_model(name, str(error) or type(error).__name__) from error
+        if missing := report["missing_keys"]:  # transformers fills them with random numbers
+            raise _not_a_clip_model(name, f"it lacks {len(missing)} tensors, such as {min(missing)}")
+        self.model = model.float().to(device).eval()
 
     @torch.no_grad()
     def score(self, frames: Tensor, prompt: str) -> ClipScores:
@@ -163,6 +163,14 @@ class ClipScorer:
         images, text = (x / x.norm(dim=-1, keepdim=True) for x in (outputs.image_embeds, outputs.text_embeds))
         pairs = torch.stack([images[i] @ images[j] for i, j in combinations(range(len(images)), 2)])
         return ClipScores(100 * pairs.mean().item(), 100 * (images @ text[0]).mean().item())
+
+
+def _not_a_clip_model(name: str, reason: str) -> TavError:
+    first_line = reason.strip().splitlines()[0]
+    return TavError(
+        f"The CLIP model {name!r} cannot be opened ({first_line}); give a folder with a CLIPModel and its processor, "
+        "or its name on the Hugging Face hub, such as openai/clip-vit-large-patch14."
+    )
 
 
 def _arrays(frames: Tensor) -> list[np.ndarray]:

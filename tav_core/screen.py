@@ -9,16 +9,16 @@ from .jobs import MemoryPlan
 
 
 def progress_bars() -> Callable:
-    """A progress bar for each part of an edit, in turn."""
+    """A progress bar for each part of a job, in turn; a part that is resumed begins at its later step."""
     bar = None
 
     def on_step(step: int, total: int, *, part: str, **_) -> None:
         nonlocal bar
-        if step == 1:
-            bar = tqdm(total=total, desc=part[:40], unit="step")
+        bar = bar or tqdm(total=total, initial=step - 1, desc=part[:40], unit="step")
         bar.update()
         if step == total:
             bar.close()
+            bar = None
 
     return on_step
 

@@ -1,8 +1,11 @@
 """Measures of videos, held against videos of which the answer is known."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tav_core.errors import TavError
 from tav_core.metrics import (
@@ -169,6 +172,18 @@ def test_a_prompt_longer_than_clip_reads_is_cut(scorer):
 
 
 def test_what_is_no_clip_model_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(TavError, match=r"cannot be opened .* give a folder with a CLIPModel"):
+        ClipScorer(str(tmp_path))
+
+
+@pytest.mark.parametrize("half", ["text_model", "truncated"])
+def test_half_a_clip_model_is_refused_in_a_sentence(tmp_path, half):
+    file = Path(write_clip_model(tmp_path)) / "model.safetensors"
+    if half == "truncated":
+        file.write_bytes(file.read_bytes()[:-100])
+    else:
+        tensors = load_file(file)
+        save_file({name: tensor for name, tensor in tensors.items() if name.startswith(half)}, file, {"format": "pt"})
     with pytest.raises(TavError, match=r"cannot be opened .* give a folder with a CLIPModel"):
         ClipScorer(str(tmp_path))
 

@@ -18,7 +18,7 @@ from .protocol import CHANGES, FACTS, WorldClip, WorldEdit
 from .readers import Reading, read_picture
 from .world import SIZE, Scene
 
-REACH = 1.8  # of an object's radius: the tips of stars and triangles lie at 1.6, and edges are soft
+REACH = 2.1  # of an object's radius: the rims of stars and triangles reach to 1.85, and edges are soft
 
 
 def figures(
@@ -44,7 +44,9 @@ def edit_figures(edit: WorldEdit, frames: Tensor, scenes: Sequence[Scene], sourc
     readings = [read_picture(picture) for picture in (frames.clamp(0, 1) * 255).round().byte().numpy()]
     path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
     changed = CHANGES[edit.kind]
-    steady = {f"{fact}_constancy": constancy([getattr(r, fact) for r in readings]) for fact in ("ground", *FACTS[:2])}
+    steady = {
+        f"{fact}_constancy": constancy([getattr(r, fact) for r in readings]) for fact in ("ground", "colour", "shape")
+    }
     asked = {fact: getattr(edit.scene, fact) for fact in FACTS}
     right = share_right(readings, {fact: asked[fact] for fact in changed})
     result = {

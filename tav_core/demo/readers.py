@@ -10,23 +10,19 @@ from .world import COLOURS, GROUNDS, NIGHT, SHAPES, SIZE, STYLES, background, sh
 
 STANDS_OUT = 30  # of 255: how far a pixel of an object lies from the ground behind it, at least
 SMALLEST = 0.012  # of the picture: less is not an object
+LIKE_ENOUGH = 0.6  # overlap with a shape; true ones have 0.8 and more, a blob of no shape has less
 UNLIKE = 60  # of 255: what a pixel counts at most against a ground, so that an object does not decide
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. Without an object, colour and shape and centre are None and `likeness` is 0.
-
-    `likeness` is the overlap (intersection over union) of the object with the shape that it is taken for.
-    """
+    """What a picture shows. Without an object, colour and shape and centre are None; of a blob, shape is."""
 
     ground: str
     style: str
     colour: str | None = None
     shape: str | None = None
     centre: tuple[float, float] | None = None
-    area: float = 0.0
-    likeness: float = 0.0
 
 
 def read_picture(picture: np.ndarray) -> Reading:
@@ -38,8 +34,7 @@ def read_picture(picture: np.ndarray) -> Reading:
         return Reading(ground, style)
     rows, columns = np.nonzero(mask)
     centre = (columns.mean().item() + 0.5) / SIZE, (rows.mean().item() + 0.5) / SIZE
-    shape, likeness = _read_shape(mask, centre, area)
-    return Reading(ground, style, _read_colour(picture, mask, style), shape, centre, area, likeness)
+    return Reading(ground, style, _read_colour(picture, mask, style), _read_shape(mask, centre, area), centre)
 
 
 def read_ground(picture: np.ndarray) -> tuple[str, str]:
@@ -61,14 +56,15 @@ def object_mask(picture: np.ndarray, ground: str, style: str) -> np.ndarray:
     return mask.astype(bool)
 
 
-def _read_shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> tuple[str, float]:
+def _read_shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> str | None:
+    """The shape with the largest overlap (intersection over union); None where it is none of them."""
     radius = float(np.sqrt(area / np.pi))
     overlaps = {}
     for shape in SHAPES:
         ideal = shape_mask(shape, centre, radius) > 0.5
         overlaps[shape] = ((mask & ideal).sum() / (mask | ideal).sum()).item()
     best = max(overlaps, key=overlaps.get)
-    return best, overlaps[best]
+    return best if overlaps[best] > LIKE_ENOUGH else None
 
 
 def _read_colour(picture: np.ndarray, mask: np.ndarray, style: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..errors import TavError
 from ..files import read_tensors, write_tensors
 from ..inflate import InflatedUNet
 from ..inversion import digest_of, inversion_key
+from ..jobs import versions
 from ..tune import TuneConfig, tune
 from .protocol import WorldClip
 from .settings import Settings
@@ -77,19 +79,19 @@ def sample_variants(
     work: a folder that keeps them, and from which they come where nothing that decides them has changed.
     """
     encoded = encode(checkpoint, clip, settings.frames)
-    seed += clip.number
+    seeds = tuple(np.random.SeedSequence((seed, clip.number)).generate_state(2).tolist())
     for network in dict.fromkeys(variant.network for variant in variants.values()):
         bench = None
         for name, variant in variants.items():
             if variant.network != network:
                 continue
             key, path = (
-                _key(checkpoint, encoded, variant, settings, seed),
+                _key(checkpoint, encoded, variant, settings, seeds),
                 work and work / f"{clip.name}.{name}{SUFFIX}",
             )
             samples = path and Samples.load(path, key)
             if not samples:
-                bench = bench or _Bench(checkpoint, encoded, network, settings, seed)
+                bench = bench or _Bench(checkpoint, encoded, network, settings, seeds)
                 samples = bench.samples(variant.inverted)
                 if path:
                     samples.save(path, key)
@@ -107,14 +109,25 @@ def encode(checkpoint: Checkpoint, clip: WorldClip, num_frames: int) -> EncodedC
 
 
 class _Bench:
-    """One network, tuned on one clip, and the noise that it inverts the clip to."""
+    """One network, tuned on one clip, and the noise that it inverts the clip to.
 
-    def __init__(self, checkpoint: Checkpoint, encoded: EncodedClip, network: Network, settings: Settings, seed: int):
-        self.scheduler, self.encoded, self.settings, self.seed = checkpoint.scheduler, encoded, settings, seed
+    seeds: of tuning and of random noise; one for both would start from noise that was tuned on.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encoded: EncodedClip,
+        network: Network,
+        settings: Settings,
+        seeds: tuple[int, int],
+    ):
+        self.scheduler, self.encoded, self.settings = checkpoint.scheduler, encoded, settings
+        tuning_seed, self.noise_seed = seeds
         began = time.perf_counter()
         self.unet = inflated(checkpoint, network, settings)
         if network.is_tuned:
-            config = TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate, seed=seed)
+            config = TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate, seed=tuning_seed)
             scheduler = DDPMScheduler.from_config(self.scheduler.config)
             tune(self.unet, encoded.latents, encoded.prompt, scheduler, config)
         self.tuning_seconds = time.perf_counter() - began
@@ -126,7 +139,7 @@ class _Bench:
             noise = invert(empty, self.encoded.latents, self.scheduler, steps)[-1]
             reconstruction = sample(empty, noise, self.scheduler, steps)
         else:
-            noise = torch.randn(self.encoded.latents.shape, generator=torch.Generator().manual_seed(self.seed))
+            noise = torch.randn(self.encoded.latents.shape, generator=torch.Generator().manual_seed(self.noise_seed))
         edits = sample(
             guided(self._predictor(self.encoded.edits), empty, self.settings.guidance_scale),
             noise.to(self.encoded.latents).expand(len(self.encoded.edits), -1, -1, -1, -1),
@@ -145,15 +158,19 @@ def inflated(checkpoint: Checkpoint, network: Network, settings: Settings) -> In
     return network.kind(unet, attention=network.attention, group_norm=group_norm, temporal=network.temporal)
 
 
-def _key(checkpoint: Checkpoint, encoded: EncodedClip, variant: Variant, settings: Settings, seed: int) -> str:
+def _key(
+    checkpoint: Checkpoint, encoded: EncodedClip, variant: Variant, settings: Settings, seeds: tuple[int, int]
+) -> str:
     return inversion_key(
         encoded.latents,
         encoded.prompt,
+        encoded.empty,
         encoded.edits,
         unet=digest_of(checkpoint.unet),
         network=asdict(variant.network),
         inverted=variant.inverted,
         settings=asdict(settings),
-        seed=seed,
+        seeds=seeds,
+        versions=versions(),
         scheduler={name: value for name, value in checkpoint.scheduler.config.items() if not name.startswith("_")},
     )

@@ -1,9 +1,11 @@
 """`tav demo`: draws a clip, tunes the miniature on it, inverts it, edits it, and holds the edits against the truth."""
 
+import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import torch
 
 from ..edit_config import EditConfig
 from ..editing_job import prepare_edit
-from ..files import atomic_path
-from ..jobs import Selection, versions
+from ..errors import TavError
+from ..files import atomic_path, ensure_writable
+from ..jobs import Selection, ensure_prompt
 from ..metrics import trajectory_correlation
 from ..tune import TuneConfig
 from ..tuning_job import prepare_tuning
@@ -66,9 +69,13 @@ def run_demo(
     """Leaves clip, tuned weights, a video for each prompt, sheet, loss curve and manifest.json in `folder`.
 
     tell: called with a sentence before each part. on_step: called as (step, total, part=) after each step of any part.
-    Returns what manifest.json holds. TavError for a folder that cannot be written and an empty prompt.
+    Interrupted, it goes on where it was. Returns what manifest.json holds. TavError, before any work, for a folder that
+    cannot be written, an empty prompt, and matplotlib not installed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    ensure_writable(folder)
+    for prompt in prompts:
+        ensure_prompt(prompt, "The prompt of an edit")
+    _ensure_matplotlib()
     began, seconds = time.perf_counter(), {}
     clip, weights = folder / "clip.mp4", folder / "tuned.safetensors"
     scenes = clip_scenes(SOURCE, MOTION, num_frames=settings.frames)
@@ -76,7 +83,6 @@ def run_demo(
     seconds["drawing the clip"] = time.perf_counter() - began
 
     tell(f'Tuning the miniature on "{SOURCE.caption}", {settings.tuning_steps} steps.')
-    losses = []
     tuning = prepare_tuning(
         Selection(clip, settings.frames, SIZE),
         SOURCE.caption,
@@ -88,12 +94,9 @@ def run_demo(
         replace_output=True,
     )
 
-    def on_tuning(step: int, total: int, *, loss: float, **_) -> None:
-        losses.append(loss)
-        if on_step:
-            on_step(step, total, part="tuning")
-
-    tuning.run(on_tuning)
+    for note in tuning.notes:
+        tell(note)
+    losses = tuning.run(on_step and partial(on_step, part="tuning")).losses
     draw_losses(folder / "loss.png", losses)
     seconds["tuning"] = time.perf_counter() - began - sum(seconds.values())
 
@@ -102,13 +105,15 @@ def run_demo(
         num_steps=settings.steps, inversion_steps=settings.inversion_steps, guidance_scale=settings.guidance_scale
     )
     editing = prepare_edit(clip, weights, miniature_path(), prompts, folder, config=config, device=device)
+    for note in editing.notes:
+        tell(note)
     report = editing.run(on_step)
     edits = [measured(edit.prompt, edit.path, scenes) for edit in report.edits]
     manifest = json.loads(report.manifest.read_text(encoding="utf-8"))
     seconds |= {name: manifest["seconds"].get(name, 0.0) for name in ("inversion", "reconstruction")}
     seconds["edits"] = sum(edit.seconds for edit in report.edits)
     total = time.perf_counter() - began
-    seconds["reading and writing"] = total - sum(seconds.values())
+    seconds["the rest"] = total - sum(seconds.values())
     manifest |= {
         "prompt": SOURCE.caption,
         "reconstruction_psnr": report.psnr,
@@ -118,7 +123,6 @@ def run_demo(
         "unknown_words": unknown_words(" ".join(prompts)),
         "seconds": round(total, 1),
         "parts": {name: round(taken, 1) for name, taken in seconds.items()},
-        "versions": versions(),
     }
     with atomic_path(report.manifest) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -138,6 +142,11 @@ def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
         share_right(readings, changed) if changed else None,
         trajectory_correlation([reading.centre for reading in readings], [scene.centre for scene in scenes]),
     )
+
+
+def _ensure_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise TavError("The curve of the losses needs matplotlib: pip install matplotlib, then run this again.")
 
 
 def draw_losses(path: Path, losses: Sequence[float]) -> None:

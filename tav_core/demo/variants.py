@@ -33,21 +33,24 @@ class Variant:
     """A row of the evaluation.
 
     inverted: starts from the clip's own noise; False starts from random noise.
-    worse_in: the figures in which the paper says that it falls behind the full method.
+    worse_in: the figures in which it should fall behind the full method; says: by whose word.
     """
 
     title: str
     network: Network = Network()
     inverted: bool = True
     worse_in: tuple[str, ...] = ()
+    says: str = "we, by its design"
 
 
+ABLATION = "the paper, section 5.3"
 VARIANTS = {
     "full": Variant("Tune-A-Video, in full"),
     "no-sparse-causal": Variant(
         "no sparse-causal attention: each frame looks at itself alone",
         Network(attention="frame"),
         worse_in=("constancy",),
+        says=ABLATION,
     ),
     "first-frame": Variant(
         "attention to the first frame alone",
@@ -63,18 +66,21 @@ VARIANTS = {
         "no tuning",
         Network(is_tuned=False),
         worse_in=("constancy", "trajectory_correlation"),
+        says=ABLATION,
     ),
     "video-norm": Variant("GroupNorm over the whole video, as the original has it", Network(group_norm="video")),
     "no-inversion": Variant(
         "no inversion: random noise",
         inverted=False,
         worse_in=("trajectory_correlation",),
+        says=ABLATION,
     ),
     "text-to-image": Variant(
         "the text-to-image network, frame by frame, from random noise",
         Network(attention="frame", group_norm="frame", temporal=False, is_tuned=False),
         inverted=False,
         worse_in=("constancy", "trajectory_correlation"),
+        says="the paper, figure 2",
     ),
     # Video diffusion as Ho et al. 2022 factorise it, on a pretrained network: the paper's figure of where that fails.
     "factorised": Variant(

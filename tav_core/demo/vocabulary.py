@@ -1,6 +1,7 @@
 """The miniature's words, as a CLIP tokenizer: every word of the world is one token."""
 
 import json
+import re
 from pathlib import Path
 
 from transformers import CLIPTokenizer
@@ -33,14 +34,18 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 def unknown_words(prompt: str) -> list[str]:
     """The words of a prompt that the miniature has never read; it runs with them, but draws what it likes."""
-    words = prompt.lower().replace(",", " , ").split()
-    return [word for word in dict.fromkeys(words) if word not in WORDS]
+    return [word for word in dict.fromkeys(_words(prompt)) if word.isalnum() and word not in WORDS]
 
 
 def facts_in(prompt: str) -> dict[str, str]:
     """What a prompt says of colour, shape, ground and style; a fact that it does not mention is left out."""
-    words = prompt.lower().replace(",", " ").split()
+    words = _words(prompt)
     named = {"colour": COLOURS, "shape": SHAPES, "ground": GROUNDS}
     facts = {fact: next((word for word in words if word in names), None) for fact, names in named.items()}
     facts["style"] = next((style for style in STYLES if style in words), "plain")
     return {fact: value for fact, value in facts.items() if value}
+
+
+def _words(prompt: str) -> list[str]:
+    """Words and marks, as a CLIP tokenizer takes them apart."""
+    return re.findall(r"\w+|[^\w\s]", prompt.lower())
