@@ -12,10 +12,10 @@ KEY, SUFFIX = "tune_a_video", ".safetensors"
 
 
 def register_folder() -> None:
-    """Tells ComfyUI of the folder; what the user's yaml added before stays."""
+    """Tells ComfyUI of the folder, into which is written; those that the user's yaml added before are read."""
     first = os.path.join(folder_paths.models_dir, KEY)
     folders, _ = folder_paths.folder_names_and_paths.get(KEY, ([], set()))
-    folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([*folders, first])], {SUFFIX})
+    folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([first, *folders])], {SUFFIX})
 
 
 def names_of_files() -> list[str]:
@@ -33,7 +33,7 @@ def file_named(name: str) -> Path:
 
 def runs_folder() -> Path:
     """Where interrupted and finished runs of One-Shot Tune are kept."""
-    return Path(folder_paths.get_folder_paths(KEY)[0], ".runs")
+    return Path(folder_paths.models_dir, KEY, ".runs")
 
 
 def name_of(path: Path) -> str:
