@@ -9,6 +9,7 @@ minutes, on two CPU cores a few hours. At the end the folder `miniature` and the
 
 import argparse
 import copy
+import hashlib
 import json
 import math
 import re
@@ -26,12 +27,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tav_core.checkpoint import load_checkpoint
-from tav_core.ddim import sample
+from tav_core.checkpoint import Checkpoint, load_checkpoint
+from tav_core.ddim import NoisePredictor, guided, sample
+from tav_core.demo import vocabulary, world
 from tav_core.demo.miniature import MINIATURE, STRIPED_BALL
 from tav_core.demo.readers import read_picture
 from tav_core.demo.vocabulary import write_tokenizer
 from tav_core.demo.world import draw, random_scene
+from tav_core.files import atomic_path
+from tav_core.inflate import inflate
 
 SEED = 2212
 HELD_OUT = 512  # pictures
@@ -83,9 +87,13 @@ def pictures(work: Path, count: int) -> tuple[Tensor, list[str]]:
     rng = np.random.default_rng(SEED)
     scenes = [random_scene(rng) for _ in range(count)]
     if not path.exists():
-        drawn = np.stack([draw(scene) for scene in scenes])
-        np.save(path, drawn.transpose(0, 3, 1, 2))
+        save(path, np.stack([draw(scene) for scene in scenes]).transpose(0, 3, 1, 2))
     return torch.from_numpy(np.load(path)), [scene.caption for scene in scenes]
+
+
+def save(path: Path, array: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
 
 
 def pixels(batch: Tensor, device: str) -> Tensor:
@@ -113,14 +121,14 @@ class Training:
         self.path, self.steps, self.decay = path, steps, decay
         self.modules = nn.ModuleDict(modules)
         if warm:
-            self.modules.load_state_dict(torch.load(warm / path.name, weights_only=True)["mean"])
+            self.modules.load_state_dict(torch.load(warm / path.name, map_location="cpu", weights_only=True)["mean"])
         self.mean = copy.deepcopy(self.modules).requires_grad_(False)
         parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=steps, pct_start=0.08)
         self.first, self.losses = 0, []
         if path.exists():
-            state = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             self.first, self.losses = state["step"], state["losses"]
             for name in ("modules", "mean", "optimizer", "schedule"):
                 getattr(self, name).load_state_dict(state[name])
@@ -149,9 +157,8 @@ class Training:
 
     def save(self, step: int) -> None:
         state = {name: getattr(self, name).state_dict() for name in ("modules", "mean", "optimizer", "schedule")}
-        temporary = self.path.with_suffix(".part")
-        torch.save(state | {"step": step, "losses": self.losses}, temporary)
-        temporary.replace(self.path)
+        with atomic_path(self.path) as temporary:
+            torch.save(state | {"step": step, "losses": self.losses}, temporary)
 
 
 # VAE
@@ -199,7 +206,7 @@ def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: st
     path = work / f"{name}.npy"
     if not path.exists():
         parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(16)]
-        np.save(path, torch.cat(parts).half().numpy())
+        save(path, torch.cat(parts).half().numpy())
     return torch.from_numpy(np.load(path))
 
 
@@ -337,20 +344,14 @@ def held_out_loss(trained: nn.ModuleDict, tokenizer, latents: Tensor, captions: 
     return sum(losses) / len(losses)
 
 
-@torch.no_grad()
-def text_to_image(checkpoint, captions: list[str], *, guidance_scale: float = 4.0, steps: int = 25) -> np.ndarray:
-    """(n, 128, 128, 3) uint8, through the package's own sampling, one picture a caption."""
-    latents = torch.randn(len(captions), 4, 1, 16, 16, generator=torch.Generator().manual_seed(SEED))
-    embeds = checkpoint.encode_prompt(captions)
-    empty = checkpoint.encode_prompt("").expand_as(embeds)
-
-    def predict_noise(latents: Tensor, timestep: Tensor) -> Tensor:
-        both = torch.cat([latents, latents])[:, :, 0]
-        noise = checkpoint.unet(both, timestep, torch.cat([empty, embeds])).sample.unsqueeze(2)
-        negative, positive = noise.chunk(2)
-        return negative + guidance_scale * (positive - negative)
-
-    latents = sample(predict_noise, latents, checkpoint.scheduler, steps)
+def text_to_image(checkpoint: Checkpoint, captions: list[str]) -> np.ndarray:
+    """(n, 128, 128, 3) uint8: one picture a caption, each a video of one frame for the package's own sampling."""
+    unet = inflate(checkpoint.unet, attention="frame", group_norm="frame", temporal=False)
+    told, empty = (
+        NoisePredictor(unet, checkpoint.encode_prompt(prompts), checkpoint.scheduler) for prompts in (captions, "")
+    )
+    noise = torch.randn(len(captions), 4, 1, 16, 16, generator=torch.Generator().manual_seed(SEED))
+    latents = sample(guided(told, empty, 4.0), noise, checkpoint.scheduler, 25)
     frames = torch.cat([checkpoint.decode_video(latent[None]) for latent in latents])
     return (frames.numpy() * 255 + 0.5).astype(np.uint8)
 
@@ -360,9 +361,10 @@ def print_accuracy(folder: Path, work: Path, count: int = 96) -> None:
     scenes = [random_scene(rng) for _ in range(count)]
     images = text_to_image(checkpoint, [scene.caption for scene in scenes])
     readings = [read_picture(image) for image in images]
-    for fact in ("colour", "shape", "ground", "style"):
-        right = sum(getattr(r, fact) == getattr(s, fact) for r, s in zip(readings, scenes, strict=True))
-        print(f"text-to-image: {fact} right in {100 * right / count:.0f} % of {count}")
+    facts = ("colour", "shape", "ground", "style")
+    right = np.array([[getattr(r, f) == getattr(s, f) for f in facts] for r, s in zip(readings, scenes, strict=True)])
+    told = ", ".join(f"{fact} {share:.0%}" for fact, share in zip(facts, right.mean(axis=0), strict=True))
+    print(f"text-to-image, {count} captions: {told}, all of them {right.all(axis=1).mean():.0%} right", flush=True)
     rows = [np.concatenate(list(images[start : start + 12]), axis=1) for start in range(0, count - count % 12, 12)]
     cv2.imwrite(str(work / "text-to-image.png"), np.concatenate(rows)[..., ::-1])
 
@@ -377,6 +379,16 @@ def save_miniature(folder: Path, vae: AutoencoderKL, trained: nn.ModuleDict) -> 
     index = {"_class_name": "StableDiffusionPipeline", **classes, "tokenizer": ["transformers", "CLIPTokenizer"]}
     absent = {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
     (folder / "model_index.json").write_text(json.dumps(index | absent, indent=2) + "\n")
+
+
+def ensure_same_run(parser: argparse.ArgumentParser, path: Path, options: argparse.Namespace) -> None:
+    """Refuses to go on with the files of another run, which would mix two."""
+    made_by = [Path(__file__), *(Path(module.__file__) for module in (world, vocabulary))]
+    run = {name: str(value) for name, value in vars(options).items() if name not in ("work", "device", "install")}
+    run["code"] = hashlib.sha256(b"".join(file.read_bytes() for file in made_by)).hexdigest()
+    if path.exists() and json.loads(path.read_text()) != run:
+        parser.error(f"{path.parent} holds a run with other settings or of other code; take a new --work folder.")
+    path.write_text(json.dumps(run, indent=2) + "\n")
 
 
 def main() -> None:
@@ -394,6 +406,7 @@ def main() -> None:
     work, device = options.work, options.device
     folder = work / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
+    ensure_same_run(parser, work / "run.json", options)
     images, captions = pictures(work, options.pictures)
     vae = train_vae(work, images[:-HELD_OUT], options.vae_steps, device, options.warm)
     absorb_scale(vae, images, device)

@@ -10,11 +10,11 @@ from diffusers import EulerDiscreteScheduler, PNDMScheduler
 from safetensors.torch import load_file, save_file
 
 from tav_core.checkpoint import load_checkpoint
-from tav_core.demo.random_checkpoint import empty_tensors, original_layout, write_random_checkpoint
 from tav_core.errors import TavError
 from tav_core.families import TEXT_ENCODER, UNET, VAE, family_of_tensors
 from tav_core.single_file import unet_config, vae_config
 from tav_core.tokenizer import clip_tokenizer
+from tests.random_checkpoint import empty_tensors, original_layout, write_random_checkpoint
 
 NETWORKS = ("unet", "vae", "text_encoder")
 CONTEXT = UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from tav_core import TunedWeights, commands, editing_job, jobs, memory, read_frames, tuning_job
 from tav_core.cli import main
-from tav_core.demo.random_checkpoint import write_random_checkpoint
 from tests.clips import encode
+from tests.random_checkpoint import write_random_checkpoint
 from tests.test_config_file import CONFIG, write
 
 ROOT = Path(__file__).parents[1]

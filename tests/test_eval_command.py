@@ -7,7 +7,6 @@ import torch
 
 from tav_core.checkpoint import load_checkpoint
 from tav_core.demo.protocol import clips_to_report
-from tav_core.demo.random_checkpoint import write_random_checkpoint
 from tav_core.demo.report import FIGURES, as_claims, as_json, by_variant
 from tav_core.demo.sampling import sample_variants
 from tav_core.demo.settings import Settings
@@ -16,6 +15,7 @@ from tav_core.inflate import TEMPORAL
 from tav_core.paper_table import PUBLISHED
 from tav_core.video import write_video
 from tests.networks import tiny_unet, write_clip_model
+from tests.random_checkpoint import write_random_checkpoint
 from tests.test_cli import tav
 
 QUICK = Settings(tuning_steps=2, learning_rate=1e-3, steps=2, inversion_steps=2, frames=3)

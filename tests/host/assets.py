@@ -9,9 +9,9 @@ import torch
 from diffusers import ControlNetModel
 from safetensors.torch import save_file
 
-from tav_core.demo.random_checkpoint import REDUCED_UNET, _unet_name, empty_tensors, write_random_checkpoint
 from tav_core.files import atomic_path
 from tests import clips
+from tests.random_checkpoint import REDUCED_UNET, empty_tensors, original_unet_name, write_random_checkpoint
 
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"
 PERSONALISED = "dreamshaper_8.safetensors"
@@ -89,4 +89,4 @@ def _controlnet_name(name: str) -> str:
         return f"zero_convs.{number}.0.{kind}"
     if part == "controlnet_mid_block":
         return f"middle_block_out.0.{rest}"
-    return _unet_name(name, REDUCED_UNET | {"up_block_types": REDUCED_UNET["down_block_types"]})
+    return original_unet_name(name, REDUCED_UNET | {"up_block_types": REDUCED_UNET["down_block_types"]})

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..errors import TavError
-from ..families import TEXT_ENCODER, UNET, VAE
-from ..files import atomic_path
-from ..networks import clip_names, diffusers_network, text_encoder
-from ..single_file import ddim_scheduler
-from ..tokenizer import clip_tokenizer
+from tav_core.errors import TavError
+from tav_core.families import TEXT_ENCODER, UNET, VAE
+from tav_core.files import atomic_path
+from tav_core.networks import clip_names, diffusers_network, text_encoder
+from tav_core.single_file import ddim_scheduler
+from tav_core.tokenizer import clip_tokenizer
 
 Tensors = dict[str, Tensor]
 
@@ -162,13 +162,13 @@ def original_layout(unet: Tensors, vae: Tensors, text: Tensors, *, size: str) ->
     config = SIZES[size][0]
     text = _open_clip(text) if config.get("use_linear_projection") else _clip(text)
     return {
-        **{UNET + _unet_name(name, config): tensor for name, tensor in unet.items()},
+        **{UNET + original_unet_name(name, config): tensor for name, tensor in unet.items()},
         **{VAE + _vae_name(name): _as_convolution(name, tensor) for name, tensor in vae.items()},
         **{TEXT_ENCODER + name: tensor for name, tensor in text.items()},
     }
 
 
-def _unet_name(name: str, config: Mapping) -> str:
+def original_unet_name(name: str, config: Mapping) -> str:
     if ".resnets." in name:
         name = _replaced(name, RESNET)
     if not (match := re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.+)", name)):
