@@ -88,6 +88,7 @@ def evaluation(
     if bool(results) != bool(clip_model):
         raise TavError("To score videos give folders of results and a --clip-model; for the drawn world give neither.")
     need(count is None or count > 0, "count", count, "1 or more")
+    need(seed >= 0, "seed", seed, "a whole number of at least 0")
     ensure_writable(output)
     if results:
         _score(results, clip_model, output, choose_device(device))

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from ..edit_config import EditConfig
+from ..tune import TuneConfig
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -19,6 +22,10 @@ class Settings:
     guidance_scale: float = 2.5
     frames: int = 8
     group_norm: str = "frame"
+
+    def __post_init__(self):
+        TuneConfig(num_steps=self.tuning_steps, learning_rate=self.learning_rate)  # refuses what it cannot take
+        EditConfig(num_steps=self.steps, inversion_steps=self.inversion_steps, guidance_scale=self.guidance_scale)
 
 
 SETTINGS = Settings()
