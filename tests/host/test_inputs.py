@@ -1,12 +1,15 @@
 """Clips and weights on their ways in: files that change, uploads, links and sockets, over a real server."""
 
+import io
+
 import pytest
 import torch
+from PIL import Image
 
 from tests import clips
 from tests.host.assets import CHECKPOINT, PERSONALISED
 from tests.host.test_workflows import LATENTS, saved_latents
-from tests.host.workflows import SMALL, changed, ending_in, new, small
+from tests.host.workflows import FRAMES, SIZE, SMALL, changed, ending_in, new, small
 
 NUMBERED = "numbered.mp4"
 
@@ -49,6 +52,23 @@ def test_a_clip_is_not_read_again_when_nothing_has_changed(client, numbered):
     assert "clip" in client.run(loading(video=NUMBERED, start=1)).executed
 
 
+def test_the_chosen_frames_are_shown_in_the_node(client, numbered):
+    client.free()
+    told = client.run(loading(video=NUMBERED)).outputs["clip"]
+    assert told["animated"] == [True]
+    with Image.open(io.BytesIO(client.view(told["images"][0]))) as animation:
+        assert (animation.n_frames, animation.size) == (FRAMES, (SIZE, SIZE))
+
+
+def test_the_miniatures_clip_and_words_need_no_file(client):
+    miniature = new("LoadMiniature", personalised=False)
+    run = client.run(loading(video="gone.mp4", clip=["miniature", 3]) | {"miniature": miniature})
+    assert run.status == "success", run.sentence
+    assert facts(run)["file"] is None
+    (told,) = run.outputs["miniature"]["tune_a_video"]
+    assert set(told["caption"].replace(",", "").split()) <= set(told["words"].split())
+
+
 def test_a_video_of_another_node_is_taken_in_place_of_a_file(client, numbered):
     file = {"latents_file": new("SaveLatent", samples=["latents", 0], filename_prefix="test")}
     direct = ending_in(small("tune-and-edit", {"clip": {"video": NUMBERED}} | file), "latents_file")
@@ -78,7 +98,9 @@ def test_weights_put_onto_another_checkpoint_draw_as_those_loaded_onto_it_do(cli
             "sample": {"model": ["applied", 0]},
         },
     )
-    drawn = saved_latents(client, client.run(applied))
+    run = client.run(applied)
+    assert run.outputs["applied"]["tune_a_video"] == [{"strength": 1.0}]
+    drawn = saved_latents(client, run)
     assert torch.equal(drawn, saved_latents(client, client.run(loaded)))
     without = saved_latents(client, client.run(changed(applied, {"applied": {"strength": 0.0}})))
     assert not torch.equal(drawn, without)
