@@ -1,13 +1,15 @@
-import math
 import time
 
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..tav_core.errors import TavError
+from ..tav_core.metrics import peak_signal_to_noise
 from .host.ddim import invert_latents, sample_latents, way_back
 from .host.latents import check_clean, frames_of
 from .host.memory import in_plain_words
-from .sockets import ADVANCED, CATEGORY, facts, known
+from .host.schedule import check_steps
+from .sockets import ADVANCED, CATEGORY, checked, facts, known
 
 
 class DDIMInvert(io.ComfyNode):
@@ -29,7 +31,8 @@ class DDIMInvert(io.ComfyNode):
                     default=50,
                     min=1,
                     max=999,
-                    tooltip="Inversion steps, 1 to 999; more are more exact. Sampling may take another number.",
+                    tooltip="Inversion steps, 1 to 999: 50 suits most clips; above 100, take 125, 200, 250, 333 or "
+                    "500, for others end far from full noise. Sampling may take another number.",
                 ),
                 io.Boolean.Input(
                     "check",
@@ -58,8 +61,13 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, steps: int | None = None) -> bool | str:
+        return checked(check_steps, steps)
+
+    @classmethod
     def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
-        check_clean(latent_image)
+        check_clean(latent_image, model)
+        check_steps(steps)  # here too, for the host does not look at what comes over a link
         samples, began = frames_of(latent_image), time.perf_counter()
         with in_plain_words("take fewer frames or a smaller size"):
             latent = invert_latents(model, positive, samples, steps)
@@ -73,8 +81,9 @@ class DDIMInvert(io.ComfyNode):
 def _reconstruction(samples: Tensor, again: Tensor, vae) -> dict:
     """How near the way back comes to the clip: PSNR over all frames in dB, 100 at most."""
     if vae is None:
-        peak, measured_on = (samples.max() - samples.min()).item(), "latents"
+        peak, measured_on = (samples.max() - samples.min()).clamp_min(1e-10), "latents"
     else:
         samples, again, peak, measured_on = vae.decode(samples), vae.decode(again), 1.0, "pixels"
-    error = (again.to(samples) - samples).square().mean().item() / max(peak, 1e-10) ** 2
-    return {"psnr": -10 * math.log10(max(error, 1e-10)), "psnr_of": measured_on}
+        if not (samples + again).isfinite().all():
+            raise TavError("The VAE gave NaN or infinite pixels; start ComfyUI with --fp32-vae.")
+    return {"psnr": peak_signal_to_noise(again.to(samples) / peak, samples / peak), "psnr_of": measured_on}

@@ -38,7 +38,11 @@ class LoadVideoFrames(io.ComfyNode):
                     tooltip="How many frames to take, 1 to 1024; tuning needs 2. Time and memory grow with it.",
                 ),
                 io.Int.Input(
-                    "start", default=0, min=0, max=1_000_000, tooltip="The first frame to take, counted from 0."
+                    "start",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="The first frame to take, from 0 to 1000000.",
                 ),
                 io.Int.Input(
                     "stride",

@@ -50,14 +50,14 @@ class OneShotTune(io.ComfyNode):
                     default=0,
                     min=0,
                     max=2**63 - 1,
-                    tooltip="Draws the noise and the timesteps of each step.",
+                    tooltip="Draws the noise and the timesteps of each step, 0 to 2^63 - 1.",
                     **KEPT_SEED,
                 ),
                 io.Combo.Input(
                     "mixed_precision",
                     options=["auto", "no", "bf16", "fp16"],
                     default="auto",
-                    tooltip="What a step computes in. auto: as the model is stored, and on a GPU half precision.",
+                    tooltip="What a step computes in. auto: as the model computes, and on a GPU half precision.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
@@ -89,7 +89,7 @@ class OneShotTune(io.ComfyNode):
                     max=1000.0,
                     step=0.01,
                     optional=True,
-                    tooltip="The clip's frames a second, kept in the weights file as a note; 0 where unknown.",
+                    tooltip="The clip's frames a second, 0 to 1000, kept in the weights file as a note; 0: unknown.",
                     **ADVANCED,
                 ),
             ],
@@ -124,7 +124,7 @@ class OneShotTune(io.ComfyNode):
         fps=0.0,
     ) -> io.NodeOutput:
         samples = frames_of(latents, least=2)
-        check_clean(latents)
+        check_clean(latents, model)
         config = TuneConfig(
             num_steps=steps,
             learning_rate=learning_rate,

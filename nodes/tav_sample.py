@@ -6,7 +6,8 @@ from ..tav_core.errors import need
 from .host.ddim import sample_latents
 from .host.latents import TIMESTEP, check_samplable, frames_of
 from .host.memory import in_plain_words
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, facts, known
+from .host.schedule import check_steps
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, facts, known
 
 
 class TAVSample(io.ComfyNode):
@@ -31,7 +32,7 @@ class TAVSample(io.ComfyNode):
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
-                    tooltip="Draws the noise: from an empty latent, or with eta above 0.",
+                    tooltip="Draws the noise, 0 to 2^64 - 1: from an empty latent, or with eta above 0.",
                     **KEPT_SEED,
                 ),
                 io.Int.Input(
@@ -39,7 +40,8 @@ class TAVSample(io.ComfyNode):
                     default=50,
                     min=1,
                     max=999,
-                    tooltip="Sampling steps, 1 to 999; may differ from the inversion's.",
+                    tooltip="Sampling steps, 1 to 999: 20 to try, 50 for the final video; above 100, take 125, 200, "
+                    "250, 333 or 500. May differ from the inversion's.",
                 ),
                 io.Float.Input(
                     "cfg",
@@ -65,9 +67,14 @@ class TAVSample(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, steps: int | None = None) -> bool | str:
+        return checked(check_steps, steps)
+
+    @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
-        check_samplable(latent_image)
-        need(0 <= eta <= 1, "eta", eta, "from 0 to 1")  # over a link, the host does not look
+        check_samplable(latent_image, model)
+        check_steps(steps)  # here too, for the host does not look at what comes over a link
+        need(0 <= eta <= 1, "eta", eta, "from 0 to 1")
         samples, began = frames_of(latent_image), time.perf_counter()
         with in_plain_words("take fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)

@@ -16,7 +16,8 @@ from einops import rearrange
 from torch import Tensor
 
 from ...tav_core.ddim import invert, sample, visited_timesteps
-from .latents import TIMESTEP
+from ...tav_core.errors import TavError
+from .latents import TIMESTEP, timestep_of
 from .schedule import schedule_of, sigmas_of
 
 
@@ -107,7 +108,7 @@ def sample_latents(
     patcher: ModelPatcher, positive: list, negative: list | None, latent: dict, num_steps: int, *, cfg, eta, seed
 ) -> Tensor:
     """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or one of zeros."""
-    samples, timestep = latent["samples"], latent.get(TIMESTEP)
+    samples, timestep = latent["samples"], timestep_of(latent, patcher)
     noise = comfy.sample.prepare_noise(samples, seed)
     # other draws than those of `noise`, which come from the seed itself
     sampler = _Sample(ddim_scheduler(patcher), num_steps, timestep, eta, (seed + 1) % 2**63)
@@ -121,5 +122,10 @@ def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, 
     callback = latent_preview.prepare_callback(patcher, sampler.num_steps)
     sigmas = way_back(patcher, sampler.num_steps)
     output = guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
+    if not output.isfinite().all():
+        raise TavError(
+            "The MODEL gave NaN or infinite values, as half precision does where it overflows; compute in bf16 or fp32 "
+            "with the node ModelComputeDtype, or start ComfyUI with --force-fp32."
+        )
     # safe: where core's own samplers put what they give on
     return output.to(comfy.model_management.intermediate_device())

@@ -1,11 +1,15 @@
 """What the nodes expect of a LATENT."""
 
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from .schedule import sigmas_of
 
 TIMESTEP = "tav_timestep"
 """The key of an inverted LATENT, with the timestep (0..999) that its noise belongs to; design.md says why."""
+LEAST_NOISE = 0.3
+"""Between a clean video, of about 0.1, and noise, of about 1; see `timestep_of`."""
 
 
 def frames_of(latent: dict, *, least: int = 1) -> Tensor:
@@ -31,15 +35,27 @@ def frames_of(latent: dict, *, least: int = 1) -> Tensor:
     return samples
 
 
-def check_samplable(latent: dict) -> None:
+def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
+    """The timestep of an inverted LATENT; None for any other.
+
+    The host's samplers copy the key onto the clean video that they make of the noise. There it is not believed: in
+    units of its timestep's sigma, noise has a root mean square of about 1, and a clean video a much smaller one.
+    """
+    if TIMESTEP not in latent:
+        return None
+    in_sigmas = patcher.model.process_latent_in(frames_of(latent)) / sigmas_of(patcher)[latent[TIMESTEP]].item()
+    return latent[TIMESTEP] if in_sigmas.square().mean().sqrt() > LEAST_NOISE else None
+
+
+def check_samplable(latent: dict, patcher: ModelPatcher) -> None:
     """Whether TAV Sample can start here: from inverted noise, or from nothing."""
-    if TIMESTEP not in latent and frames_of(latent).count_nonzero():
+    if timestep_of(latent, patcher) is None and frames_of(latent).count_nonzero():
         raise TavError(
             "These latents are neither of DDIM Invert nor empty, so nobody knows how much noise they hold; connect the "
             "latent of DDIM Invert, or an Empty Latent Image whose batch size is the number of frames."
         )
 
 
-def check_clean(latent: dict) -> None:
-    if TIMESTEP in latent:
+def check_clean(latent: dict, patcher: ModelPatcher) -> None:
+    if timestep_of(latent, patcher) is not None:
         raise TavError("These latents are noise already, from DDIM Invert; connect those of VAE Encode.")
