@@ -86,7 +86,7 @@ def _model(folder: Path) -> ModelPatcher:
 
 
 def _clip(folder: Path) -> sd.CLIP:
-    # The keys in which the host's text encoders take their weights.
+    # safe: the keys in which the host's text encoders take their weights, as checkpoints in its own format name them
     weights = {f"text_model.{name}": tensor for name, tensor in clip_names(_weights(folder / "text_encoder")).items()}
     config = _config(folder / "text_encoder")
     # safe: the host's table of words has SD's length, and the miniature's tokenizer names none of the empty rows

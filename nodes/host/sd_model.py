@@ -20,8 +20,8 @@ def unet_config(patcher: ModelPatcher) -> dict:
 
 def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
     """What the host computes in, which is not always what it stores."""
-    # safe: the host's own get_dtype_inference, which ComfyUI 0.3.64 does not have yet
-    return patcher.model.manual_cast_dtype or patcher.model.get_dtype()
+    # safe: the host's own get_dtype_inference, which ComfyUI 0.3.64 does not have yet; ModelComputeDtype patches it
+    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
 
 
 def family_of(patcher: ModelPatcher) -> str:
@@ -57,7 +57,8 @@ def block_paths(patcher: ModelPatcher) -> dict[str, str]:
 
 
 def transformer_blocks(unet: UNetModel) -> dict[str, BasicTransformerBlock]:
-    return {name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
+    blocks = ((name, module) for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock))
+    return {name.replace("_orig_mod.", ""): block for name, block in blocks}  # torch.compile wraps modules so
 
 
 def residual_norms(unet: UNetModel) -> list[nn.GroupNorm]:
