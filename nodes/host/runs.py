@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,9 @@ from ...tav_core.tuned import TunedWeights
 FORMAT = "tune-a-video/run-inputs/1"
 KEPT = 5
 """How many runs stay, the latest used."""
+DAY = 24 * 60 * 60
+ALIKE = {"latents": 0.05}
+"""How far inputs may differ, in parts of their root mean square; else 0.001. In bf16, a VAE has steps of 1/64."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Run:
 
     @property
     def came_to_something(self) -> bool:
-        return self.state.exists() or self._result.exists()
+        return self._inputs.exists() and (self.state.exists() or self._result.exists())
 
     def result(self) -> tuple[TunedWeights, list[float]] | None:
         """What a finished run ended with: weights, and the loss of each step."""
@@ -73,7 +77,7 @@ class Run:
 def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
     """The kept run of these settings and inputs, or a new one; of the others the latest that came to something stay.
 
-    Inputs are compared, not hashed, for encoding the same clip with another number of threads changes its last digits;
+    Inputs are compared, not hashed, for encoding the same clip on another number of threads changes its last digits;
     the run goes on with those that it began with.
     """
     ensure_writable(root)
@@ -84,8 +88,11 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
             os.utime(folder)
             return run
     worth_keeping = [folder for folder in folders if Run(folder, {}).came_to_something]
-    for folder in set(folders) - set(worth_keeping[: KEPT - 1]):
+    for folder in worth_keeping[KEPT - 1 :]:
         shutil.rmtree(folder, ignore_errors=True)
+    for folder in set(folders) - set(worth_keeping):
+        if time.time() - folder.stat().st_mtime > DAY:  # a younger one may be a run of another server that has begun
+            shutil.rmtree(folder, ignore_errors=True)
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for tensor in inputs.values():
         digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
@@ -110,7 +117,8 @@ def _settings(folder: Path) -> dict:
 
 def _alike(kept: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> bool:
     return kept.keys() == inputs.keys() and all(
-        kept[name].shape == tensor.shape and _distance(kept[name], tensor) < 1e-3 for name, tensor in inputs.items()
+        kept[name].shape == tensor.shape and _distance(kept[name], tensor) < ALIKE.get(name, 1e-3)
+        for name, tensor in inputs.items()
     )
 
 

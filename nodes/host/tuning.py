@@ -30,7 +30,7 @@ from .memory import free_all
 from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of
-from .weights import diffusers_unet
+from .weights import base_fingerprint, diffusers_unet
 
 VALIDATION_TIMESTEP = 600  # where the motion shows and the outlines are still the network's own guess
 
@@ -56,35 +56,38 @@ def tune_model(
     began, inflation, device = time.perf_counter(), _inflation(patcher), comfy.model_management.get_torch_device()
     prompt_embeds, options = only_sentence(positive)
     family, kind = family_of(patcher), prediction_type_of(patcher)
+    controls, pictures = told_of(options.get("control"))
+    plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
+    base = base_fingerprint(plain)
+    settings = {
+        "base": base,
+        "patches": _digest_of_patches(patcher),
+        "inflation": [inflation.attention, inflation.group_norm, inflation.temporal],
+        "network": [kind, str(dtype), device.type],
+        "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
+        "control": controls,
+        "config": {name: value for name, value in asdict(config).items() if name == "num_steps" or name not in FREE},
+    }
+    with torch.inference_mode(False), torch.no_grad():
+        latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
+        run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **pictures})
+        if result := run.result():
+            logging.info("Tune-A-Video: already tuned, %d steps of run %s are taken.", config.num_steps, run.name)
+            tuned, losses = result
+            tuned.facts.update(notes)
+            return tuned, losses, {"run": run.name, "how": "already tuned"}
+    first_step = _steps_in(run)
+    told = f"resumed at step {first_step}" if first_step else "new"
+    logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, told, config.num_steps)
     free_all()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            unet, base = diffusers_unet(without_tuned(patcher), device, _dtype_to_tune(patcher, config.mixed_precision))
             unet = inflate_diffusers(
-                unet, attention=inflation.attention, group_norm=inflation.group_norm, temporal=inflation.temporal
+                diffusers_unet(plain, device, dtype),
+                attention=inflation.attention,
+                group_norm=inflation.group_norm,
+                temporal=inflation.temporal,
             )
-            settings, pictures = told_of(options.get("control"))
-            settings = {
-                "base": base,
-                "patches": _digest_of_patches(patcher),
-                "inflation": [inflation.attention, inflation.group_norm, inflation.temporal],
-                "network": [kind, str(unet.unet.conv_in.weight.dtype), device.type],
-                "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
-                "control": settings,
-                "config": {
-                    name: value for name, value in asdict(config).items() if name == "num_steps" or name not in FREE
-                },
-            }
-            latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
-            run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **pictures})
-            if result := run.result():
-                logging.info("Tune-A-Video: already tuned, %d steps of run %s are taken.", config.num_steps, run.name)
-                tuned, losses = result
-                tuned.facts.update(notes)
-                return tuned, losses, {"run": run.name, "how": "already tuned"}
-            first_step = _steps_in(run)
-            told = f"resumed at step {first_step}" if first_step else "new"
-            logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, told, config.num_steps)
             scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
             losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, on_step)
             facts = {"family": family, "frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
@@ -141,6 +144,11 @@ def _tune(
 
 
 def _inflation(patcher: ModelPatcher):
+    if any(patcher.injections.values()):  # safe: the host's own list of what changes the network while it computes
+        raise TavError(
+            "This MODEL is changed while it computes, as by Load LoRA (Bypass), and tuning would leave that out; load "
+            "the LoRA with Load LoRA."
+        )
     if inflation := inflation_of(patcher):
         return inflation
     raise TavError("This MODEL looks at each frame by itself; insert Inflate UNet between it and One-Shot Tune.")
@@ -153,7 +161,14 @@ def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
 
 
 def _steps_in(run: Run) -> int:
-    return read_facts(run.state, FORMAT)["step"] if run.state.exists() else 0
+    if not run.state.exists():
+        return 0
+    try:
+        return read_facts(run.state, FORMAT)["step"]
+    except TavError as error:
+        logging.warning("Tune-A-Video: run %s starts again: %s", run.name, error)
+        run.state.unlink()
+        return 0
 
 
 def _digest_of_patches(patcher: ModelPatcher) -> str:

@@ -16,29 +16,32 @@ from .sd_model import compute_dtype, host_names, unet_config
 
 def diffusers_unet(
     patcher: ModelPatcher, device: torch.device, dtype: torch.dtype | None = None
-) -> tuple[UNet2DConditionModel, str]:
-    """A copy of the network as the MODEL computes with it, but for tuned weights, and its base's fingerprint.
+) -> UNet2DConditionModel:
+    """A copy of the network as the MODEL computes with it, but for tuned weights.
 
-    The fingerprint leaves LoRAs out, so that the same checkpoint is known again with others. dtype: by default what
-    the host computes in. The MODEL, loaded or not, is left as it is.
+    dtype: by default what the host computes in. The MODEL, loaded or not, is left as it is.
     """
-    dtype, tensors, attention = dtype or compute_dtype(patcher), {}, {}
+    dtype, tensors = dtype or compute_dtype(patcher), {}
     for name, weight, patches in _weights(patcher):
-        if ".attn" in name:
-            attention[name] = weight.to(torch.float16)
         if patches:
             weight = comfy.lora.calculate_weight(patches, weight, name)
         tensors[name] = weight.to(device, dtype)
     config = diffusers_config(unet_config(patcher))
-    network = diffusers_network(UNet2DConditionModel, config, tensors, "The UNet of this MODEL")
-    return network, fingerprint_of(attention)
+    return diffusers_network(UNet2DConditionModel, config, tensors, "The UNet of this MODEL")
 
 
-def _weights(patcher: ModelPatcher) -> Iterator[tuple[str, Tensor, list]]:
+def base_fingerprint(patcher: ModelPatcher) -> str:
+    """tav_core's fingerprint of the base, without LoRAs, so that a checkpoint is known again with others."""
+    return fingerprint_of({name: weight.half() for name, weight, _ in _weights(patcher, part=".attn")})
+
+
+def _weights(patcher: ModelPatcher, part: str = "") -> Iterator[tuple[str, Tensor, list]]:
     """(diffusers' name, a float32 copy of the unpatched weight, what others than we patch onto it)."""
     # safe: what core's ModelSave and merging read weights from; it looks through a loaded model's patches
     stored = patcher.get_key_patches("diffusion_model.")
     for name, key in host_names(patcher).items():
+        if part not in name:
+            continue
         (weight, convert), *patches = stored[key]
         copy = convert(weight.to("cpu", torch.float32, copy=True), inplace=True)
         yield name, copy, [patch for patch in patches if not isinstance(patch[1], QueryDifference)]

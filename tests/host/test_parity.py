@@ -31,7 +31,7 @@ def tuned_weights(unet, seed: int = 5):
 
 def diffusers_twin(model):
     """The MODEL's weights in tav_core's network."""
-    unet, _ = pack("nodes.host.weights").diffusers_unet(model, CPU)
+    unet = pack("nodes.host.weights").diffusers_unet(model, CPU)
     return pack("tav_core.inflate").inflate(unet)
 
 
@@ -41,11 +41,11 @@ def told(core_unet, latents, timestep, text):
 
 
 def test_the_weights_taken_from_a_model_are_the_checkpoints(sd):
-    unet, fingerprint = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
     read = pack("tav_core.checkpoint").load_checkpoint(sd.path, device=CPU, dtype=torch.float32)
     theirs = read.unet.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in unet.state_dict().items())
-    assert fingerprint == pack("tav_core.tuned").fingerprint(read.unet)
+    assert pack("nodes.host.weights").base_fingerprint(sd.model) == pack("tav_core.tuned").fingerprint(read.unet)
 
 
 @pytest.mark.parametrize("with_lora", [False, True])
@@ -70,7 +70,7 @@ def test_an_inflated_tuned_model_is_tav_cores_network(sd, models, batch, with_lo
 @pytest.mark.parametrize("attention", ["first", "frame", "full-causal", "full"])
 @pytest.mark.parametrize("group_norm", ["video", "frame"])
 def test_every_pattern_is_tav_cores(sd, attention, group_norm):
-    unet, _ = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
     unet = pack("tav_core.inflate").inflate(unet, attention=attention, group_norm=group_norm)
     inputs = random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768)
     inflated = pack("nodes.host.inflate").inflate(sd.model, attention=attention, group_norm=group_norm)

@@ -122,7 +122,7 @@ def test_tuned_weights_on_a_tuned_model_replace_and_leave_loras_alone(sd, host, 
 
 def test_inflating_a_tuned_model_again_changes_its_pattern_and_keeps_its_weights(sd, host, weights):
     unet = pack("tav_core.inflate").inflate(
-        pack("nodes.host.weights").diffusers_unet(sd.model, torch.device("cpu"))[0], attention="full"
+        pack("nodes.host.weights").diffusers_unet(sd.model, torch.device("cpu")), attention="full"
     )
     weights.apply(unet)
     again = host.inflate(host.with_tuned(sd.model, weights), attention="full")

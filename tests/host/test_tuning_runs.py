@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import json
+import os
 
 import pytest
 import torch
@@ -114,8 +115,7 @@ def test_tuned_weights_hold_the_tuning_and_not_the_lora(sd, models, tmp_path):
         tensor.abs().max() for name, tensor in weights.tensors.items() if "to_q" in name and "temp" not in name
     )
     assert 0 < largest < 3e-3  # two steps of 1e-3; the LoRA is larger by far
-    _, plain = pack("nodes.host.weights").diffusers_unet(sd.model, torch.device("cpu"))
-    assert weights.facts["base_fingerprint"] == plain
+    assert weights.facts["base_fingerprint"] == pack("nodes.host.weights").base_fingerprint(sd.model)
     assert (
         weights.facts | {"family": "sd1", "frames": 2, "size": [64, 64], "steps": 2, "prompt": "a man"} == weights.facts
     )
@@ -175,6 +175,13 @@ def changed(conditioning, **options):
     return [[text, given | options] for text, given in conditioning]
 
 
+def bypassed(model):
+    """A MODEL as Load LoRA (Bypass) leaves it."""
+    model = model.clone()
+    model.set_injections("bypass_lora", [core("comfy.model_patcher").PatcherInjection(lambda _: None, lambda _: None)])
+    return model
+
+
 def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(sd, inflated, tmp_path):
     text, other = sd.text("a man"), sd.text("a dog")
     for model, positive, sentence in (
@@ -183,6 +190,7 @@ def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(sd, inflated, tmp_path
         (inflated, changed(text, area=(4, 4, 0, 0)), "an area"),
         (inflated, changed(text, mask=torch.ones(1, 8, 8)), "a mask"),
         (inflated, changed(text, start_percent=0.2, end_percent=1.0), "a range"),
+        (bypassed(inflated), text, "load the LoRA with Load LoRA"),
     ):
         with pytest.raises(ValueError, match=sentence):
             tune(model, positive, tmp_path)
@@ -192,8 +200,8 @@ def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(sd, inflated, tmp_path
         ({"samples": torch.zeros(1, 4, 8, 8)}, lambda x: latents.frames_of(x, least=2), "at least 2"),
         ({"samples": torch.zeros(2, 16, 8, 8)}, latents.frames_of, r"\(2, 16, 8, 8\)"),
         ({"samples": torch.zeros(1, 4, 2, 8, 8)}, latents.frames_of, r"\(1, 4, 2, 8, 8\)"),
-        ({"samples": torch.ones(2, 4, 8, 8)}, latents.check_samplable, "neither of DDIM Invert nor empty"),
-        ({"samples": torch.ones(2, 4, 8, 8), "tav_timestep": 981}, latents.check_clean, "noise already"),
+        ({"samples": CLIP}, lambda x: latents.check_samplable(x, sd.model), "neither of DDIM Invert nor empty"),
+        ({"samples": 14 * CLIP, "tav_timestep": 981}, lambda x: latents.check_clean(x, sd.model), "noise already"),
         ({"samples": torch.ones(2, 4, 8, 8), "noise_mask": torch.ones(1)}, latents.frames_of, "mask"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -216,6 +224,25 @@ def test_a_damaged_result_is_tuned_anew(sd, inflated, uninterrupted, tmp_path):
     weights, losses, how = tune(inflated, sd.text("a man"), tmp_path)
     assert (how["how"], losses) == ("new", uninterrupted[1])
     assert weights.tensors.keys() == uninterrupted[0].tensors.keys()
+
+
+def test_a_damaged_state_is_begun_anew_and_told(sd, inflated, uninterrupted, tmp_path, caplog):
+    with pytest.raises(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, stop_at=2)
+    (folder,) = tmp_path.iterdir()
+    (folder / "state.safetensors").write_bytes(b"half a fi")
+    _, losses, how = tune(inflated, sd.text("a man"), tmp_path)
+    assert (how["how"], losses) == ("new", uninterrupted[1])
+    assert "starts again" in caplog.text
+
+
+def test_the_log_says_what_happened_and_a_finished_run_unloads_nothing(sd, inflated, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
+    tune(inflated, sd.text("a man"), tmp_path, num_steps=1)
+    assert ", new, 1 steps" in caplog.text
+    monkeypatch.setattr(pack("nodes.host.tuning"), "free_all", lambda: pytest.fail("A model was unloaded."))
+    tune(inflated, sd.text("a man"), tmp_path, num_steps=1)
+    assert "already tuned, 1 steps" in caplog.text
 
 
 @pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
@@ -256,6 +283,11 @@ def test_runs_that_fail_at_once_push_no_finished_one_out(sd, inflated, uninterru
         for seed in range(1, 8):
             with pytest.raises(torch.OutOfMemoryError):
                 tune(inflated, sd.text("a man"), tmp_path, seed=seed)
+    assert len(list(tmp_path.iterdir())) == 8  # each may be a run of another server, just begun
+    for folder in tmp_path.iterdir():
+        os.utime(folder, (0, 0))
+    with pytest.raises(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, seed=8, stop_at=1)
     assert len(list(tmp_path.iterdir())) == 2  # the finished one, and the last
     assert tune(inflated, sd.text("a man"), tmp_path)[2]["how"] == "already tuned"
 
@@ -283,6 +315,13 @@ def test_a_clip_that_differs_in_one_place_is_another():
     one_value = torch.zeros_like(clip)
     one_value[3, 0, 9, 9] = 0.5
     assert not pack("nodes.host.runs")._alike({"latents": clip}, {"latents": clip + one_value})
+
+
+def test_a_clip_that_a_vae_rounds_to_bf16_otherwise_is_the_same():
+    clip = random(24, 4, 64, 64)
+    rounded = clip.bfloat16().float()
+    next_to_it = torch.where(random(24, 4, 64, 64, seed=1) > 0, rounded, rounded * (1 + 2**-8)).bfloat16()
+    assert pack("nodes.host.runs")._alike({"latents": rounded}, {"latents": next_to_it})
 
 
 def test_controls_without_a_network_of_their_own_are_refused_before_work_starts(sd, inflated, tmp_path):
