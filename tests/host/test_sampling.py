@@ -1,5 +1,7 @@
 """DDIM over a MODEL: against tav_core's, and against the host's own samplers on the same noise."""
 
+import re
+
 import pytest
 import torch
 from einops import rearrange
@@ -166,11 +168,15 @@ def test_fresh_noise_and_eta_come_from_the_seed(sd, tuned):
     assert all(video.isfinite().all() for video in videos)
 
 
-def test_an_area_and_a_range_on_the_conditioning_are_honoured(sd, tuned, clip):
+def test_an_area_a_mask_and_a_range_on_the_conditioning_are_honoured(sd, tuned, clip):
     latent, plain = inverted(tuned[0], sd, clip, 4), sd.text("a man is skiing")
     with_area = [[text, options | {"area": (4, 8, 0, 0), "strength": 1.0}] for text, options in sd.text("a dog")]
     never = [[text, options | {"start_percent": 0.999, "end_percent": 1.0}] for text, options in sd.text("a dog")]
+    left = torch.zeros(1, 64, 64)
+    left[..., :32] = 1
+    with_mask = [[text, options | {"mask": left, "mask_strength": 1.0}] for text, options in sd.text("a dog")]
     everywhere = sampled(tuned[0], sd, latent, 4, positive=plain)
+    assert worst(sampled(tuned[0], sd, latent, 4, positive=plain + with_mask), everywhere) > 0.01
     assert worst(sampled(tuned[0], sd, latent, 4, positive=plain + with_area), everywhere) > 0.01
     assert torch.allclose(sampled(tuned[0], sd, latent, 4, positive=plain + never), everywhere, atol=1e-4)
 
@@ -197,6 +203,72 @@ def test_a_lora_may_come_before_or_after(sd, tuned, clip, models):
     one, other, without = (sampled(model, sd, latent, 3) for model in (before, after, tuned[0]))
     assert relative(one, other) < 1e-4
     assert relative(one, without) > 1e-3
+
+
+def test_a_model_that_overflows_is_told_in_a_sentence(sd, tuned, clip):
+    model = tuned[0].clone()
+    model.set_model_unet_function_wrapper(
+        lambda apply, asked: apply(asked["input"], asked["timestep"], **asked["c"]) + torch.inf
+    )
+    with pytest.raises(ValueError, match=r"bf16 or fp32.*--force-fp32"):
+        inverted(model, sd, clip, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "work"),
+    [
+        ("ddim_invert", "DDIMInvert", "invert_latents"),
+        ("tav_sample", "TAVSample", "sample_latents"),
+        ("load_video_frames", "LoadVideoFrames", "take_frames"),
+    ],
+)
+def test_a_node_that_runs_out_of_memory_says_what_to_lower(sd, tuned, clip, name, node, work, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    module, nothing = pack(f"nodes.{name}"), {"samples": torch.zeros(3, 4, 8, 8)}
+    monkeypatch.setattr(module, work, full)
+    given = {
+        "DDIMInvert": (tuned[0], sd.text(""), {"samples": clip}, 2, False),
+        "TAVSample": (tuned[0], sd.text("a dog"), sd.text(""), nothing, 0, 2, 1.0, 0.0),
+        "LoadVideoFrames": ("", 2, 0, 0, 64, 64, "crop", pack("nodes.host.miniature").example_clip()),
+    }[node]
+    with pytest.raises(ValueError, match="take fewer frames or a smaller size"):
+        getattr(module, node).execute(*given)
+
+
+def test_a_clean_video_that_kept_the_key_of_its_noise_is_not_taken_for_noise(sd, tuned, clip):
+    """As the host's samplers leave it, which copy all keys."""
+    latents, latent = pack("nodes.host.latents"), inverted(tuned[0], sd, clip, 10)
+    assert latents.timestep_of(latent, sd.model) == 901
+    with pytest.raises(ValueError, match="noise already"):
+        latents.check_clean(latent, sd.model)
+    latents.check_clean(latent | {"samples": clip}, sd.model)
+    with pytest.raises(ValueError, match="neither of DDIM Invert nor empty"):
+        latents.check_samplable(latent | {"samples": clip}, sd.model)
+
+
+def test_steps_that_begin_far_from_full_noise_are_refused_and_near_ones_named(sd):
+    check, ddim = pack("nodes.host.schedule").check_steps, pack("nodes.host.ddim")
+    refused = {}
+    for steps in range(1, 1000):
+        first = ddim.visited_timesteps(core_scheduler(sd.model), steps)[0]
+        try:
+            check(steps)
+            assert first > 900 or steps < 10
+        except ValueError as error:
+            refused[steps] = [int(number) for number in re.findall(r"\d+", str(error))]
+            assert first <= 900
+    assert min(refused) > 100
+    assert refused[400] == [400, 799, 1000, 333, 500]
+    assert not any(set(numbers[-2:]) & refused.keys() for numbers in refused.values())
+
+
+def test_the_compute_dtype_is_the_one_that_a_node_of_the_host_sets(sd):
+    node, dtype_of = core("comfy_extras.nodes_model_advanced").ModelComputeDtype(), pack("nodes.host.sd_model")
+    (halved,) = node.patch(sd.model, "bf16")
+    assert dtype_of.compute_dtype(halved) is torch.bfloat16
+    assert dtype_of.compute_dtype(sd.model) is torch.float32
 
 
 def test_cancel_is_obeyed_within_one_step(sd, tuned, clip, monkeypatch):
