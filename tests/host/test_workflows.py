@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load, load_file
 
+from tav_core.files import read_facts
+from tav_core.tuned import FORMAT
 from tests.host.workflows import FRAMES, NAMES, SIZE, new, small, workflow
 
 LATENTS = {"latents_file": new("SaveLatent", samples=["sample", 0], filename_prefix="test")}
@@ -98,6 +100,19 @@ def test_saved_weights_edit_as_those_just_tuned_do(server, client, tuned):
     )
     torch.testing.assert_close(saved_latents(client, loaded), saved_latents(client, direct), atol=1e-4, rtol=0)
     assert load_file(server.base / "models" / "tune_a_video" / ours)
+
+
+def test_a_checked_inversion_tells_of_pixels_where_there_is_a_vae(client, tuned):
+    client.free()
+    run = client.run(small("edit-with-saved-weights", {"invert": {"check": True, "vae": ["checkpoint", 2]}}))
+    (told,) = run.outputs["invert"]["tune_a_video"]
+    assert told["psnr_of"] == "pixels"
+    assert math.isfinite(told["psnr"])
+
+
+def test_the_saved_weights_hold_the_clips_fps(server, client, tuned):
+    facts = read_facts(server.base / "models" / "tune_a_video" / tuned, FORMAT)
+    assert facts["fps"] == pytest.approx(8 / 5.5)  # 3 of 12 frames at 8 a second, 5.5 apart
 
 
 def test_every_node_of_ours_tells_its_facts_in_the_history(server, client, tuned):
