@@ -81,7 +81,9 @@ def test_its_lora_draws_striped_balls_through_diffusers_own_loader():
 
     captions = [f"a {colour} sks ball is moving on the road" for colour in ("red", "blue", "green", "purple")]
     plain = drawn(load_checkpoint(miniature_path()), [caption.replace("sks ", "") for caption in captions])
-    pipeline = StableDiffusionPipeline.from_pretrained(miniature_path(), local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        miniature_path(), torch_dtype=torch.float32, local_files_only=True
+    )
     pipeline.load_lora_weights(STRIPED_BALL)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
