@@ -164,7 +164,7 @@ def _write(output: Path, report: str, figures: dict) -> None:
 
 
 def _made_on(device: torch.device) -> str:
-    threads = f"{platform.machine()} CPU with {torch.get_num_threads()} threads"
+    threads = f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
     return f"{machine}, " + ", ".join(f"{name} {number}" for name, number in versions().items())
 

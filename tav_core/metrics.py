@@ -65,6 +65,12 @@ def constancy(readings: Sequence[Hashable | None]) -> float:
     return max(counts.values(), default=0) / len(readings)
 
 
+def spread(values: Sequence[float]) -> float:
+    """The standard deviation of what should be alike in all frames, in parts of its mean; 1 where nothing is seen."""
+    mean = np.mean(values)
+    return float(np.std(values) / mean) if mean > 0 else 1.0
+
+
 def warp_error(frames: Tensor) -> float:
     """Mean squared difference between each frame and the next one warped back onto it (Lai et al. 2018, section 4.1).
 

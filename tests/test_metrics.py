@@ -13,6 +13,7 @@ from tav_core.metrics import (
     centre_error,
     constancy,
     peak_signal_to_noise,
+    spread,
     structural_similarity,
     trajectory_correlation,
     warp_error,
@@ -136,6 +137,12 @@ def test_random_paths_do_not_correlate():
     rng = np.random.default_rng(0)
     values = [trajectory_correlation(rng.random((8, 2)).tolist(), rng.random((8, 2)).tolist()) for _ in range(200)]
     assert abs(np.mean(values)) < 0.1
+
+
+def test_spread_is_relative_to_the_mean():
+    assert spread([2.0, 2.0, 2.0]) == 0
+    assert spread([1.0, 3.0]) == pytest.approx(spread([10.0, 30.0])) == pytest.approx(0.5)
+    assert spread([0.0, 0.0]) == 1
 
 
 # CLIP

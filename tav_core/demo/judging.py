@@ -10,6 +10,7 @@ from ..metrics import (
     centre_error,
     constancy,
     peak_signal_to_noise,
+    spread,
     structural_similarity,
     trajectory_correlation,
     warp_error,
@@ -57,6 +58,7 @@ def edit_figures(edit: WorldEdit, frames: Tensor, scenes: Sequence[Scene], sourc
         "centre_error": centre_error(path, known),
         "constancy": float(np.mean(list(steady.values()))),
         **steady,
+        "size_spread": spread([reading.size for reading in readings]),
         "warp_error": warp_error(frames),
     }
     if not {"ground", "style"} & set(changed):

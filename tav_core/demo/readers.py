@@ -16,13 +16,17 @@ UNLIKE = 60  # of 255: what a pixel counts at most against a ground, so that an 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. Without an object, colour and shape and centre are None; of a blob, shape is."""
+    """What a picture shows. Without an object, colour and shape and centre are None; of a blob, shape is.
+
+    `size` is the root of the object's area, in picture widths; 0 without one.
+    """
 
     ground: str
     style: str
     colour: str | None = None
     shape: str | None = None
     centre: tuple[float, float] | None = None
+    size: float = 0.0
 
 
 def read_picture(picture: np.ndarray) -> Reading:
@@ -34,7 +38,8 @@ def read_picture(picture: np.ndarray) -> Reading:
         return Reading(ground, style)
     rows, columns = np.nonzero(mask)
     centre = (columns.mean().item() + 0.5) / SIZE, (rows.mean().item() + 0.5) / SIZE
-    return Reading(ground, style, _read_colour(picture, mask, style), _read_shape(mask, centre, area), centre)
+    colour, shape = _read_colour(picture, mask, style), _read_shape(mask, centre, area)
+    return Reading(ground, style, colour, shape, centre, size=area**0.5)
 
 
 def read_ground(picture: np.ndarray) -> tuple[str, str]:
