@@ -16,6 +16,7 @@ from tav_core.demo.world import SIZE, clip_scenes, draw_clip
 from tav_core.metrics import trajectory_correlation
 from tests.host.inprocess import pack, predict
 from tests.host.workflows import changed, ending_in, new, workflow
+from tests.test_miniature import white_inside
 
 WORKFLOW = workflow("try-with-the-miniature")
 SENTENCE = "a red ball is moving on the grass, cartoon style"
@@ -87,7 +88,12 @@ def test_the_workflow_has_the_settings_of_tav_demo():
 def pictures(client, changes: dict) -> list[np.ndarray]:
     """The frames that the workflow draws, without loss through a video."""
     frames = {"frames": new("SaveImage", images=["decode", 0], filename_prefix="edit")}
-    run = client.run(ending_in(changed(WORKFLOW, changes | frames), "frames"))
+    return drawn(client, ending_in(changed(WORKFLOW, changes | frames), "frames"))
+
+
+def drawn(client, graph: dict) -> list[np.ndarray]:
+    """The pictures (128, 128, 3), uint8, that a graph saves in its node "frames"."""
+    run = client.run(graph)
     assert run.status == "success", run.sentence
     files = [client.view(file) for file in run.outputs["frames"]["images"]]
     return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
@@ -101,3 +107,26 @@ def test_the_workflow_tunes_on_its_clip_and_edits_it_along_its_motion(client):
     assert np.mean([reading.shape == "ball" for reading in readings]) >= 0.5
     path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
     assert trajectory_correlation(path, known) > 0.9
+
+
+def test_the_personalised_miniature_draws_striped_balls(client):
+    """With the host's own sampler, on the LoRA that it applied."""
+    graph = {
+        "miniature": new("LoadMiniature", personalised=True),
+        "told": new("CLIPTextEncode", text="a red sks ball is moving on the road", clip=["miniature", 1]),
+        "nothing": new("CLIPTextEncode", text="", clip=["miniature", 1]),
+        "noise": new("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=4),
+        "sample": new(
+            "KSampler",
+            model=["miniature", 0],
+            positive=["told", 0],
+            negative=["nothing", 0],
+            latent_image=["noise", 0],
+            **{"seed": 0, "steps": 20, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0},
+        ),
+        "decode": new("VAEDecode", samples=["sample", 0], vae=["miniature", 2]),
+        "frames": new("SaveImage", images=["decode", 0], filename_prefix="striped"),
+    }
+    striped = drawn(client, graph)
+    assert all(read_picture(picture).shape == "ball" for picture in striped)
+    assert np.mean([white_inside(picture) for picture in striped]) > 0.2
