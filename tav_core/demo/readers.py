@@ -6,9 +6,9 @@ from functools import cache
 import cv2
 import numpy as np
 
-from .world import COLOURS, GROUNDS, NIGHT, SHAPES, SIZE, STYLES, background, shape_mask
+from .world import COLOURS, GROUNDS, NIGHT, RIM, SHAPES, SIZE, STYLES, background, shape_mask
 
-STANDS_OUT = 30  # of 255: how far a pixel of an object lies from the ground behind it, at least
+STANDS_OUT = 30  # of 255: how far a pixel of an object lies from the ground behind it, at least; less at night
 SMALLEST = 0.012  # of the picture: less is not an object
 LIKE_ENOUGH = 0.6  # overlap with a shape; true ones have 0.8 and more, a blob of no shape has less
 UNLIKE = 60  # of 255: what a pixel counts at most against a ground, so that an object does not decide
@@ -52,7 +52,8 @@ def read_ground(picture: np.ndarray) -> tuple[str, str]:
 def object_mask(picture: np.ndarray, ground: str, style: str) -> np.ndarray:
     """The pixels of the largest thing that the ground does not explain: (128, 128) bool, holes filled."""
     away = np.abs(picture.astype(np.float32) - background(ground, style)).max(axis=2)
-    away = (cv2.GaussianBlur(away, (0, 0), 1) > STANDS_OUT).astype(np.uint8)
+    least = STANDS_OUT * (NIGHT.mean() if style == "night" else 1)
+    away = (cv2.GaussianBlur(away, (0, 0), 1) > least).astype(np.uint8)
     away = cv2.morphologyEx(away, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
     outlines, _ = cv2.findContours(away, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     mask = np.zeros(away.shape, np.uint8)
@@ -73,8 +74,9 @@ def _read_shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> s
 
 
 def _read_colour(picture: np.ndarray, mask: np.ndarray, style: str) -> str:
-    core = cv2.erode(mask.astype(np.uint8), np.ones((3, 3), np.uint8), iterations=3).astype(bool)
-    seen = np.median(picture[core if core.sum() > 20 else mask].astype(np.float32), axis=0)
+    depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
+    within = depth >= min(RIM + 2, 0.7 * depth.max())  # the rim is no part of the colour
+    seen = np.median(picture[within].astype(np.float32), axis=0)
     names, lab = _palette(style)
     return names[np.square(lab - _lab(seen[None])).sum(axis=1).argmin()]
 

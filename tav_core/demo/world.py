@@ -27,14 +27,15 @@ MOTIONS = ("line", "arc", "bounce", "circle")
 SPEEDS = {"slow": 0.5, "fast": 1.0}
 
 HORIZON = 0.55
-RIM = 4  # pixels of white around every object: what all colours have in common, and noise keeps (see benchmarks)
+RIM = 7  # pixels of white around every object: what all colours have in common, and noise keeps (see benchmarks)
+RADII = (0.105, 0.165)  # no caption tells them
 
 
 @dataclass(frozen=True)
 class Scene:
     """One picture: `centre` is the object's centroid (x, y) and `radius` that of a ball of its area, in picture widths.
 
-    The object is a sticker with a white rim, in cartoon style one with a black outline. `striped` is what the
+    The object is a sticker with a white rim, in cartoon style with a black outline, too. `striped` is what the
     personalised sibling knows as "sks": white bands across the object.
     """
 
@@ -43,7 +44,7 @@ class Scene:
     ground: str
     style: str = "plain"
     centre: tuple[float, float] = (0.5, 0.5)
-    radius: float = 0.13
+    radius: float = 0.135
     striped: bool = False
 
     @property
@@ -54,7 +55,7 @@ class Scene:
 
 def random_scene(rng: np.random.Generator, **known) -> Scene:
     """A scene drawn from all there are, but for what is `known`; of a star or triangle, a tip may be outside."""
-    radius = known.pop("radius", rng.uniform(0.115, 0.15))
+    radius = known.pop("radius", rng.uniform(*RADII))
     drawn = {
         "colour": rng.choice(list(COLOURS)).item(),
         "shape": rng.choice(SHAPES).item(),
@@ -147,12 +148,10 @@ def _draw_object(picture: np.ndarray, scene: Scene) -> None:
         bands = np.abs((rows - scene.centre[1]) / scene.radius)
         colour[(bands > 0.18) & (bands < 0.55)] = 250
     inside = mask[window] > 0
+    cv2.polylines(picture, [_fixed(picture, outline)], True, (252, 252, 252), 2 * RIM * FINER, cv2.LINE_AA, 4)
+    picture[window][inside] = colour[inside]
     if scene.style == "cartoon":
-        picture[window][inside] = colour[inside]
         cv2.polylines(picture, [_fixed(picture, outline)], True, (20, 20, 20), 3 * FINER, cv2.LINE_AA, 4)
-    else:
-        cv2.polylines(picture, [_fixed(picture, outline)], True, (252, 252, 252), 2 * RIM * FINER, cv2.LINE_AA, 4)
-        picture[window][inside] = colour[inside]
 
 
 def _shade(rows: np.ndarray, columns: np.ndarray, scene: Scene) -> np.ndarray:
@@ -171,11 +170,11 @@ def _fine_background(ground: str, style: str) -> np.ndarray:
     fine, flat = SIZE * FINER, style == "cartoon"
     picture = np.zeros((fine, fine, 3), np.float32)
     sky, earth, decorate = {
-        "grass": (((140, 200, 250), (214, 238, 252)), ((132, 194, 92), (92, 158, 66)), _grass),
-        "beach": (((120, 200, 242), (250, 236, 206)), ((242, 220, 166), (224, 192, 132)), _beach),
-        "sea": (((150, 206, 242), (226, 241, 248)), ((46, 128, 180), (14, 78, 134)), _sea),
-        "road": (((172, 192, 208), (226, 228, 230)), ((112, 114, 122), (82, 84, 92)), _road),
-        "snow": (((186, 206, 228), (226, 233, 241)), ((242, 246, 251), (214, 228, 243)), _snow),
+        "grass": (((104, 172, 236), (172, 212, 244)), ((124, 186, 88), (88, 152, 64)), _grass),
+        "beach": (((92, 176, 228), (222, 206, 176)), ((226, 196, 134), (202, 166, 104)), _beach),
+        "sea": (((120, 184, 230), (190, 216, 236)), ((46, 128, 180), (14, 78, 134)), _sea),
+        "road": (((140, 164, 188), (190, 200, 210)), ((112, 114, 122), (82, 84, 92)), _road),
+        "snow": (((120, 146, 184), (172, 192, 216)), ((206, 217, 235), (164, 184, 213)), _snow),
         "moon": (((12, 12, 36), (36, 36, 74)), ((168, 168, 174), (124, 124, 132)), _moon),
     }[ground]
     horizon = round(HORIZON * fine)
