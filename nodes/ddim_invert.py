@@ -3,12 +3,12 @@ import time
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..tav_core.edit_config import check_steps
 from ..tav_core.errors import TavError
 from ..tav_core.metrics import peak_signal_to_noise
 from .host.ddim import invert_latents, sample_latents, way_back
 from .host.latents import check_clean, frames_of
 from .host.memory import in_plain_words
-from .host.schedule import check_steps
 from .sockets import ADVANCED, CATEGORY, checked, facts, known
 
 

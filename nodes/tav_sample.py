@@ -2,11 +2,11 @@ import time
 
 from comfy_api.latest import io
 
+from ..tav_core.edit_config import check_steps
 from ..tav_core.errors import need
 from .host.ddim import sample_latents
 from .host.latents import TIMESTEP, check_samplable, frames_of
 from .host.memory import in_plain_words
-from .host.schedule import check_steps
 from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, facts, known
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .errors import need
+from .errors import TavError, need
 
 PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -33,7 +33,7 @@ class EditConfig:
 
     def __post_init__(self):
         for name in ("num_steps", "inversion_steps"):
-            need(1 <= getattr(self, name) <= 999, name, getattr(self, name), "from 1 to 999")
+            check_steps(getattr(self, name), name)
         need(math.isfinite(self.guidance_scale), "guidance_scale", self.guidance_scale, "a number, such as 12.5")
         need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0")
         need(0 <= self.eta <= 1, "eta", self.eta, "from 0 to 1")
@@ -46,3 +46,18 @@ class EditConfig:
         if self.precision == "auto":
             return torch.float16 if device.type == "cuda" else torch.float32
         return PRECISIONS[self.precision]
+
+
+def check_steps(num_steps: int, name: str = "steps") -> None:
+    """Raises TavError unless DDIM in so many steps begins near full noise; fewer than 10, for a quick try, need not.
+
+    The steps are 1000 // num_steps timesteps apart, so 500 begin at timestep 999, and 501 at 501.
+    """
+    need(1 <= num_steps <= 999, name, num_steps, "from 1 to 999")
+    stride = 1000 // num_steps
+    if num_steps >= 10 and (num_steps - 1) * stride < 900:
+        first = (num_steps - 1) * stride + 1
+        raise TavError(
+            f"{name} is {num_steps}, and so many steps of DDIM begin at timestep {first} of 1000, far from full noise; "
+            f"take {1000 // (stride + 1)} or {min(1000 // stride, 999)}."
+        )

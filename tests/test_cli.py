@@ -380,6 +380,7 @@ def test_what_cannot_be_tuned_is_told_in_a_sentence(files, tmp_path, changes, se
         ({"checkpoint": "sd2.safetensors"}, "do not fit this network"),
         ({"output": "ball.mp4"}, "Nothing can be written into"),
         ({"steps": 0}, "num_steps must be from 1 to 999"),
+        ({"steps": 400}, "far from full noise; take 333 or 500"),
         ({"eta": 2}, "eta must be from 0 to 1"),
         ({"frames": 11}, "only 10 of 10 frames can be taken"),
     ],

@@ -5,23 +5,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import EPS, V_PREDICTION
 from torch import Tensor
 
-from ...tav_core.errors import TavError, need
+from ...tav_core.errors import TavError
 
 KINDS = {EPS: "epsilon", V_PREDICTION: "v_prediction"}
-
-
-def check_steps(num_steps: int) -> None:
-    """Whether DDIM in so many steps begins near full noise; few steps may begin earlier, for a quick try.
-
-    The steps are 1000 // num_steps timesteps apart, so 500 begin at timestep 999, and 501 at 501.
-    """
-    need(1 <= num_steps <= 999, "steps", num_steps, "from 1 to 999")
-    stride = 1000 // num_steps
-    if num_steps >= 10 and (num_steps - 1) * stride < 900:
-        raise TavError(
-            f"{num_steps} steps of DDIM begin at timestep {(num_steps - 1) * stride + 1} of 1000, far from full noise; "
-            f"take {1000 // (stride + 1)} or {min(1000 // stride, 999)}."
-        )
 
 
 def sigmas_of(patcher: ModelPatcher) -> Tensor:
