@@ -17,9 +17,10 @@ from ..metrics import (
 )
 from .protocol import CHANGES, FACTS, WorldClip, WorldEdit
 from .readers import Reading, read_picture
-from .world import SIZE, Scene
+from .world import RADII, RIM, SIZE, Scene
 
-REACH = 2.1  # of an object's radius: the rims of stars and triangles reach to 1.85, and edges are soft
+# In picture widths: the tips of the largest star, their rim, and the VAE's soft edges.
+REACH = 1.56 * RADII[1] + (RIM + 3) / SIZE
 
 
 def figures(
@@ -77,5 +78,5 @@ def _background(scenes: Sequence[Scene], path: Sequence[tuple[float, float] | No
     masks = []
     for scene, centre in zip(scenes, path, strict=True):
         distances = [np.hypot(columns - x, rows - y) for x, y in (scene.centre, centre or scene.centre)]
-        masks.append(np.minimum(*distances) > REACH * scene.radius)
+        masks.append(np.minimum(*distances) > REACH)
     return torch.from_numpy(np.stack(masks))

@@ -24,10 +24,14 @@ def _end_with_parent() -> None:
 
 
 class Server:
-    """`base` holds all that the server reads and writes. Use as a context; `log` is what the server said, all of it."""
+    """`base` holds all that the server reads and writes. Use as a context; `log` is what the server said, all of it.
+
+    options: further ones of ComfyUI's command line; may be set until it is started.
+    """
 
     def __init__(self, comfyui: Path, base: Path):
         self.comfyui, self.base, self.process = comfyui, base, None
+        self.options: list[str] = []
         self.log_file = base / "server.log"
         for folder in FOLDERS:
             (base / folder).mkdir(parents=True, exist_ok=True)
@@ -42,6 +46,7 @@ class Server:
             *("--cpu", "--listen", "127.0.0.1", "--port", str(self.port), "--base-directory", str(self.base)),
             *("--preview-method", "latent2rgb", "--database-url", "sqlite:///:memory:"),
             *("--disable-api-nodes", "--disable-auto-launch"),
+            *self.options,
         ]
         # What the server lets go, glibc gives back at once, so that the memory held is the memory needed.
         glibc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}

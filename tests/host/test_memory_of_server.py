@@ -1,5 +1,11 @@
-"""The server's memory after many runs and after runs that were cut off."""
+"""The server's memory after many runs, after runs that were cut off, and where it ends."""
 
+import sys
+
+import psutil
+import pytest
+
+from tests.host.client import Client
 from tests.host.test_interrupting import editing, interrupted_at, tuning
 
 MEGABYTE = 1 << 20
@@ -23,3 +29,20 @@ def test_memory_returns_after_tuning_was_interrupted(server, client, tuned):
         client.run(editing(1, f"after {number}"))
         held.append(server.resident)
     assert (held[-1] - held[1]) / MEGABYTE < 30, [round(h / MEGABYTE) for h in held]  # a network to tune is 500
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process of another be given less memory")
+def test_where_memory_ends_in_tuning_a_sentence_tells_it_and_the_server_goes_on(new_server):
+    with new_server() as server:
+        client, process = Client(server), psutil.Process(server.process.pid)
+        assert client.run(tuning("first", steps=1)).status == "success"
+        before, unlimited = server.files(), process.rlimit(psutil.RLIMIT_AS)
+        process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 100 * MEGABYTE, unlimited[1]))
+        run = client.run(tuning("second", steps=1, seed=7))  # a network to tune is 500
+        assert run.status == "error"
+        assert "switch gradient checkpointing on" in run.sentence
+        assert "fewer frames" in run.sentence
+        assert not [file for file in server.files() - before if "/.runs/" not in file]
+        process.rlimit(psutil.RLIMIT_AS, unlimited)
+        run = client.run(tuning("second", steps=1, seed=7))
+        assert run.status == "success", run.sentence

@@ -1,8 +1,12 @@
 """Where tuned weights and runs go, and where they are looked for."""
 
+import shutil
+
 import pytest
 
+from tests.host.client import Client
 from tests.host.inprocess import core, pack
+from tests.host.workflows import ending_in, small
 
 KEY = "tune_a_video"
 
@@ -28,3 +32,18 @@ def test_a_folder_of_the_yaml_is_read_and_not_written(shared, tmp_path):
     assert folders.next_file("cats/jump") == own / "cats" / "jump_00001.safetensors"
     assert folders.name_of(folders.next_file("cats/jump")) == "cats/jump_00001.safetensors"
     assert folders.runs_folder() == own / ".runs"
+
+
+def test_a_server_with_a_yaml_lists_and_loads_what_lies_in_its_folder(new_server, server, tuned, tmp_path):
+    shutil.copy(server.base / "models" / KEY / tuned, tmp_path / "theirs.safetensors")
+    yaml = tmp_path / "extra_model_paths.yaml"
+    yaml.write_text(f"theirs:\n  base_path: {tmp_path}\n  {KEY}: .\n")
+    other = new_server()
+    other.options += ["--extra-model-paths-config", str(yaml)]
+    with other:
+        client = Client(other)
+        _, names = client.get("/object_info")["LoadTunedWeights"]["input"]["required"]["tuned_weights_name"]
+        assert names["options"] == ["theirs.safetensors"]
+        changes = {"weights": {"tuned_weights_name": "theirs.safetensors"}}
+        run = client.run(ending_in(small("edit-with-saved-weights", changes), "save"))
+        assert run.status == "success", run.sentence
