@@ -34,13 +34,21 @@ CLIPS = {
     "all": lambda: clips_to_choose_by() + clips_to_report(),
 }
 Clips = Enum("Clips", [(name, name) for name in CLIPS], type=str)
+FOR_BOTH = ("output", "results", "clip_model", "device")  # of the command's options; all others are the drawn world's
 VariantName = Enum("VariantName", [(name, name) for name in VARIANTS], type=str)
 
 
 @app.command("eval", no_args_is_help=True)
 def evaluation(
+    context: typer.Context,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for eval.md, eval.json and eval.png.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for eval.md, eval.json and eval.png, or for scores.md and scores.json.",
+        ),
     ],
     results: Annotated[
         list[Path] | None,
@@ -87,6 +95,8 @@ def evaluation(
     """
     if bool(results) != bool(clip_model):
         raise TavError("To score videos give folders of results and a --clip-model; for the drawn world give neither.")
+    if results:
+        _refuse_what_is_not_for_results(context)
     need(count is None or count > 0, "count", count, "1 or more")
     need(seed >= 0, "seed", seed, "a whole number of at least 0")
     ensure_writable(output)
@@ -104,6 +114,13 @@ def evaluation(
         device=choose_device(device),
         force=force,
     )
+
+
+def _refuse_what_is_not_for_results(context: typer.Context) -> None:
+    # by its name, for typer's versions differ in whose class the source is of
+    given = (name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE")
+    if strange := [f"--{name.replace('_', '-')}" for name in given if name not in FOR_BOTH]:
+        raise TavError(f"{', '.join(strange)} is for the drawn world, and RESULTS are only scored; leave it out.")
 
 
 def _measure(
@@ -137,7 +154,7 @@ def _measure(
     if claims := as_claims(values):
         tables += f"\n\n## Is each part needed?\n\n{claims}"
     contact_sheet(output / "eval.png", [rows[name] for name in ("source", *variants)])
-    _write(output, f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))
+    _write(output / "eval", f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))
     typer.echo(f"{tables}\n")
     for name in ("eval.md", "eval.json", "eval.png"):
         typer.echo(output / name)
@@ -151,15 +168,16 @@ def _score(results: list[Path], clip_model: str, output: Path, device: torch.dev
 
 By `{clip_model}`, times 100: the mean cosine of all pairs of frames, and of frames and prompt. The published rows
 are the paper's Table 1, on its own clips and sentences and by its own CLIP model."""
-    _write(output, f"{head}\n\n{scored}\n", scores_as_json(videos, scores, clip_model))
+    _write(output / "scores", f"{head}\n\n{scored}\n", scores_as_json(videos, scores, clip_model))
     typer.echo(f"{scored}\n")
-    for name in ("eval.md", "eval.json"):
+    for name in ("scores.md", "scores.json"):
         typer.echo(output / name)
 
 
-def _write(output: Path, report: str, figures: dict) -> None:
-    for name, text in (("eval.md", report), ("eval.json", json.dumps(figures, indent=1) + "\n")):
-        with atomic_path(output / name) as temporary:
+def _write(stem: Path, report: str, figures: dict) -> None:
+    """Writes STEM.md and STEM.json."""
+    for suffix, text in ((".md", report), (".json", json.dumps(figures, indent=1) + "\n")):
+        with atomic_path(stem.with_suffix(suffix)) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 

@@ -156,7 +156,7 @@ def results(tmp_path):
 def test_edits_are_scored_beside_the_published_rows(results, clip_model, tmp_path):
     said = tav("eval", results, "--clip-model", clip_model, "-o", tmp_path / "scores")
     assert said.code == 0, said.err
-    scores = json.loads((tmp_path / "scores" / "eval.json").read_text())
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
     still, wild = scores["videos"]
     assert still["frame_consistency"] == pytest.approx(100, abs=0.1)
     assert wild["frame_consistency"] < still["frame_consistency"]
@@ -178,6 +178,7 @@ def test_edits_are_scored_beside_the_published_rows(results, clip_model, tmp_pat
         (["folder", "-o", "out"], "give folders of results and a --clip-model"),
         (["--clip-model", "clip", "-o", "out"], "give folders of results and a --clip-model"),
         (["folder", "--clip-model", "clip", "-o", "out"], "holds no manifest.json"),
+        (["folder", "--clip-model", "clip", "--steps", 5, "-o", "out"], "--steps is for the drawn world"),
         (["--count", 0, "-o", "out"], "count must be 1 or more"),
         (["--steps", 0, "-o", "out"], "num_steps must be from 1 to 999"),
         (["--guidance", "nan", "-o", "out"], "guidance_scale must be a number"),
