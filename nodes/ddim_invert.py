@@ -9,6 +9,7 @@ from ..tav_core.metrics import peak_signal_to_noise
 from .host.ddim import invert_latents, sample_latents, way_back
 from .host.latents import check_clean, frames_of
 from .host.memory import in_plain_words
+from .host.progress import say
 from .sockets import ADVANCED, CATEGORY, checked, facts, known
 
 
@@ -57,6 +58,7 @@ class DDIMInvert(io.ComfyNode):
                     tooltip="The way back, for SamplerCustomAdvanced: steps + 1 values.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["inversion", "invert video", "unsample", "video to noise"]),
         )
 
@@ -75,6 +77,7 @@ class DDIMInvert(io.ComfyNode):
             if check:
                 again = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
                 told |= _reconstruction(samples, again, vae)
+                say(f"{told['psnr']:.1f} dB to the clip, in {told['psnr_of']}", cls.hidden.unique_id)
         return io.NodeOutput(latent_image | latent, way_back(model, steps), ui=facts(**told))
 
 

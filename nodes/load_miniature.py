@@ -3,6 +3,7 @@ from comfy_api.latest import io
 from ..tav_core.demo.showcase import SOURCE
 from ..tav_core.demo.vocabulary import WORDS
 from .host.miniature import example_clip, load_miniature
+from .host.progress import say
 from .sockets import CATEGORY, facts, known
 
 
@@ -24,7 +25,9 @@ class LoadMiniature(io.ComfyNode):
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="Its UNet, 4.2 million parameters."),
-                io.Clip.Output("clip", display_name="clip", tooltip="Its text encoder; reads the words in the facts."),
+                io.Clip.Output(
+                    "clip", display_name="clip", tooltip="Its text encoder; knows the words that the node shows."
+                ),
                 io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; 8 pixels to a latent."),
                 io.Video.Output(
                     "video",
@@ -32,10 +35,12 @@ class LoadMiniature(io.ComfyNode):
                     tooltip="A clip to begin with, for Load Video Frames: 8 frames of a red ball on the grass.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["demo checkpoint", "test model", "toy model"]),
         )
 
     @classmethod
     def execute(cls, personalised) -> io.NodeOutput:
         told = facts(words=" ".join(WORDS), caption=SOURCE.caption)
+        say(f"Its words: {' '.join(WORDS)}", cls.hidden.unique_id)
         return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=told)

@@ -42,5 +42,7 @@ class LoadTunedWeights(io.ComfyNode):
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
         tuned = TunedWeights.load(file_named(tuned_weights_name))
         return io.NodeOutput(
-            with_tuned(model, tuned, strength), tuned, ui=facts(**tuned.facts | {"strength": strength})
+            with_tuned(model, tuned, strength),
+            tuned,
+            ui=facts(**tuned.facts | {"name": tuned_weights_name, "strength": strength}),
         )

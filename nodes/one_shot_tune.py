@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from ..tav_core.tune import TuneConfig
+from .caption import caption_behind
 from .host.inflate import with_tuned
 from .host.latents import check_clean, frames_of
 from .host.memory import in_plain_words
@@ -79,7 +80,8 @@ class OneShotTune(io.ComfyNode):
                     "prompt",
                     default="",
                     optional=True,
-                    tooltip="The sentence in words, kept in the weights file as a note. Changes nothing in tuning.",
+                    tooltip="The sentence in words, kept in the weights file as a note; empty, it is read from the "
+                    "graph. Changes nothing in tuning.",
                     **ADVANCED,
                 ),
                 io.Float.Input(
@@ -104,7 +106,7 @@ class OneShotTune(io.ComfyNode):
                     "loss_map", display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(io.Schema, search_aliases=["tune a video", "one-shot tuning", "train on video", "fine-tune video"]),
         )
 
@@ -139,7 +141,8 @@ class OneShotTune(io.ComfyNode):
             shown = estimate() if validate_every and step % validate_every == 0 else None
             progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", shown)
 
-        notes = {"prompt": prompt, "fps": fps or None}
+        caption = prompt or caption_behind(cls.hidden.prompt, cls.hidden.unique_id)
+        notes = {"prompt": caption, "fps": fps or None}
         with in_plain_words():
             tuned, losses, how = tune_model(
                 model, samples, positive, config, root=runs_folder(), notes=notes, on_step=on_step

@@ -14,6 +14,7 @@ KEY, SUFFIX = "tune_a_video", ".safetensors"
 def register_folder() -> None:
     """Tells ComfyUI of the folder, into which is written; those that the user's yaml added before are read."""
     first = os.path.join(folder_paths.models_dir, KEY)
+    # safe: add_model_folder_path would do, but takes any suffix; this dict is what core's own start fills
     folders, _ = folder_paths.folder_names_and_paths.get(KEY, ([], set()))
     folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([first, *folders])], {SUFFIX})
 

@@ -1,7 +1,9 @@
 """What the ecosystem reads of the pack beside its code: metadata, requirements, workflows, README."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,28 @@ def test_the_registry_is_told_what_it_asks_for():
     assert told["Icon"].startswith("https://")
     assert (ROOT / told["Icon"].partition("/main/")[2]).is_file()
     assert PROJECT["project"]["urls"]["Repository"].startswith("https://")
+
+
+def test_the_registrys_own_check_finds_nothing(tmp_path):
+    """`comfy node validate`, on a copy of what is tracked, for it also looks at files that lie about."""
+    comfy = shutil.which("comfy", path=str(Path(sys.executable).parent))
+    if not comfy:
+        pytest.skip("no comfy-cli beside this Python; `make test` installs it")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file() and (name.endswith((".py", ".toml", ".txt")) or "/" not in name):
+            (tmp_path / "pack" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / "pack" / name)
+    if not listed:
+        pytest.skip("not a git checkout")
+    environment = os.environ | {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "DO_NOT_TRACK": "1"}
+    environment["PATH"] = f"{Path(comfy).parent}{os.pathsep}{environment['PATH']}"  # it calls the ruff beside it
+    command = [comfy, "--skip-prompt", "node", "validate"]
+    done = subprocess.run(
+        command, cwd=tmp_path / "pack", env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    said = done.stdout + done.stderr
+    assert "checks passed" in said, said  # its exit status is 0 either way
 
 
 def test_what_users_install_holds_all_that_runs_and_nothing_that_only_tests():

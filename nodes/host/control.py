@@ -69,6 +69,7 @@ def told_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
                 f"A {type(control).__name__} cannot take part in tuning; connect a ControlNet that is whole, or tune "
                 "without."
             )
+        # safe: what core's apply nodes and copy_to set on each control, with its picture and the one before it
         told = [control.strength, *control.timestep_percent_range, control.extra_args]
         settings.append([digest_of(control.control_model), *told])
         pictures[f"hint.{len(pictures)}"] = control.cond_hint_original

@@ -116,6 +116,7 @@ def sample_latents(
 
 
 def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, noise, samples, seed: int) -> Tensor:
+    # safe: as core's SamplerCustomAdvanced does; without a negative, as its BasicGuider does
     guider = CFGGuider(patcher)
     guider.set_conds(positive, negative) if negative else guider.inner_set_conds({"positive": positive})
     guider.set_cfg(cfg)

@@ -70,6 +70,7 @@ def with_tuned(patcher: ModelPatcher, tuned: TunedWeights, strength: float = 1.0
 def with_inflation(patcher: ModelPatcher, inflation: Inflation) -> ModelPatcher:
     """A clone of the MODEL, inflated in this way and no other, whatever it was before."""
     family_of(patcher)
+    # safe: attachments, wrappers, replacements and additional models are made for nodes, and clones copy them
     patcher = patcher.clone()
     patcher.set_attachments(KEY, inflation)
     patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)

@@ -9,6 +9,14 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 
+def say(text: str, node_id: str | None) -> None:
+    """Shows a line of text in a node; `node_id` is the host's name of it."""
+    # safe: how core's own nodes tell the browser something; where nodes run in a script there is no server
+    host = getattr(server.PromptServer, "instance", None)
+    if host and node_id:
+        host.send_progress_text(text, node_id)
+
+
 class Progress:
     """The bar of one node; `node_id` is the host's name of it."""
 
@@ -24,7 +32,5 @@ class Progress:
             with torch.inference_mode():  # a TAESD is made in it, and tuning is not
                 preview = self.previewer.decode_latent_to_preview_image("JPEG", clean)
         self.bar.update_absolute(step, self.total, preview)
-        host = getattr(server.PromptServer, "instance", None)
-        if host and self.node_id:
-            host.send_progress_text(text, self.node_id)
+        say(text, self.node_id)
         comfy.model_management.throw_exception_if_processing_interrupted()

@@ -75,7 +75,8 @@ def tune_model(
             logging.info("Tune-A-Video: already tuned, %d steps of run %s are taken.", config.num_steps, run.name)
             tuned, losses = result
             tuned.facts.update(notes)
-            return tuned, losses, {"run": run.name, "how": "already tuned"}
+            seconds = time.perf_counter() - began
+            return tuned, losses, {"run": run.name, "how": "already tuned", "seconds": seconds}
     first_step = _steps_in(run)
     told = f"resumed at step {first_step}" if first_step else "new"
     logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, told, config.num_steps)

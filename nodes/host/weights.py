@@ -24,7 +24,7 @@ def diffusers_unet(
     dtype, tensors = dtype or compute_dtype(patcher), {}
     for name, weight, patches in _weights(patcher):
         if patches:
-            weight = comfy.lora.calculate_weight(patches, weight, name)
+            weight = comfy.lora.calculate_weight(patches, weight, name)  # safe: the call by which the host patches, too
         tensors[name] = weight.to(device, dtype)
     config = diffusers_config(unet_config(patcher))
     return diffusers_network(UNet2DConditionModel, config, tensors, "The UNet of this MODEL")

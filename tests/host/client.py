@@ -17,7 +17,10 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 @dataclass
 class Event:
-    """A message of the websocket: `data` as the server sent it; of a preview, its metadata, and the picture beside."""
+    """A message of the websocket: `data` as the server sent it; of a preview, its metadata, and the picture beside.
+
+    Of a "text" in a node, `data` is {"node", "text"}.
+    """
 
     type: str
     data: dict
@@ -167,6 +170,9 @@ def _event(message: str | bytes) -> Event | None:
         content = json.loads(message)
         return Event(content["type"], content.get("data") or {})
     kind, length = struct.unpack_from(">II", message)
+    if kind == 3:  # a line of text in a node
+        node, text = message[8 : 8 + length].decode(), message[8 + length :].decode()
+        return Event("text", {"node": node, "text": text})
     if kind == 4:  # a preview with metadata, see protocol.py of the host
         return Event("preview", json.loads(message[8 : 8 + length]), message[8 + length :])
     return None

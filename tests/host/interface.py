@@ -11,7 +11,7 @@ from tests.host.server import Server
 FILE = Path(__file__).parent / "object_info.json"
 # Options that are names of files differ from machine to machine.
 FILES = {("LoadVideoFrames", "video"), ("LoadTunedWeights", "tuned_weights_name")}
-GUARDED = ("default", "min", "max", "step", "options", "advanced", "video_upload")
+GUARDED = ("default", "min", "max", "step", "options", "advanced", "video_upload", "control_after_generate")
 
 
 def nodes_of(client: Client) -> dict:

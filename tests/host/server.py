@@ -91,9 +91,10 @@ class Server:
         return psutil.Process(self.process.pid).memory_info().rss
 
     def files(self) -> set[str]:
-        """All that lies in the folders that runs write into, relative to `base`."""
-        found = (path for folder in ("input", "output", "models") for path in (self.base / folder).rglob("*"))
-        return {path.relative_to(self.base).as_posix() for path in found if path.is_file()}
+        """All that lies in `base`, relative to it, but for the log, this pack, and what the host keeps for itself."""
+        folders = (folder for folder in self.base.iterdir() if folder.name not in ("custom_nodes", "user", "temp"))
+        found = (path for folder in folders for path in (folder, *folder.rglob("*")))
+        return {path.relative_to(self.base).as_posix() for path in found if path.is_file()} - {self.log_file.name}
 
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None

@@ -1,6 +1,7 @@
 """Whatever is wrong is told in a sentence, at once or by the node, and leaves a healthy server and no file behind."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,6 +251,7 @@ def test_it_is_told_in_a_sentence(prepared, case):
     sentences = answer(client, ending_in(prompt, output))
     assert any(re.search(words, sentence, re.DOTALL) for sentence in sentences), sentences
     assert prepared.files() == before
+    assert not list(Path("/tmp").glob("escaped*"))
     assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
 
 

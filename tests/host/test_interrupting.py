@@ -79,6 +79,8 @@ def test_tuning_tells_each_step_in_order_and_shows_a_picture_at_each_validation(
     run = client.run(tuning("told", seed=1, validate_every=2))
     assert run.status == "success", run.sentence
     told = run.of("tune", "progress", "preview")
+    losses = [f"Step {step} of {STEPS}, loss {loss:.4f}" for step, loss in enumerate(facts(run, "tune")["losses"], 1)]
+    assert [event.data["text"] for event in run.of("tune", "text")] == losses
     assert steps_of(run, "tune") == list(range(1, STEPS + 1))
     assert {event.data["max"] for event in told if event.type == "progress"} == {STEPS}
     shown = [i for i, event in enumerate(told) if event.type == "preview"]

@@ -21,14 +21,18 @@ def test_memory_stays_flat_over_twenty_edits(server, client, tuned):
     assert grown < 10, [round(h / MEGABYTE) for h in held]  # it was 0; a picture of these is 0.1, the tuned weights 47
 
 
-def test_memory_returns_after_tuning_was_interrupted(server, client, tuned):
-    held = []
+@pytest.mark.parametrize("node", ["tune", "sample"])
+def test_memory_returns_after_an_interrupt(server, client, tuned, node):
+    client.run(tuning("before", steps=1, seed=9))
+    client.run(editing(1, "before"))
+    held = [server.resident]
     for number in range(4):
-        run = interrupted_at(client, tuning("cut", steps=50, seed=10 + number), "tune", 1)
+        job = tuning("cut", steps=50, seed=10 + number) if node == "tune" else editing(50, f"cut {number}")
+        run = interrupted_at(client, job, node, 1)
         assert run.status == "interrupted"
         client.run(editing(1, f"after {number}"))
         held.append(server.resident)
-    assert (held[-1] - held[1]) / MEGABYTE < 30, [round(h / MEGABYTE) for h in held]  # a network to tune is 500
+    assert (held[-1] - held[0]) / MEGABYTE < 100, [round(h / MEGABYTE) for h in held]  # a network to tune is 500
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process of another be given less memory")

@@ -13,8 +13,8 @@ from tav_core.demo.readers import read_picture
 from tav_core.demo.settings import SETTINGS
 from tav_core.demo.showcase import MOTION, SOURCE
 from tav_core.demo.world import SIZE, clip_scenes, draw_clip
-from tav_core.metrics import trajectory_correlation
-from tests.host.inprocess import pack, predict
+from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
+from tests.host.inprocess import core, pack, predict
 from tests.host.workflows import changed, ending_in, new, workflow
 from tests.test_miniature import white_inside
 
@@ -33,9 +33,13 @@ def diffusers():
     return load_checkpoint(miniature_path())
 
 
-def text(clip, sentence: str = SENTENCE) -> torch.Tensor:
+def conditioning(clip, sentence: str) -> list:
     with torch.inference_mode():
-        return clip.encode_from_tokens_scheduled(clip.tokenize(sentence))[0][0]
+        return clip.encode_from_tokens_scheduled(clip.tokenize(sentence))
+
+
+def text(clip, sentence: str = SENTENCE) -> torch.Tensor:
+    return conditioning(clip, sentence)[0][0]
 
 
 def test_the_host_reads_a_sentence_as_diffusers_does(host, diffusers):
@@ -62,6 +66,58 @@ def test_the_host_sees_the_noise_that_diffusers_sees(host, diffusers):
         theirs = diffusers.unet(latents[0].transpose(0, 1), timestep, embeds.expand(2, -1, -1)).sample
     ours = predict(model, latents, timestep, embeds)[0].transpose(0, 1)
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+class Inverted:
+    """The clip's noise after so many steps, and what it becomes as a ball on the beach; nothing is tuned."""
+
+    def __init__(self, host, steps: int):
+        model, self.clip, self.vae = host
+        self.model = pack("nodes.host.inflate").inflate(model, group_norm=SETTINGS.group_norm)
+        frames = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))).float() / 255
+        with torch.inference_mode():
+            latents, empty = self.vae.encode(frames), conditioning(self.clip, "")
+            self.latent = pack("nodes.host.ddim").invert_latents(self.model, empty, latents, steps)
+
+    @torch.inference_mode()
+    def pictures(self, sample) -> torch.Tensor:
+        """(f, 128, 128, 3) of what `sample(model, positive, negative, latent)` makes of the noise."""
+        positive, negative = (conditioning(self.clip, words) for words in ("a red ball is moving on the beach", ""))
+        return self.vae.decode(sample(self.model, positive, negative, self.latent)).clamp(0, 1)
+
+
+def by_tav_sample(steps: int):
+    given = {"cfg": SETTINGS.guidance_scale, "eta": 0.0, "seed": 0}
+    return lambda *what: pack("nodes.host.ddim").sample_latents(*what, steps, **given)
+
+
+def by_ksampler(steps: int):
+    def sample(model, *what):
+        settings = "disable", 0, steps, SETTINGS.guidance_scale, "ddim", "ddim_uniform"
+        return core("nodes").KSamplerAdvanced().sample(model, *settings, *what, 0, steps, "disable")[0]["samples"]
+
+    return sample
+
+
+def test_fifty_steps_of_inversion_and_twenty_of_sampling_keep_the_motion(host):
+    frames = Inverted(host, 50).pictures(by_tav_sample(20))
+    readings = [read_picture(picture) for picture in (frames * 255).round().byte().numpy()]
+    assert np.mean([reading.ground == "beach" for reading in readings]) >= 0.75
+    path, known = (
+        [each.centre for each in some] for some in (readings, clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))
+    )
+    told = trajectory_correlation(path, known)
+    print(f"inverted in 50 steps, sampled in 20: trajectory correlation {told:.3f}")
+    assert told > 0.8
+
+
+def test_nobody_sees_the_last_step_by_which_the_stock_ksampler_differs(host):
+    """It ends at the clean video, DDIM at the lowest noise level; in pixels, and on a network that was trained."""
+    inverted = Inverted(host, 25)
+    ours, stock = (inverted.pictures(by(25)) for by in (by_tav_sample, by_ksampler))
+    told = peak_signal_to_noise(ours, stock)
+    print(f"the same video by the stock KSampler: {told:.1f} dB")
+    assert told > 35
 
 
 def test_a_part_that_is_missing_is_named_in_a_sentence(monkeypatch, tmp_path):

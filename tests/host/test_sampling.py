@@ -1,6 +1,7 @@
 """DDIM over a MODEL: against tav_core's, and against the host's own samplers on the same noise."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -262,6 +263,22 @@ def test_steps_that_begin_far_from_full_noise_are_refused_and_near_ones_named(sd
     assert min(refused) > 100
     assert refused[400] == [400, 799, 1000, 333, 500]
     assert not any(set(numbers[-2:]) & refused.keys() for numbers in refused.values())
+
+
+def test_a_model_that_another_node_samples_otherwise_is_refused_by_its_name(sd):
+    schedule, nodes = pack("nodes.host.schedule"), core("comfy_extras.nodes_model_advanced")
+    (few,) = nodes.ModelSamplingDiscrete().patch(sd.model, "lcm", False)
+    with pytest.raises(ValueError, match=r"1000 discrete noise levels.*ModelSamplingDiscreteDistilled.*take out"):
+        schedule.schedule_of(few)
+    (flow,) = nodes.ModelSamplingSD3().patch(sd.model, 3.0)
+    with pytest.raises(ValueError, match=r"epsilon or v_prediction.*CONST.*take out"):
+        schedule.prediction_type_of(flow)
+
+
+def test_a_vae_that_gives_nan_is_told_with_the_option_that_helps():
+    vae = SimpleNamespace(decode=lambda latents: torch.full_like(latents, torch.nan))
+    with pytest.raises(ValueError, match="--fp32-vae"):
+        pack("nodes.ddim_invert")._reconstruction(torch.zeros(1), torch.zeros(1), vae)
 
 
 def test_the_compute_dtype_is_the_one_that_a_node_of_the_host_sets(sd):

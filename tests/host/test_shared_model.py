@@ -175,6 +175,10 @@ def test_pag_freeu_hypertile_and_controlnet_together(sd, host, weights, models):
     assert behind.isfinite().all()
     assert relative(before, behind) < 1e-4
     assert relative(behind, plain) > 1e-3
+    for left_out in ("PAG", "FreeU"):  # HyperTile changes nothing, see above
+        others = patched(host.with_tuned(sd.model, weights), *(name for name in names if name != left_out))
+        assert relative(sampled(others, sd, larger, 2, positive=positive), behind) > 1e-3
+    assert relative(sampled(patched(host.with_tuned(sd.model, weights), *names), sd, larger, 2), behind) > 1e-3
 
 
 def test_the_added_weights_are_seen_by_the_memory_manager_and_leave_with_the_model(sd, host, weights):

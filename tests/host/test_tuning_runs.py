@@ -155,6 +155,16 @@ def test_a_controlnet_is_honoured_in_tuning(sd, inflated, uninterrupted, models,
     assert abs(losses[0] - uninterrupted[1][0]) > 1e-3
 
 
+def test_other_models_leave_the_device_before_tuning(sd, inflated, tmp_path):
+    manage, inputs = core("comfy.model_management"), (random(1, 4, 2, 8, 8), torch.tensor([300]), random(1, 77, 768))
+    predict(sd.model, *inputs)
+    assert manage.current_loaded_models
+    held = []
+    note = lambda *_: held.append(len(manage.current_loaded_models))  # noqa: E731
+    tune(inflated, sd.text("a man"), tmp_path, num_steps=1, on_step=note)
+    assert held == [0]
+
+
 @pytest.mark.parametrize("stop_at", [None, 1])
 def test_all_memory_comes_back(sd, inflated, tmp_path, stop_at):
     with contextlib.suppress(Cancelled):
@@ -190,6 +200,10 @@ def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(sd, inflated, tmp_path
         (inflated, changed(text, area=(4, 4, 0, 0)), "an area"),
         (inflated, changed(text, mask=torch.ones(1, 8, 8)), "a mask"),
         (inflated, changed(text, start_percent=0.2, end_percent=1.0), "a range"),
+        (inflated, changed(text, clip_start_percent=0.0), "a schedule"),
+        (inflated, changed(text, hooks=object()), "hooks"),
+        (inflated, changed(text, gligen=("position", None, [])), "GLIGEN"),
+        (inflated, changed(text, default=True), "a default"),
         (bypassed(inflated), text, "load the LoRA with Load LoRA"),
     ):
         with pytest.raises(ValueError, match=sentence):

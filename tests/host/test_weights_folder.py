@@ -34,6 +34,15 @@ def test_a_folder_of_the_yaml_is_read_and_not_written(shared, tmp_path):
     assert folders.runs_folder() == own / ".runs"
 
 
+@pytest.mark.parametrize("name", ["gone.safetensors", "../theirs.safetensors", "/etc/passwd", "..\\theirs.safetensors"])
+def test_a_name_that_comes_over_a_link_is_looked_for_in_the_folders_alone(shared, tmp_path, name):
+    (tmp_path / "theirs.safetensors").touch()
+    folders = pack("nodes.weights_folder")
+    folders.register_folder()
+    with pytest.raises(ValueError, match="no tuned weights"):
+        folders.file_named(name)
+
+
 def test_a_server_with_a_yaml_lists_and_loads_what_lies_in_its_folder(new_server, server, tuned, tmp_path):
     shutil.copy(server.base / "models" / KEY / tuned, tmp_path / "theirs.safetensors")
     yaml = tmp_path / "extra_model_paths.yaml"

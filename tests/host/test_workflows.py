@@ -107,11 +107,13 @@ def test_a_checked_inversion_tells_of_pixels_where_there_is_a_vae(client, tuned)
     run = client.run(small("edit-with-saved-weights", {"invert": {"check": True, "vae": ["checkpoint", 2]}}))
     (told,) = run.outputs["invert"]["tune_a_video"]
     assert told["psnr_of"] == "pixels"
-    assert math.isfinite(told["psnr"])
+    (shown,) = run.of("invert", "text")
+    assert shown.data["text"] == f"{told['psnr']:.1f} dB to the clip, in pixels"
 
 
-def test_the_saved_weights_hold_the_clips_fps(server, client, tuned):
+def test_the_saved_weights_hold_the_clips_fps_and_sentence(server, client, tuned):
     facts = read_facts(server.base / "models" / "tune_a_video" / tuned, FORMAT)
+    assert facts["prompt"] == "a man is skiing"
     assert facts["fps"] == pytest.approx(8 / 5.5)  # 3 of 12 frames at 8 a second, 5.5 apart
 
 
@@ -133,6 +135,8 @@ def test_every_node_of_ours_tells_its_facts_in_the_history(server, client, tuned
     assert len(told["OneShotTune"]["losses"]) == told["OneShotTune"]["steps"] == 2
     assert (server.base / "models" / "tune_a_video" / told["SaveTunedWeights"]["name"]).is_file()
     assert told["LoadTunedWeights"]["strength"] == 1.0
+    assert told["LoadTunedWeights"]["name"] == tuned
+    assert all(told[kind]["seconds"] > 0 for kind in ("OneShotTune", "DDIMInvert", "TAVSample"))
     assert told["LoadTunedWeights"]["frames"] == FRAMES
     assert math.isfinite(told["DDIMInvert"]["psnr"])
     assert told["DDIMInvert"]["psnr_of"] == "latents"
