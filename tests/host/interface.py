@@ -11,6 +11,7 @@ from tests.host.server import Server
 FILE = Path(__file__).parent / "object_info.json"
 # Options that are names of files differ from machine to machine.
 FILES = {("LoadVideoFrames", "video"), ("LoadTunedWeights", "tuned_weights_name")}
+STORED = json.loads(FILE.read_text())
 GUARDED = ("default", "min", "max", "step", "options", "advanced", "video_upload", "control_after_generate")
 
 

@@ -26,12 +26,13 @@ def _end_with_parent() -> None:
 class Server:
     """`base` holds all that the server reads and writes. Use as a context; `log` is what the server said, all of it.
 
-    options: further ones of ComfyUI's command line; may be set until it is started.
+    options: further ones of ComfyUI's command line; environment: further variables; both for the next start.
     """
 
     def __init__(self, comfyui: Path, base: Path):
         self.comfyui, self.base, self.process = comfyui, base, None
         self.options: list[str] = []
+        self.environment: dict[str, str] = {}
         self.log_file = base / "server.log"
         for folder in FOLDERS:
             (base / folder).mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ class Server:
         ]
         # What the server lets go, glibc gives back at once, so that the memory held is the memory needed.
         glibc = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-        environment = os.environ | glibc | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+        environment = os.environ | glibc | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"} | self.environment
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, str(self.comfyui / "main.py"), *options],

@@ -11,11 +11,13 @@ from tav_core.checkpoint import load_checkpoint
 from tav_core.demo.miniature import miniature_path
 from tav_core.demo.readers import read_picture
 from tav_core.demo.settings import SETTINGS
-from tav_core.demo.showcase import MOTION, SOURCE
+from tav_core.demo.showcase import MOTION, PROMPTS, SOURCE
+from tav_core.demo.vocabulary import facts_in
 from tav_core.demo.world import SIZE, clip_scenes, draw_clip
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
+from tests.host.client import Client
 from tests.host.inprocess import core, pack, predict
-from tests.host.workflows import changed, ending_in, new, workflow
+from tests.host.workflows import changed, ending_in, new, small, workflow
 from tests.test_miniature import white_inside
 
 WORKFLOW = workflow("try-with-the-miniature")
@@ -155,14 +157,45 @@ def drawn(client, graph: dict) -> list[np.ndarray]:
     return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
 
 
-def test_the_workflow_tunes_on_its_clip_and_edits_it_along_its_motion(client):
-    readings = [read_picture(picture) for picture in pictures(client, {})]
+@pytest.mark.parametrize("sentence", PROMPTS)
+def test_the_workflow_tunes_on_its_clip_and_edits_it_along_its_motion(client, sentence):
+    """One edit of each kind, as `tav demo` shows them: what the sentence says is there, the rest and the path stay."""
+    readings = [read_picture(picture) for picture in pictures(client, {"edit": {"text": sentence}})]
     scenes = clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames)
     assert len(readings) == len(scenes)
-    assert np.mean([reading.ground == "beach" for reading in readings]) >= 0.75
-    assert np.mean([reading.shape == "ball" for reading in readings]) >= 0.5
+    for fact, value in facts_in(sentence).items():
+        assert np.mean([getattr(reading, fact) == value for reading in readings]) >= 0.75, fact
     path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
     assert trajectory_correlation(path, known) > 0.9
+
+
+def on_the_miniature(name: str, changes: dict | None = None) -> dict:
+    """One of the workflows for Stable Diffusion, with Load Miniature in place of what loads a checkpoint."""
+    graph = small(name, changes)
+    graph["checkpoint"] = new("LoadMiniature", personalised=False)
+    if "clip" in graph:
+        graph["clip"]["inputs"]["clip"] = ["checkpoint", 3]
+    return graph
+
+
+@pytest.fixture(scope="module")
+def weights_of_the_miniature(server) -> str:
+    graph = on_the_miniature("tune-and-edit", {"save_weights": {"filename_prefix": "miniature/ball"}})
+    run = Client(server).run(ending_in(graph, "save_weights"))
+    assert run.status == "success", run.sentence
+    return run.outputs["save_weights"]["tune_a_video"][0]["name"]
+
+
+@pytest.mark.parametrize(
+    "name", ["tune-and-edit", "edit-with-saved-weights", "ksampler-from-inverted", "text-to-video"]
+)
+def test_other_workflows_run_on_the_miniature(client, weights_of_the_miniature, name):
+    graph = on_the_miniature(name)
+    if "weights" in graph:
+        graph["weights"]["inputs"]["tuned_weights_name"] = weights_of_the_miniature
+    run = client.run(graph)
+    assert run.status == "success", run.sentence
+    assert run.outputs["save"]["images"]
 
 
 def test_the_personalised_miniature_draws_striped_balls(client):

@@ -1,13 +1,10 @@
 """What /object_info tells of the nodes: the front end and people's saved workflows rest on it."""
 
-import json
-
 import pytest
 
 from tests.host.client import Client
-from tests.host.interface import FILE, inputs_of, interface, nodes_of
+from tests.host.interface import STORED, inputs_of, interface, nodes_of
 
-STORED = json.loads(FILE.read_text())
 NODES = sorted(STORED)
 
 

@@ -1,0 +1,44 @@
+"""The oldest ComfyUI that pyproject.toml names, where $COMFYUI_FLOOR_PATH says where one is.
+
+Its front end, templates and docs are older than those of today's: `pip install --no-deps --target DIR` what its
+requirements.txt pins of them, and set $COMFYUI_FLOOR_PYTHONPATH to DIR.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.host.client import Client
+from tests.host.interface import STORED, nodes_of
+from tests.host.server import Server
+from tests.host.workflows import small
+from tests.test_pack import PROJECT
+
+FLOOR = os.environ.get("COMFYUI_FLOOR_PATH")
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    if not FLOOR:
+        pytest.skip("$COMFYUI_FLOOR_PATH names no ComfyUI of the oldest version that is supported")
+    server = Server(Path(FLOOR), tmp_path_factory.mktemp("floor"))
+    server.environment["PYTHONPATH"] = os.environ.get("COMFYUI_FLOOR_PYTHONPATH", "")
+    with server:
+        yield Client(server)
+
+
+def test_it_is_the_version_that_the_project_names(client):
+    version = client.get("/system_stats")["system"]["comfyui_version"]
+    assert PROJECT["tool"]["comfy"]["requires-comfyui"] == f">={version}"
+
+
+def test_it_has_all_nodes(client):
+    assert set(nodes_of(client)) == set(STORED)
+
+
+def test_it_tunes_inverts_and_edits(client):
+    run = client.run(small("try-with-the-miniature"))
+    assert run.status == "success", run.sentence
+    assert run.outputs["save"]
+    assert client.run(small("try-with-the-miniature", {"edit": {"text": "a blue ball"}})).status == "success"
