@@ -17,8 +17,8 @@ class Settings:
 
     tuning_steps: int = 100
     learning_rate: float = 1e-3
-    steps: int = 25
-    inversion_steps: int = 25
+    steps: int = 20
+    inversion_steps: int = 20
     guidance_scale: float = 2.5
     frames: int = 8
     group_norm: str = "frame"
