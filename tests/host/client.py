@@ -19,7 +19,7 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 class Event:
     """A message of the websocket: `data` as the server sent it; of a preview, its metadata, and the picture beside.
 
-    Of a "text" in a node, `data` is {"node", "text"}.
+    Of a "text" in a node, `data` is {"node", "text", "prompt_id"}.
     """
 
     type: str
@@ -86,8 +86,13 @@ class Client:
         async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
             await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
             self.opened.set()
+            running = None
             async for message in socket:
                 if event := _event(message.data):
+                    if event.type == "execution_start":
+                        running = event.data["prompt_id"]
+                    elif event.type == "text":  # the one kind that does not say of which prompt it is
+                        event.data["prompt_id"] = running
                     with self.news:
                         self.events.append(event)
                         self.news.notify_all()
