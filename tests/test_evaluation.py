@@ -29,7 +29,7 @@ def measured():
         if clip.motion == MOTION
     ]
     gathered: dict = {}
-    settings = replace(SETTINGS, group_norm="video", tuning_steps=60, steps=15)
+    settings = replace(SETTINGS, group_norm="video", steps=15)
     for outcome in evaluate(load_checkpoint(miniature_path()), clips, variants, settings):
         for name, value in outcome.figures.items():
             gathered.setdefault(outcome.variant, {}).setdefault(name, []).append(value)

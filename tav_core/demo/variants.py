@@ -50,7 +50,7 @@ VARIANTS = {
     "no-sparse-causal": Variant(
         "no sparse-causal attention: each frame looks at itself alone",
         Network(attention="frame"),
-        worse_in=("constancy", "size_spread"),
+        worse_in=("constancy", "size_spread", "warp_error"),
         says=ABLATION,
     ),
     "first-frame": Variant(
@@ -94,6 +94,6 @@ VARIANTS = {
     "factorised": Variant(
         "factorised: attention within each frame as it was, temporal attention tuned",
         Network(attention="frame", kind=TemporallyTunedUNet),
-        worse_in=("constancy", "size_spread"),
+        worse_in=("constancy", "size_spread", "warp_error"),
     ),
 }
