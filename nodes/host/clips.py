@@ -51,9 +51,8 @@ class Frames:
     """The pictures of a video that another node made of frames (f, h, w, 3), 0..1."""
 
     def __init__(self, clip: Input.Video):
-        components = (
-            clip.get_components()
-        )  # safe: of comfy_api's stable interface, as all that is asked of a VIDEO here
+        # safe: of comfy_api's stable interface, as all that is asked of a VIDEO here
+        components = clip.get_components()
         self.images, self.fps = components.images, float(components.frame_rate)
         self.num_frames = len(self.images)
 
