@@ -34,11 +34,16 @@ REDUCED_UNET = {
     "block_out_channels": [320, 640],
     "down_block_types": ["CrossAttnDownBlock2D"] * 2,
     "up_block_types": ["CrossAttnUpBlock2D"] * 2,
-    "layers_per_block": 1,
+    "layers_per_block": 2,  # as Stable Diffusion has, by which ComfyUI counts where a T2I-Adapter's features go
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
 }
-TINY_UNET = REDUCED_UNET | {"block_out_channels": [32, 64], "cross_attention_dim": 64}
+REDUCED_SD2_UNET = REDUCED_UNET | {
+    "cross_attention_dim": 1024,
+    "attention_head_dim": [5, 10],
+    "use_linear_projection": True,
+}
+TINY_UNET = REDUCED_UNET | {"block_out_channels": [32, 64], "cross_attention_dim": 64, "layers_per_block": 1}
 TINY_SD2_UNET = TINY_UNET | {
     "block_out_channels": [64, 128],
     "attention_head_dim": [1, 2],
@@ -60,6 +65,14 @@ CLIP_L = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
 }
+OPEN_CLIP_H = {
+    "vocab_size": 49408,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 23,  # of 24, the last of which Stable Diffusion 2.x does not use
+    "num_attention_heads": 16,
+    "hidden_act": "gelu",
+}
 TINY_CLIP = CLIP_L | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 1}
 
 # The configs of UNet, VAE and text encoder. "tiny" is the smallest that the loader can open: it takes heads 64 wide in
@@ -67,6 +80,7 @@ TINY_CLIP = CLIP_L | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_l
 SIZES = {
     "sd15": (SD15_UNET, FULL_VAE, CLIP_L),
     "reduced": (REDUCED_UNET, FULL_VAE, CLIP_L),
+    "reduced-sd2": (REDUCED_SD2_UNET, FULL_VAE, OPEN_CLIP_H),
     "tiny": (TINY_UNET, TINY_VAE, TINY_CLIP),
     "tiny-sd2": (TINY_SD2_UNET, TINY_VAE, TINY_CLIP | {"hidden_act": "gelu"}),
 }
@@ -106,7 +120,7 @@ VAE_PARTS = {
     "downsamplers.0": "downsample",
     "upsamplers.0": "upsample",
 }
-OPEN_CLIP = {
+OPEN_CLIP_NAMES = {
     "embeddings.token_embedding": "token_embedding",
     "embeddings.position_embedding.weight": "positional_embedding",
     "final_layer_norm": "ln_final",
@@ -129,7 +143,7 @@ def write_random_checkpoint(
 ) -> None:
     """Writes a checkpoint of one of SIZES; the same seed and size hold the same weights in either layout.
 
-    `size` is "sd15" (2.1 GB in float16), "reduced" (0.6 GB), "tiny" (9 MB) or "tiny-sd2" (the same of the SD 2.x kind).
+    `size` is "sd15" (2.1 GB in float16), "reduced" (0.6 GB), "reduced-sd2" (1.1 GB), "tiny" (9 MB) or "tiny-sd2".
     `layout` is "single" (one .safetensors file as Stable Diffusion is shared) or "diffusers" (a folder, which must not
     exist yet). Activations stay of order one through all networks.
     """
@@ -197,7 +211,12 @@ def _clip(text: Tensors) -> Tensors:
 
 
 def _open_clip(text: Tensors) -> Tensors:
-    names = {"model." + _replaced(name, OPEN_CLIP): tensor for name, tensor in text.items()}
+    """Also with what its files hold and the prompt embedding does not use: a 24th block, and the projection."""
+    used = {name: tensor for name, tensor in text.items() if "layers.22." in name}
+    last = {name.replace("layers.22.", "layers.23."): tensor.clone() for name, tensor in used.items()}
+    width = text["final_layer_norm.weight"]
+    text = text | last | {"text_projection": torch.eye(len(width)).to(width)}
+    names = {"model." + _replaced(name, OPEN_CLIP_NAMES): tensor for name, tensor in text.items()}
     for name in [name for name in names if ".self_attn.q_proj." in name]:
         query, key, value = (names.pop(name.replace("q_proj", which)) for which in ("q_proj", "k_proj", "v_proj"))
         names[name.replace("self_attn.q_proj.", "attn.in_proj_")] = torch.cat([query, key, value])

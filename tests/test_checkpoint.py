@@ -138,7 +138,7 @@ def test_the_reduced_size_keeps_stable_diffusion_s_widths_in_two_levels():
     shapes = {name: tuple(t.shape) for name, t in original_layout(*empty_tensors("reduced"), size="reduced").items()}
     config = unet_config(shapes, family_of_tensors(shapes, "it"))
     assert config["block_out_channels"] == [320, 640]
-    assert (config["layers_per_block"], config["cross_attention_dim"]) == (1, 768)
+    assert (config["layers_per_block"], config["cross_attention_dim"]) == (2, 768)
 
 
 def test_a_seed_writes_the_same_file_again_and_another_seed_another(tmp_path, written):

@@ -1,12 +1,13 @@
-"""The files that a server of the tests works with, drawn from seeds when a test runs: a checkpoint, a LoRA and a
-ControlNet of reduced Stable Diffusion 1.5 layout under the names that people have, and a clip."""
+"""The files that a server of the tests works with, drawn from seeds when a test runs: checkpoints, a LoRA, a
+ControlNet and a T2I-Adapter of reduced Stable Diffusion layout under the names that people have, and a clip."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, T2IAdapter
 from safetensors.torch import save_file
 
 from tav_core.files import atomic_path
@@ -16,7 +17,9 @@ from tests.random_checkpoint import REDUCED_UNET, empty_tensors, original_unet_n
 CHECKPOINT = "v1-5-pruned-emaonly.safetensors"
 PERSONALISED = "dreamshaper_8.safetensors"
 LORA = "blindbox_V1Mix.safetensors"
+V_PREDICTION = "v2-1_768-ema-pruned.safetensors"
 CONTROLNET = "control_v11p_sd15_openpose_fp16.safetensors"
+T2I_ADAPTER = "t2iadapter_depth-fp16.safetensors"
 CLIP, POSES = "man-skiing.mp4", "man-skiing-poses.mp4"
 CLIP_FRAMES, CLIP_SIZE, CLIP_FPS = 12, 64, 8
 
@@ -26,8 +29,10 @@ def write_models(folder: Path) -> None:
     for name, write in {
         f"checkpoints/{CHECKPOINT}": lambda path: write_random_checkpoint(path, seed=0),
         f"checkpoints/{PERSONALISED}": lambda path: write_random_checkpoint(path, seed=3),
+        f"checkpoints/{V_PREDICTION}": lambda path: write_random_checkpoint(path, seed=4, size="reduced-sd2"),
         f"loras/{LORA}": write_lora,
         f"controlnet/{CONTROLNET}": write_controlnet,
+        f"controlnet/{T2I_ADAPTER}": write_t2i_adapter,
     }.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,15 +72,36 @@ def write_controlnet(path: Path, *, seed: int = 2) -> None:
         network = ControlNetModel.from_config(
             {key: value for key, value in REDUCED_UNET.items() if key != "up_block_types"}
         )
-    generator, tensors = torch.Generator().manual_seed(seed), {}
-    for name, empty in network.state_dict().items():
-        fan_in = math.prod(empty.shape[1:])
-        values = torch.randn(empty.shape, generator=generator) / math.sqrt(fan_in) if empty.ndim > 1 else None
-        if values is None:
-            values = torch.full(empty.shape, float("norm" in name and name.endswith("weight")))
-        tensors[_controlnet_name(name)] = values.half()
+    tensors = drawn(network.state_dict(), seed)
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        save_file({_controlnet_name(name): tensor.half() for name, tensor in tensors.items()}, temporary)
+
+
+def write_t2i_adapter(path: Path, *, seed: int = 6) -> None:
+    """A T2I-Adapter in the original's names, which count residual blocks through all four levels."""
+    with torch.device("meta"):
+        network = T2IAdapter(in_channels=3, channels=[320, 640, 1280, 1280], num_res_blocks=2)
+    tensors = drawn(network.state_dict(), seed)
+    with atomic_path(path) as temporary:
+        save_file({_adapter_name(name): tensor.half() for name, tensor in tensors.items()}, temporary)
+
+
+def drawn(empty: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    """Values of order one through all layers, for tensors on no device; biases are zero, norms the identity."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) / math.sqrt(math.prod(tensor.shape[1:]))
+        if tensor.ndim > 1
+        else torch.full(tensor.shape, float("norm" in name and name.endswith("weight")))
+        for name, tensor in empty.items()
+    }
+
+
+def _adapter_name(name: str) -> str:
+    name = name.removeprefix("adapter.")
+    if residual := re.match(r"body\.(\d)\.resnets\.(\d)\.", name):
+        return f"body.{2 * int(residual[1]) + int(residual[2])}.{name[residual.end() :]}"
+    return re.sub(r"^body\.(\d)\.in_conv", lambda match: f"body.{2 * int(match[1])}.in_conv", name)
 
 
 def _controlnet_name(name: str) -> str:
