@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply_tuned_weights import ApplyTunedWeights
 from .ddim_invert import DDIMInvert
 from .inflate_unet import InflateUNet
+from .load_example_clip import LoadExampleClip
 from .load_miniature import LoadMiniature
 from .load_tuned_weights import LoadTunedWeights
 from .load_video_frames import LoadVideoFrames
@@ -23,6 +24,7 @@ NODES = [
     DDIMInvert,
     TAVSample,
     LoadMiniature,
+    LoadExampleClip,
 ]
 
 

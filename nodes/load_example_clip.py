@@ -1,0 +1,42 @@
+from fractions import Fraction
+
+import torch
+from comfy_api.latest import InputImpl, Types, io
+
+from ..tav_core.demo.dancer import CAPTION, CLIPS, FPS
+from .sockets import CATEGORY, facts, known
+
+
+class LoadExampleClip(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadExampleClip",
+            display_name="Load Example Clip",
+            category=CATEGORY,
+            description="A drawn clip of a dancer behind a rolling ball, or its poses, depth or mask, so that a "
+            "workflow can be tried before a clip or a preprocessor is at hand.",
+            inputs=[
+                io.Combo.Input(
+                    "shows",
+                    options=list(CLIPS),
+                    default="dancer",
+                    tooltip="The dancer itself; its poses, as OpenPose draws them; its depth, near bright; or a mask, "
+                    "white where the dancer is. All four fit each other frame by frame.",
+                ),
+            ],
+            outputs=[
+                io.Video.Output(
+                    "video",
+                    display_name="video",
+                    tooltip="24 frames of 512x512 at 8 a second, for the clip of Load Video Frames.",
+                ),
+            ],
+            **known(io.Schema, search_aliases=["example video", "demo clip", "openpose", "depth", "mask"]),
+        )
+
+    @classmethod
+    def execute(cls, shows) -> io.NodeOutput:
+        images = torch.from_numpy(CLIPS[shows]()).float() / 255
+        video = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))
+        return io.NodeOutput(video, ui=facts(shows=shows, caption=CAPTION, frames=len(images), fps=FPS))
