@@ -1,6 +1,5 @@
 """Opens a Stable Diffusion checkpoint from disk: a diffusers folder or one .safetensors file. Never asks a network."""
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -9,13 +8,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from .errors import TavError
 from .families import family_of_config
+from .network_files import read_config, read_weights
 from .networks import clip_names, diffusers_network, text_encoder
 from .single_file import open_single_file
 
@@ -110,21 +108,21 @@ def load_checkpoint(
 
 def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
     if (folder / "transformer").is_dir():
-        family_of_config(_config(folder / "transformer"), folder.name)
+        family_of_config(read_config(folder / "transformer"), folder.name)
     absent = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
     if absent:
         raise TavError(
             f"The folder {folder.name} has no {', '.join(absent)}: give a diffusers folder or a .safetensors file."
         )
-    config = _config(folder / "unet")
+    config = read_config(folder / "unet")
     family_of_config(config, folder.name)
-    tensors = _tensors(folder / "unet", dtype)
+    tensors = read_weights(folder / "unet", dtype)
     unet = diffusers_network(UNet2DConditionModel, config, tensors, f"The unet/ of {folder.name}")
-    tensors = _modern_attention(_tensors(folder / "vae", dtype))
-    vae = diffusers_network(AutoencoderKL, _config(folder / "vae"), tensors, f"The vae/ of {folder.name}")
-    config = CLIPTextConfig.from_dict(_config(folder / "text_encoder"))
-    tensors = clip_names(_tensors(folder / "text_encoder", dtype))
-    schedule = _config(folder / "scheduler", "scheduler_config.json")
+    tensors = _modern_attention(read_weights(folder / "vae", dtype))
+    vae = diffusers_network(AutoencoderKL, read_config(folder / "vae"), tensors, f"The vae/ of {folder.name}")
+    config = CLIPTextConfig.from_dict(read_config(folder / "text_encoder"))
+    tensors = clip_names(read_weights(folder / "text_encoder", dtype))
+    schedule = read_config(folder / "scheduler", "scheduler_config.json")
     return {
         "unet": unet,
         "vae": vae,
@@ -133,30 +131,6 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
         # The original's own choices for inverting and sampling, whatever sampler the folder was published with.
         "scheduler": DDIMScheduler.from_config(schedule, **ORIGINAL_DDIM),
     }
-
-
-def _config(folder: Path, name: str = "config.json") -> dict:
-    try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        whose = f"{folder.parent.name}/{folder.name}/{name}"
-        raise TavError(f"{whose} cannot be read ({error}): download the folder again.") from error
-
-
-def _tensors(folder: Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Reads the weights of one part, in full precision where the folder has both, whole or in shards."""
-    names = sorted(file.name for file in folder.iterdir())
-    whose, shard = f"{folder.parent.name}/{folder.name}", r"(-\d+-of-\d+)?"
-    for variant in ("", r"\.fp16", r"\.bf16"):
-        weights = rf"(diffusion_pytorch_)?model{shard}{variant}{shard}\.safetensors"
-        if files := [name for name in names if re.fullmatch(weights, name)]:
-            try:
-                return {key: tensor.to(dtype) for name in files for key, tensor in load_file(folder / name).items()}
-            except SafetensorError as error:
-                raise TavError(f"The weights of {whose} are not whole ({error}): download them again.") from error
-    if pickles := [name for name in names if name.endswith(PICKLES)]:
-        raise _pickle(f"{whose}/{pickles[0]}")
-    raise TavError(f"The folder {whose} holds no .safetensors weights: download the folder again.")
 
 
 def _tokenizer(folder: Path, length: int) -> CLIPTokenizer:

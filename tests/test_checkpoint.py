@@ -505,12 +505,82 @@ def test_a_folder_that_lacks_a_part_is_told_which(folder, part):
     assert f"The folder folder has no {part}/:" in refusal(folder)
 
 
-def test_a_folder_of_pickles_is_refused(folder):
-    (weights,) = (folder / "unet").glob("*.safetensors")
-    weights.rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    assert "folder/unet/diffusion_pytorch_model.bin is a pickle" in refusal(folder)
-    (folder / "unet" / "diffusion_pytorch_model.bin").unlink()
-    assert "folder/unet holds no .safetensors weights" in refusal(folder)
+def pickled(folder, name, content=None):
+    """Puts a .bin, by default of the same weights, in place of a network's .safetensors."""
+    (weights,) = (folder / name).glob("*.safetensors")
+    stem = "pytorch_model" if name == "text_encoder" else "diffusion_pytorch_model"
+    torch.save(load_file(weights) if content is None else content, folder / name / f"{stem}.bin")
+    weights.unlink()
+    return folder / name / f"{stem}.bin"
+
+
+def test_a_folder_of_pickles_opens_like_one_of_safetensors(tiny, folder):
+    for name in NETWORKS:
+        pickled(folder, name)
+    assert_same(load_checkpoint(folder), tiny)
+
+
+def test_a_folder_opens_from_sharded_pickles_of_half_precision(tiny, folder):
+    whole = pickled(folder, "text_encoder")
+    tensors = list(torch.load(whole, weights_only=True).items())
+    torch.save(dict(tensors[::2]), whole.with_name("pytorch_model.fp16-00001-of-00002.bin"))
+    torch.save(dict(tensors[1::2]), whole.with_name("pytorch_model.fp16-00002-of-00002.bin"))
+    whole.unlink()
+    assert_same(load_checkpoint(folder), tiny)
+
+
+def test_a_pickle_is_not_even_opened_beside_safetensors(tiny, folder):
+    (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"anything")
+    assert_same(load_checkpoint(folder), tiny)
+
+
+class Malice:
+    """Writes a file when a pickle of it is opened carelessly."""
+
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return open, (str(self.witness), "w")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_malicious_pickle_is_refused_and_nothing_of_it_is_run(folder, tmp_path, zipped):
+    path, witness = pickled(folder, "unet"), tmp_path / "witness"
+    content = torch.load(path, weights_only=True) | {"malice": Malice(witness)}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    message = refusal(folder)
+    assert "folder/unet/diffusion_pytorch_model.bin holds more than weights: it asks for " in message
+    assert "could run any code" in message
+    assert not witness.exists()
+    torch.load(path, weights_only=False)  # the malice is real
+    assert witness.exists()
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"epoch": 3}])
+def test_a_pickle_of_something_else_is_refused(folder, content):
+    pickled(folder, "unet", content)
+    assert "folder/unet/diffusion_pytorch_model.bin holds no table of tensors" in refusal(folder)
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:50_000], lambda whole: b"", lambda whole: b"version https"])
+def test_a_damaged_pickle_is_refused(folder, damage):
+    path = pickled(folder, "unet")
+    path.write_bytes(damage(path.read_bytes()))
+    message = refusal(folder)
+    assert "folder/unet/diffusion_pytorch_model.bin is damaged, or no pickle of weights" in message
+    assert "weights_only" not in message
+
+
+def test_no_pickle_is_opened_by_a_torch_that_could_be_tricked(folder, monkeypatch):
+    pickled(folder, "unet")
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1+cpu"))
+    assert "which torch 2.5.1+cpu cannot open safely: update torch to 2.6" in refusal(folder)
+
+
+def test_a_folder_without_weights_is_refused(folder):
+    pickled(folder, "unet").unlink()
+    assert "folder/unet holds no .safetensors or .bin weights" in refusal(folder)
 
 
 def test_a_damaged_folder_is_refused(folder):
