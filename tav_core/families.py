@@ -33,6 +33,16 @@ WITHOUT_UNET = (
     (r"text_model\.|resblocks\.|^encoder\.block\.|^shared\.", "a text encoder alone"),
     (r"^(first_stage_model\.)?(encoder|decoder|quant_conv)\.", "a VAE alone"),
 )
+NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}
+WIDTHS = {768: "sd1", 1024: "sd2", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}  # of a text
+# What LoRAs and ControlNets of other models have in their tensors' names.
+MADE_FOR = (
+    (r"^lora_te2_|text_encoder_2\.|add_embedding|label_emb", "Stable Diffusion XL"),
+    (r"motion_modules", "AnimateDiff"),
+    (r"joint_blocks|add_k_proj|^lora_te3_", "Stable Diffusion 3"),
+    (r"double_blocks|single_blocks|single_transformer_blocks", "Flux"),
+    (r"blocks[._]\d+[._](cross|self)_attn[._]", "Wan, a video model"),
+)
 INPUTS = {5: "a depth-to-image model", 7: "an upscaler", 8: "InstructPix2Pix", 9: "an inpainting model"}
 
 
@@ -67,6 +77,36 @@ def family_of_config(config: Mapping, name: str) -> str:
     labelled = config.get("addition_embed_type") or config.get("class_embed_type") or config.get("num_class_embeds")
     linear = bool(config.get("use_linear_projection"))
     return _family(name, config.get("in_channels", 4), config.get("cross_attention_dim"), linear, bool(labelled))
+
+
+def family_of_addition(shapes: Mapping[str, tuple[int, ...]], name: str, kind: str) -> str | None:
+    """Tells for which family a LoRA or a ControlNet was made, "sd1" or "sd2"; None where its tensors do not tell.
+
+    `kind` is what the error calls it. Raises TavError for one that was made for another model.
+    """
+    listing = "\n".join(shapes)
+    made_for = next((model for pattern, model in MADE_FOR if re.search(pattern, listing, re.MULTILINE)), None)
+    # the width of the text that it attends to, or that its part of the text encoder works on
+    to_text = r"attn2[._](processor[._])?to_k([._](lora_|lora\.)(down|A)(\.default)?)?\.weight$"
+    of_text = r"^(lora_te_|text_encoder\.).*(q_proj|to_q).*(down|lora_A)(\.default)?\.weight$"
+    for pattern in (to_text, of_text):
+        width = next((shape[1] for key, shape in shapes.items() if re.search(pattern, key)), None)
+        made_for = made_for or WIDTHS.get(width)
+    if made_for not in (None, *NAMES):
+        raise TavError(
+            f"{name} is a {kind} for {made_for}, and Stable Diffusion 1.x or 2.x is needed: choose one that was made "
+            "for it."
+        )
+    return made_for
+
+
+def check_addition(family: str | None, checkpoint: str, name: str, kind: str) -> None:
+    """Raises TavError where a LoRA or a ControlNet of one family meets a checkpoint of another."""
+    if family not in (None, checkpoint):
+        raise TavError(
+            f"{name} is a {kind} for {NAMES[family]}, and the checkpoint is {NAMES[checkpoint]}: choose one that was "
+            "made for it."
+        )
 
 
 def _family(name: str, in_channels: int, context: int, linear: bool, labelled: bool) -> str:
