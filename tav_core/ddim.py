@@ -7,6 +7,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
+from .control import Control, residuals
 from .errors import TavError
 from .inflate import InflatedUNet
 
@@ -92,9 +93,15 @@ class NoisePredictor:
     unet: InflatedUNet
     prompt_embeds: Tensor
     scheduler: DDIMScheduler
+    controls: tuple[Control, ...] = ()
 
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        return as_noise(lambda x, t: self.unet(x, t, self.prompt_embeds), self.scheduler)(latents, timestep)
+        return as_noise(self._predict, self.scheduler)(latents, timestep)
+
+    def _predict(self, latents: Tensor, timestep: int) -> Tensor:
+        return self.unet(
+            latents, timestep, self.prompt_embeds, **residuals(self.controls, latents, timestep, self.prompt_embeds)
+        )
 
 
 def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_scale: float) -> PredictNoise:
@@ -121,6 +128,7 @@ def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor
         not all(isinstance(predict, NoisePredictor) for predict in both)
         or first.unet is not second.unet
         or first.prompt_embeds.shape[1:] != second.prompt_embeds.shape[1:]
+        or first.controls != second.controls
     ):
         return lambda latents, timestep: (first(latents, timestep), second(latents, timestep))
 

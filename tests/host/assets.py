@@ -74,7 +74,7 @@ def write_controlnet(path: Path, *, seed: int = 2) -> None:
         )
     tensors = drawn(network.state_dict(), seed)
     with atomic_path(path) as temporary:
-        save_file({_controlnet_name(name): tensor.half() for name, tensor in tensors.items()}, temporary)
+        save_file({controlnet_name(name): tensor.half() for name, tensor in tensors.items()}, temporary)
 
 
 def write_t2i_adapter(path: Path, *, seed: int = 6) -> None:
@@ -83,7 +83,7 @@ def write_t2i_adapter(path: Path, *, seed: int = 6) -> None:
         network = T2IAdapter(in_channels=3, channels=[320, 640, 1280, 1280], num_res_blocks=2)
     tensors = drawn(network.state_dict(), seed)
     with atomic_path(path) as temporary:
-        save_file({_adapter_name(name): tensor.half() for name, tensor in tensors.items()}, temporary)
+        save_file({adapter_name(name): tensor.half() for name, tensor in tensors.items()}, temporary)
 
 
 def drawn(empty: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
@@ -97,14 +97,16 @@ def drawn(empty: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _adapter_name(name: str) -> str:
+def adapter_name(name: str) -> str:
+    """The original's name of a full T2I-Adapter's tensor."""
     name = name.removeprefix("adapter.")
     if residual := re.match(r"body\.(\d)\.resnets\.(\d)\.", name):
         return f"body.{2 * int(residual[1]) + int(residual[2])}.{name[residual.end() :]}"
     return re.sub(r"^body\.(\d)\.in_conv", lambda match: f"body.{2 * int(match[1])}.in_conv", name)
 
 
-def _controlnet_name(name: str) -> str:
+def controlnet_name(name: str, config: dict = REDUCED_UNET) -> str:
+    """The original's name of a ControlNet's tensor; `config` is the UNet's."""
     part, _, rest = name.partition(".")
     if part == "controlnet_cond_embedding":
         place, _, kind = rest.rpartition(".")
@@ -115,4 +117,4 @@ def _controlnet_name(name: str) -> str:
         return f"zero_convs.{number}.0.{kind}"
     if part == "controlnet_mid_block":
         return f"middle_block_out.0.{rest}"
-    return original_unet_name(name, REDUCED_UNET | {"up_block_types": REDUCED_UNET["down_block_types"]})
+    return original_unet_name(name, config | {"up_block_types": config["down_block_types"]})
