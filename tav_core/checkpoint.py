@@ -15,6 +15,7 @@ from .errors import TavError
 from .families import family_of_config
 from .network_files import read_config, read_weights
 from .networks import clip_names, diffusers_network, text_encoder
+from .original import image_config, image_tensors, is_original_config
 from .single_file import open_single_file
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -88,7 +89,8 @@ def load_checkpoint(
     path: str | os.PathLike, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Checkpoint:
     """Opens a diffusers folder or a single .safetensors file of Stable Diffusion 1.x or 2.x, by default on the CPU in
-    float32. A TavError tells in one sentence what any other file or folder is.
+    float32. A TavError tells in one sentence what any other file or folder is. Of what the original Tune-A-Video saved
+    it opens the 2-D part, with the query projections as they were tuned.
     """
     path, dtype = Path(path).absolute(), dtype or torch.float32
     if path.is_dir():
@@ -115,8 +117,12 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
             f"The folder {folder.name} has no {', '.join(absent)}: give a diffusers folder or a .safetensors file."
         )
     config = read_config(folder / "unet")
+    if original := is_original_config(config):
+        config = image_config(config)
     family_of_config(config, folder.name)
     tensors = read_weights(folder / "unet", dtype)
+    if original:
+        tensors = image_tensors(tensors, folder.name)
     unet = diffusers_network(UNet2DConditionModel, config, tensors, f"The unet/ of {folder.name}")
     tensors = _modern_attention(read_weights(folder / "vae", dtype))
     vae = diffusers_network(AutoencoderKL, read_config(folder / "vae"), tensors, f"The vae/ of {folder.name}")

@@ -16,7 +16,10 @@ from .memory import is_out_of_memory
 def read_config(folder: Path, name: str = "config.json") -> dict:
     """Reads the JSON that says how a part of a diffusers folder is built."""
     try:
-        return json.loads((folder / name).read_text(encoding="utf-8"))
+        config = json.loads((folder / name).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no table")
+        return config
     except (OSError, ValueError) as error:
         raise TavError(f"{_called(folder)}/{name} cannot be read ({error}): download the folder again.") from error
 

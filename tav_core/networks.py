@@ -17,14 +17,14 @@ def diffusers_network(cls: type, config: Mapping, tensors: dict[str, Tensor], na
     """
     with torch.device("meta"):  # no time and memory for weights that are replaced at once
         network = cls.from_config(config)
-    return _fill(network, tensors, name)
+    return fill(network, tensors, name)
 
 
 def text_encoder(config: CLIPTextConfig, tensors: dict[str, Tensor], name: str) -> CLIPTextModel:
     """Builds CLIP's text model over `tensors`, named as by `clip_names`."""
     network = CLIPTextModel(config)  # not on meta: its position_ids are in no file
     prefix = "text_model." if hasattr(network, "text_model") else ""  # transformers 5.6 took this level away
-    return _fill(network, {prefix + key: tensor for key, tensor in tensors.items()}, name)
+    return fill(network, {prefix + key: tensor for key, tensor in tensors.items()}, name)
 
 
 def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -37,7 +37,8 @@ def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {match[1]: tensors[key] for match, key in found.items() if match and "position_ids" not in key}
 
 
-def _fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) -> nn.Module:
+def fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) -> nn.Module:
+    """Gives a network these tensors, frozen and in evaluation mode; a TavError if one lacks or does not fit."""
     tensors = {
         key: tensor for key, tensor in tensors.items() if tensor is not None
     }  # diffusers' sign for a missing one
