@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments: in place of the command line's.
     """
     try:
-        from . import demo_command, eval_command  # noqa: F401  they join the app
+        from . import convert_command, demo_command, eval_command  # noqa: F401  they join the app
         from .commands import app
     except ModuleNotFoundError as error:
         if error.name != "typer":
