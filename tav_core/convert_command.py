@@ -1,6 +1,5 @@
 """`tav convert`: a result of the original implementation becomes a tuned-weights file of ours."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,8 +46,6 @@ def convert(
         ensure_prompt(prompt, "The prompt of the clip")
     ensure_writable(output.parent)
     tell(f"Opening {checkpoint.name} and reading {original}.")
-    weights = original_weights(original, load_checkpoint(checkpoint).unet)
-    if prompt is not None:
-        weights = replace(weights, facts=weights.facts | {"prompt": prompt})
-    weights.save(output)
+    said = {"checkpoint": checkpoint.name} | ({"prompt": prompt} if prompt else {})
+    original_weights(original, load_checkpoint(checkpoint).unet, **said).save(output)
     typer.echo(output)

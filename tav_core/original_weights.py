@@ -9,26 +9,41 @@ import yaml
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
+from .checkpoint import load_checkpoint
 from .config_file import TRAIN
 from .errors import TavError
 from .families import family_of_config
 from .inflate import InflatedUNet, inflate, query_names
 from .network_files import read_config, read_weights
 from .networks import fill
-from .original import check_temporal, image_config, is_original_config, unet_folder
+from .original import check_temporal, image_config, is_original, is_original_config, unet_folder
 from .tuned import TunedWeights
 from .version import __version__
 
 FP16 = {"rtol": 2.0**-10, "atol": 2.0**-24}  # how far two roundings to fp16 lie apart
 
 
-def original_weights(path: str | os.PathLike, base: UNet2DConditionModel | None = None) -> TunedWeights:
+def load_weights(path: str | os.PathLike, checkpoint: str | os.PathLike | None = None) -> TunedWeights:
+    """Loads tuned weights from a file of ours, or from a result of the original against the checkpoint it was tuned on.
+
+    Without a checkpoint, or with the result itself for one, they go onto the result's own 2-D part.
+    """
+    if not is_original(path):
+        return TunedWeights.load(path)
+    if checkpoint is None or unet_folder(checkpoint).resolve() == unet_folder(path).resolve():
+        return original_weights(path, checkpoint=Path(path).name)
+    return original_weights(path, load_checkpoint(checkpoint).unet, checkpoint=Path(checkpoint).name)
+
+
+def original_weights(
+    path: str | os.PathLike, base: UNet2DConditionModel | None = None, **facts: object
+) -> TunedWeights:
     """Reads a result of the original, the whole folder or its unet/ alone, as weights tuned on `base`.
 
     base: what it was tuned on, in any precision. Without it the differences of the query projections are zero, and
         the weights go onto the 2-D part of the same folder alone, which `load_checkpoint` opens.
-    The facts tell what the original's config.yaml beside unet/ tells, where it is there. Raises TavError for another
-    folder, another base than it was tuned on, and trained tensors other than the original's.
+    facts: what else to tell of them, beside what the original wrote next to unet/, where that is there.
+    Raises TavError for another folder, another base than it was tuned on, and a network that is not the original's.
     """
     folder = unet_folder(path)
     name = f"{folder.parent.name}/{folder.name}"
@@ -41,7 +56,12 @@ def original_weights(path: str | os.PathLike, base: UNet2DConditionModel | None 
         before = base.state_dict()
         _check_base(unet, before, name)
     weights = TunedWeights.from_unet(
-        unet, base=before, family=family, source=name, **_told(folder.parent), version=__version__
+        unet,
+        base=before,
+        family=family,
+        source=name,
+        **_settings(folder.parent) | _prediction(folder.parent) | facts,
+        version=__version__,
     )
     _check_tuned(weights.tensors, base, name)
     return weights
@@ -100,7 +120,7 @@ def _check_tuned(tensors: Mapping[str, Tensor], base: UNet2DConditionModel | Non
         )
 
 
-def _told(folder: Path) -> dict:
+def _settings(folder: Path) -> dict:
     """The facts of the config.yaml that the original writes beside unet/; none where it is not there, or another's."""
     try:
         said = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
@@ -118,3 +138,12 @@ def _told(folder: Path) -> dict:
         }
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return {}
+
+
+def _prediction(folder: Path) -> dict:
+    """What the network predicts, which the scheduler beside unet/ tells."""
+    try:
+        config = read_config(folder / "scheduler", "scheduler_config.json")
+    except TavError:
+        return {}
+    return {"prediction_type": config.get("prediction_type", "epsilon")}

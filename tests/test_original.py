@@ -9,7 +9,7 @@ from diffusers import UNet3DConditionModel
 
 from tav_core import TavError, TunedWeights, inflate, load_checkpoint
 from tav_core.original import is_original
-from tav_core.original_weights import original_weights
+from tav_core.original_weights import load_weights, original_weights
 from tav_core.tuned import fingerprint
 from tests import golden
 from tests.golden import worst
@@ -172,26 +172,37 @@ def test_a_result_without_its_base_goes_onto_its_own_2_d_part(written, base):
 
 
 def test_the_facts_are_those_that_the_original_wrote_beside_its_network(written, base):
+    told = {
+        "prompt": "a man is skiing",
+        "clip": "man-skiing.mp4",
+        "frames": 4,
+        "size": [64, 32],
+        "start": 1,
+        "stride": 2,
+        "fit": "stretch",
+        "steps": 5,
+        "prediction_type": "epsilon",
+    }
+    known = {"attention": "sparse-causal", "group_norm": "video", "temporal": True, "family": "sd1"}
     facts = original_weights(written / "result", base).facts
-    assert (
-        facts
-        | {
-            "prompt": "a man is skiing",
-            "clip": "man-skiing.mp4",
-            "frames": 4,
-            "size": [64, 32],
-            "start": 1,
-            "stride": 2,
-            "fit": "stretch",
-            "steps": 5,
-            "family": "sd1",
-            "attention": "sparse-causal",
-            "group_norm": "video",
-            "temporal": True,
-            "source": "result/unet",
-        }
-        == facts
-    )
+    assert facts.items() >= (told | known | {"source": "result/unet"}).items()
+
+
+def test_what_else_is_known_goes_before_what_the_original_wrote(written, base):
+    facts = original_weights(written / "result", base, prompt="a panda is skiing", note="mine").facts
+    assert (facts["prompt"], facts["note"], facts["frames"]) == ("a panda is skiing", "mine", 4)
+
+
+def test_weights_load_alike_from_a_file_of_ours_and_from_a_result_beside_any_checkpoint(written, base, tmp_path):
+    expected = original_weights(written / "result", base)
+    expected.save(tmp_path / "ours.safetensors")
+    against_file = load_weights(written / "result", written / "base.safetensors")
+    for weights in (load_weights(tmp_path / "ours.safetensors"), against_file):
+        assert all(torch.equal(weights.tensors[key], tensor) for key, tensor in expected.tensors.items())
+    assert against_file.facts["checkpoint"] == "base.safetensors"
+    for itself in (None, written / "result", written / "base" / ".." / "result"):
+        weights = load_weights(written / "result", itself)
+        assert weights.facts["base_fingerprint"] == fingerprint(load_checkpoint(written / "result").unet)
 
 
 @pytest.mark.parametrize(
@@ -295,7 +306,8 @@ def test_the_shell_converts_a_result_into_weights_that_give_the_same_video(writt
     done = process("-m", "tav_core.cli", *words)
     assert (done.returncode, done.stdout) == (0, f"{output}\n"), done.stderr
     weights = TunedWeights.load(output)
-    assert (weights.facts["prompt"], weights.facts["frames"]) == ("a panda is skiing", 4)
+    facts = weights.facts
+    assert (facts["prompt"], facts["frames"], facts["checkpoint"]) == ("a panda is skiing", 4, "base.safetensors")
     unet, own = (inflate(load_checkpoint(written / name).unet) for name in ("base", "result"))
     weights.apply(unet)
     original_weights(written / "result").apply(own)
