@@ -15,7 +15,7 @@ from .errors import TavError
 from .families import family_of_config
 from .network_files import read_config, read_weights
 from .networks import clip_names, diffusers_network, text_encoder
-from .original import image_config, image_tensors, is_original_config
+from .original import image_config, image_tensors, is_original, is_original_config
 from .single_file import open_single_file
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -112,6 +112,11 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
     if (folder / "transformer").is_dir():
         family_of_config(read_config(folder / "transformer"), folder.name)
     absent = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
+    if absent and is_original(folder):
+        raise TavError(
+            f"The folder {folder.name} holds but the network that the original Tune-A-Video tuned: give the checkpoint "
+            "that it was tuned on, too."
+        )
     if absent:
         raise TavError(
             f"The folder {folder.name} has no {', '.join(absent)}: give a diffusers folder or a .safetensors file."

@@ -151,6 +151,11 @@ def test_a_result_opens_as_a_checkpoint_whose_unet_is_its_2_d_part(written):
     assert torch.equal(opened.encode_prompt("a cat"), base.encode_prompt("a cat"))
 
 
+def test_the_network_alone_is_no_checkpoint(written):
+    with pytest.raises(TavError, match=r"The folder unet holds but the network .* give the checkpoint"):
+        load_checkpoint(written / "result" / "unet")
+
+
 def test_opening_a_result_prints_nothing(written, capfd):
     load_checkpoint(written / "result")
     original_weights(written / "result")
