@@ -1,6 +1,7 @@
 from comfy_api.latest import io
 
 from .host.inflate import with_tuned
+from .host.siblings import tell_of_sibling
 from .sockets import CATEGORY, TunedWeightsSocket, facts, known, strength_input
 
 
@@ -21,9 +22,12 @@ class ApplyTunedWeights(io.ComfyNode):
                 strength_input(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The tuned model.")],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["tuned weights strength"]),
         )
 
     @classmethod
     def execute(cls, model, tuned_weights, strength) -> io.NodeOutput:
-        return io.NodeOutput(with_tuned(model, tuned_weights, strength), ui=facts(strength=strength))
+        applied = with_tuned(model, tuned_weights, strength)
+        note = tell_of_sibling(model, tuned_weights, cls.hidden.unique_id)
+        return io.NodeOutput(applied, ui=facts(strength=strength, note=note))

@@ -2,6 +2,7 @@ from comfy_api.latest import io
 
 from ..tav_core.tuned import TunedWeights
 from .host.inflate import with_tuned
+from .host.siblings import tell_of_sibling
 from .sockets import CATEGORY, TunedWeightsSocket, facts, known, stamp, strength_input
 from .weights_folder import file_named, names_of_files
 
@@ -31,6 +32,7 @@ class LoadTunedWeights(io.ComfyNode):
                     "tuned_weights", display_name="tuned_weights", tooltip="The weights themselves, for other models."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["import tuned weights"]),
         )
 
@@ -41,8 +43,7 @@ class LoadTunedWeights(io.ComfyNode):
     @classmethod
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
         tuned = TunedWeights.load(file_named(tuned_weights_name))
-        return io.NodeOutput(
-            with_tuned(model, tuned, strength),
-            tuned,
-            ui=facts(**tuned.facts | {"name": tuned_weights_name, "strength": strength}),
-        )
+        applied = with_tuned(model, tuned, strength)
+        told = {"name": tuned_weights_name, "strength": strength}
+        told["note"] = tell_of_sibling(model, tuned, cls.hidden.unique_id)
+        return io.NodeOutput(applied, tuned, ui=facts(**tuned.facts | told))

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,22 +10,41 @@ import typer
 from tqdm import tqdm
 from typer.core import TyperGroup
 
-from .attention import PATTERNS
 from .config_file import read_config
+from .control_choice import choices
 from .edit_config import EditConfig
 from .editing_job import prepare_edit
-from .errors import TavError
 from .failures import sentence_for
 from .files import ensure_writable
-from .inflate import GROUP_NORMS
 from .jobs import Selection, choose_device, versions
+from .options import (
+    SWITCH,
+    Attention,
+    CheckpointPath,
+    ClipPath,
+    Controls,
+    Device,
+    Fit,
+    FitHelp,
+    FramesHelp,
+    GroupNorm,
+    Loras,
+    OptionalCheckpoint,
+    Pictures,
+    Precision,
+    PredictionType,
+    SizeHelp,
+    StartHelp,
+    StrideHelp,
+    Switch,
+    laid_over,
+    size_of,
+    value_of,
+)
 from .screen import progress_bars, readable, tell, tell_memory, warn
-from .tune import PRECISIONS, TuneConfig
+from .tune import TuneConfig
 from .tuned import TunedWeights
 from .tuning_job import prepare_tuning
-from .video import FITS
-
-SWITCH = {"auto": "auto", "on": True, "off": False}
 
 
 class Commands(TyperGroup):
@@ -54,33 +72,6 @@ app = typer.Typer(
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-def _choice(name: str, values) -> type[Enum]:
-    return Enum(name, [(value, value) for value in values], type=str)
-
-
-Fit = _choice("Fit", FITS)
-Attention = _choice("Attention", PATTERNS)
-GroupNorm = _choice("GroupNorm", GROUP_NORMS)
-Precision = _choice("Precision", ("auto", *PRECISIONS))
-Switch = _choice("Switch", SWITCH)
-
-ClipPath = Annotated[
-    Path, typer.Argument(metavar="CLIP", help="A video (mp4, mov, mkv, webm), a GIF, or a folder of images.")
-]
-CheckpointPath = Annotated[
-    Path,
-    typer.Option(
-        "--checkpoint", "-c", metavar="PATH", help="Stable Diffusion 1.x or 2.x: a .safetensors file, or a folder."
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda, cuda:1, ...")]
-FramesHelp = "Frames to take, 1 or more; memory grows with them."
-SizeHelp = "Pixels, multiples of 8: one side (512) or WxH (512x320); memory grows with them."
-StartHelp = "The first frame to take, counted from 0."
-StrideHelp = "Take every N-th frame; 0 spreads them evenly from the first to the last."
-FitHelp = "Into another aspect: crop the edges, pad with black, or stretch."
 
 
 def _say_versions(asked: bool) -> None:
@@ -134,6 +125,10 @@ def tune(
         bool, typer.Option("--posterior", help="Sample the VAE anew each step, as the original, not take its mean.")
     ] = False,
     checkpoint_every: Annotated[int, typer.Option(help="Steps between two savings of the run.")] = 50,
+    lora: Loras = None,
+    control: Controls = None,
+    control_pictures: Pictures = None,
+    prediction_type: PredictionType = "auto",
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Replace whatever FILE holds, and tune anew.")] = False,
 ) -> None:
@@ -149,33 +144,43 @@ def tune(
         num_steps=steps,
         learning_rate=learning_rate,
         seed=seed,
-        mixed_precision=_value(precision),
-        gradient_checkpointing=SWITCH[_value(gradient_checkpointing)],
+        mixed_precision=value_of(precision),
+        gradient_checkpointing=SWITCH[value_of(gradient_checkpointing)],
         checkpoint_every=checkpoint_every,
     )
     _tune(
-        Selection(clip, frames, _size(size), start, stride, _value(fit)),
+        Selection(clip, frames, size_of(size), start, stride, value_of(fit)),
         prompt,
         checkpoint,
         output,
         config=config,
-        attention=_value(attention),
-        group_norm=_value(group_norm),
+        attention=value_of(attention),
+        group_norm=value_of(group_norm),
         posterior=posterior,
         device=choose_device(device),
         replace_output=force,
+        controls=choices(control or (), control_pictures or ()),
+        **laid_over(lora, prediction_type),
     )
 
 
 @app.command(no_args_is_help=True)
 def edit(
     clip: ClipPath,
-    weights: Annotated[Path, typer.Option("--weights", "-w", metavar="FILE", help="What `tav tune` wrote.")],
-    checkpoint: CheckpointPath,
+    weights: Annotated[
+        Path,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="FILE",
+            help="What `tav tune` wrote, or the folder that the original Tune-A-Video's training wrote.",
+        ),
+    ],
     prompt: Annotated[
         list[str], typer.Option("--prompt", "-p", help="A sentence to edit by; again for each further video.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results.")],
+    checkpoint: OptionalCheckpoint = None,
     frames: Annotated[int | None, typer.Option(help=FramesHelp, show_default="as tuned")] = None,
     size: Annotated[str | None, typer.Option(help=SizeHelp, show_default="as tuned")] = None,
     start: Annotated[int | None, typer.Option(help=StartHelp, show_default="as tuned")] = None,
@@ -194,6 +199,10 @@ def edit(
     precision: Annotated[
         Precision, typer.Option(help="The precision of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
     ] = "auto",
+    lora: Loras = None,
+    control: Controls = None,
+    control_pictures: Pictures = None,
+    prediction_type: PredictionType = "auto",
     device: Device = "auto",
 ) -> None:
     """Edit a clip by other sentences, with weights tuned on it.
@@ -216,11 +225,12 @@ def edit(
         eta=eta,
         seed=seed,
         strength=strength,
-        precision=_value(precision),
+        precision=value_of(precision),
     )
-    asked = {"frames": frames, "size": size and _size(size), "start": start, "stride": stride, "fit": _value(fit)}
+    asked = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
     selection = {name: value for name, value in asked.items() if value is not None}
-    _edit(clip, weights, checkpoint, prompt, output, config=config, device=choose_device(device), **selection)
+    over = {"controls": choices(control or (), control_pictures or ()), **laid_over(lora, prediction_type)}
+    _edit(clip, weights, checkpoint, prompt, output, config=config, device=choose_device(device), **over, **selection)
 
 
 @app.command(no_args_is_help=True)
@@ -232,6 +242,10 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results, not output_dir.")
     ] = None,
+    lora: Loras = None,
+    control: Controls = None,
+    control_pictures: Pictures = None,
+    prediction_type: PredictionType = "auto",
     device: Device = "auto",
     force: Annotated[
         bool, typer.Option("--force", help="Replace tuned.safetensors if it is of other settings.")
@@ -254,6 +268,7 @@ def run(
     if chosen.type == "cpu" and settings.mixed_precision != "no":
         tell(f"On the CPU, mixed_precision {settings.mixed_precision} is not faster, and left out.")
         settings = replace(settings, mixed_precision="no")
+    over = {"controls": choices(control or (), control_pictures or ()), **laid_over(lora, prediction_type)}
     ensure_writable(said.output)
     said.edited.read()  # tuning must not end at validation frames that cannot be had
     weights = said.output / "tuned.safetensors"
@@ -266,6 +281,7 @@ def run(
         posterior=True,
         device=chosen,
         replace_output=force,
+        **over,
     )
     copy = said.output / "config.yaml"
     if not copy.exists() or not copy.samefile(config):
@@ -279,6 +295,7 @@ def run(
         said.output,
         config=said.edit,
         device=chosen,
+        **over,
         **frames,
     )
 
@@ -335,8 +352,8 @@ def _tune(selection: Selection, prompt: str, checkpoint: Path, output: Path, *, 
     typer.echo(output)
 
 
-def _edit(clip: Path, weights: Path, checkpoint: Path, prompts: list[str], folder: Path, **options) -> None:
-    tell(f"Reading {clip.name}, opening {checkpoint.name} with {weights.name}.")
+def _edit(clip: Path, weights: Path, checkpoint: Path | None, prompts: list[str], folder: Path, **options) -> None:
+    tell(f"Reading {clip.name}, opening {(checkpoint or weights).name} with {weights.name}.")
     job = prepare_edit(clip, weights, checkpoint, prompts, folder, **options)
     warn(job.notes)
     tell_memory(job.memory, "Sampling")
@@ -347,15 +364,3 @@ def _edit(clip: Path, weights: Path, checkpoint: Path, prompts: list[str], folde
         tell(f"The inversion reconstructs the clip at {report.psnr:.1f} dB PSNR.")
     for path in (*(made.path for made in report.edits), report.sheet, report.manifest):
         typer.echo(path)
-
-
-def _value(chosen: Enum | str | None) -> str | None:
-    """What an option of choices says; a default comes as the plain word."""
-    return chosen.value if isinstance(chosen, Enum) else chosen
-
-
-def _size(text: str) -> int | tuple[int, int]:
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise TavError(f"The size is {text!r}; give one side, such as 512, or WIDTHxHEIGHT, such as 512x320.")
-    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

@@ -24,7 +24,7 @@ UNSHUFFLED = 8  # a T2I-Adapter for Stable Diffusion 1.x or 2.x begins by foldin
 
 def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> ControlNetModel:
     """A ControlNet on the CPU, frozen; a TavError tells in one sentence what any other file or folder is."""
-    path, (tensors, config) = Path(path), _read(path)
+    path, (tensors, config) = Path(path), _read(Path(path))
     tensors = {key.removeprefix(ORIGINAL): tensor for key, tensor in tensors.items()}
     if "lora_controlnet" in tensors:
         raise TavError(f"{path.name} is a Control-LoRA, which only ComfyUI can open: take the whole ControlNet.")
@@ -44,7 +44,7 @@ def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32)
 
 def open_t2i_adapter(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> T2IAdapter:
     """A T2I-Adapter on the CPU, frozen; a TavError tells in one sentence what any other file or folder is."""
-    path, (tensors, config) = Path(path), _read(path)
+    path, (tensors, config) = Path(path), _read(Path(path))
     tensors = {f"adapter.{name}": tensor for name, tensor in _adapter_names(tensors).items()}
     if not {"adapter.body.0.resnets.0.block1.weight", "adapter.body.0.in_conv.weight"} & tensors.keys():
         raise TavError(f"{path.name} is no T2I-Adapter: choose one for Stable Diffusion 1.x.")

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from .checkpoint import load_checkpoint
-from .commands import CheckpointPath, app
+from .commands import app
 from .errors import TavError
 from .files import ensure_writable
-from .jobs import ensure_prompt
+from .jobs import ensure_prompt, open_base
+from .options import CheckpointPath, Loras, laid_over
 from .original_weights import original_weights
 from .screen import tell
 
@@ -27,6 +27,7 @@ def convert(
         str | None,
         typer.Option("--prompt", "-p", help="The sentence it was tuned on.", show_default="as its config.yaml says"),
     ] = None,
+    lora: Loras = None,
     force: Annotated[bool, typer.Option("--force", help="Replace whatever FILE holds.")] = False,
 ) -> None:
     """Convert a result of the original Tune-A-Video into tuned weights, against the checkpoint it was tuned on.
@@ -47,5 +48,6 @@ def convert(
     ensure_writable(output.parent)
     tell(f"Opening {checkpoint.name} and reading {original}.")
     said = {"checkpoint": checkpoint.name} | ({"prompt": prompt} if prompt else {})
-    original_weights(original, load_checkpoint(checkpoint).unet, **said).save(output)
+    base, said["base_fingerprint"] = open_base(checkpoint, **laid_over(lora, "auto"))
+    original_weights(original, base.unet, **said).save(output)
     typer.echo(output)

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from .commands import Device, app
+from .commands import app
 from .demo.showcase import PROMPTS, SOURCE, run_demo
 from .demo.vocabulary import WORDS, unknown_words
 from .jobs import choose_device
+from .options import Device
 from .screen import progress_bars, tell
 
 

@@ -12,19 +12,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint, load_checkpoint
+from .checkpoint import Checkpoint
+from .control import Control
+from .control_choice import ControlChoice
 from .ddim import NoisePredictor, guided, invert, sample
 from .edit_config import EditConfig
 from .errors import TavError
 from .files import atomic_path, ensure_writable
 from .inflate import InflatedUNet, inflate
 from .inversion import Inversion, digest_of, inversion_key
-from .jobs import MemoryPlan, Selection, ensure_prompt, unseen_words, versions
+from .jobs import MemoryPlan, Selection, ensure_prompt, open_base, unseen_words, versions, with_prediction
+from .lora import Lora
 from .memory import decoding_memory, inference_memory
 from .metrics import peak_signal_to_noise
 from .names import file_names
+from .original_weights import load_weights
 from .sheet import contact_sheet, shown_frames
-from .tuned import TunedWeights, fingerprint
 from .video import Clip, write_video
 
 INVERSION, RECONSTRUCTION, SHEET, MANIFEST = "inversion.safetensors", "reconstruction", "sheet.png", "manifest.json"
@@ -54,6 +57,7 @@ class EditRun:
     """An edit that is ready to start, made by `prepare_edit`.
 
     kept: the inversion that an earlier edit left in `folder`, if it is of the same clip, weights and settings.
+    laid_over: the facts of the LoRAs and controls in use.
     notes: sentences that the user should read. embeds: of each text, by the text, (1, n, d).
     """
 
@@ -67,6 +71,8 @@ class EditRun:
     config: EditConfig
     folder: Path
     sources: dict[str, Path]
+    laid_over: dict[str, list[dict]]
+    controls: tuple[Control, ...]
     key: str
     kept: Inversion | None
     memory: MemoryPlan
@@ -139,7 +145,7 @@ class EditRun:
         )
 
     def _predictor(self, text: str) -> NoisePredictor:
-        return NoisePredictor(self.unet, self.embeds[text], self.checkpoint.scheduler)
+        return NoisePredictor(self.unet, self.embeds[text], self.checkpoint.scheduler, self.controls)
 
     def _write(self, latents: Tensor, name: str) -> Tensor:
         """Decodes latents, writes them as a video, and returns the frames."""
@@ -159,8 +165,10 @@ class EditRun:
         inverted = self.config.from_inversion
         return {
             **sources,
+            **self.laid_over,
             "selection": self.selection.facts() | {"fps": self.clip.fps},
             "settings": asdict(self.config) | {"device": str(self.latents.device), "dtype": str(self.unet.unet.dtype)},
+            "prediction_type": self.checkpoint.scheduler.config.prediction_type,
             "inversion": {"path": INVERSION, "reused": self.kept is not None} if inverted else None,
             "reconstruction": f"{RECONSTRUCTION}.mp4" if inverted else None,
             "reconstruction_psnr": report.psnr,
@@ -182,16 +190,22 @@ class EditRun:
 def prepare_edit(
     clip: str | os.PathLike,
     weights: str | os.PathLike,
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike | None,
     prompts: Sequence[str],
     folder: str | os.PathLike,
     *,
     config: EditConfig,
+    loras: Sequence[Lora] = (),
+    controls: Sequence[ControlChoice] = (),
+    prediction_type: str | None = None,
     device: torch.device,
     **selection,
 ) -> EditRun:
     """Checks everything, reads the clip, opens checkpoint and weights, and encodes; nothing is sampled yet.
 
+    weights: a file of tuned weights, or a result of the original Tune-A-Video; `checkpoint` may be None for one that
+        lies there whole.
+    loras, prediction_type: as `open_base` takes them. controls: hold inversion and edits to pictures.
     selection: fields of `Selection` that shall differ from what the weights were tuned on.
     Raises TavError for what is wrong with the inputs, also for weights that do not fit the checkpoint.
     """
@@ -200,18 +214,21 @@ def prepare_edit(
         raise TavError("There is no prompt; give at least one sentence to edit the clip by.")
     for number, prompt in enumerate(prompts, 1):
         ensure_prompt(prompt, f"Prompt {number} of {len(prompts)}")
-    tuned = TunedWeights.load(weights)
+    tuned = load_weights(weights, checkpoint)
+    checkpoint = checkpoint or weights  # what the original saved is a checkpoint, too
     ensure_writable(folder)
     _spare(folder, Path(clip), Path(weights), Path(checkpoint))
     began = time.perf_counter()
     chosen = _selection(Path(clip), tuned.facts, selection)
     frames = chosen.read()
-    opened = load_checkpoint(checkpoint)  # in float32, so that the fingerprint and the tuned weights are exact
+    opened, base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
+    if prediction_type is None and base == tuned.facts.get("base_fingerprint"):
+        opened = with_prediction(opened, tuned.facts.get("prediction_type", opened.scheduler.config.prediction_type))
     inflation = {name: tuned.facts[name] for name in ("attention", "group_norm", "temporal") if name in tuned.facts}
     unet = inflate(opened.unet, **inflation)
-    base = fingerprint(unet)
     tuned.apply(unet, config.strength)
     unet.to(device, config.dtype(device))
+    controlled = tuple(control.open(chosen, unet.unet, device, config.dtype(device)) for control in controls)
     opened.text_encoder.to(device)
     opened.vae.to(device)  # and stays in float32, for many a VAE of SD 1.5 overflows in fp16
     seconds["loading"] = time.perf_counter() - began
@@ -226,6 +243,8 @@ def prepare_edit(
         latents,
         embeds[config.inversion_prompt],
         *(tensor for _, tensor in sorted(tuned.tensors.items())),
+        *(control.pictures for control in controlled),
+        controls=[[digest_of(c.network), c.strength, c.start, c.end] for c in controlled],
         base=base,
         unet=digest_of(opened.unet),
         inflation=inflation,
@@ -236,12 +255,11 @@ def prepare_edit(
     )
     batch = 2 if config.guidance_scale > 1 else 1  # with the negative prompt
     sampling = inference_memory(unet, (batch, *latents.shape[1:]))
-    notes = unseen_words(opened, texts)
-    if (tuned_on := tuned.facts.get("base_fingerprint")) != base:
-        notes.append(
-            f"The weights were tuned on a checkpoint of fingerprint {str(tuned_on)[:12]}, and this one is {base[:12]}; "
-            "edits may follow the clip less closely."
-        )
+    laid_over = {
+        "loras": [lora.facts() for lora in loras],
+        "controls": [control.facts() for control in controls],
+    }
+    notes = unseen_words(opened, texts) + _differences(tuned.facts, Path(checkpoint).name, base, laid_over)
     return EditRun(
         selection=chosen,
         clip=frames,
@@ -253,12 +271,33 @@ def prepare_edit(
         config=config,
         folder=folder,
         sources={"clip": Path(clip), "weights": Path(weights), "checkpoint": Path(checkpoint)},
+        laid_over=laid_over,
+        controls=controlled,
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
         memory=MemoryPlan.on(device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:]))),
         notes=notes,
         seconds=seconds,
     )
+
+
+def _differences(facts: dict, checkpoint: str, base: str, laid_over: dict[str, list[dict]]) -> list[str]:
+    """A sentence for each thing that is otherwise than it was while the weights were tuned."""
+    notes = []
+    if (tuned_on := str(facts.get("base_fingerprint"))) != base:
+        notes.append(
+            f"The weights were tuned on {facts.get('checkpoint', 'a checkpoint')} (fingerprint {tuned_on[:12]}), and "
+            f"{checkpoint} is another one ({base[:12]}); edits may follow the clip less closely."
+        )
+    for kind, name in (("loras", "file"), ("controls", "network")):
+        now = [used[name] for used in laid_over[kind]]
+        if absent := [used[name] for used in facts.get(kind, []) if used[name] not in now]:
+            option = {"loras": "--lora", "controls": "--control"}[kind]
+            notes.append(
+                f"The weights were tuned with {', '.join(absent)} in place, and this edit is without; give {option} to "
+                "edit with it, too."
+            )
+    return notes
 
 
 def _spare(folder: Path, *sources: Path) -> None:

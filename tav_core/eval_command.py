@@ -12,8 +12,8 @@ import torch
 import typer
 from tqdm import tqdm
 
-from .checkpoint import load_checkpoint
-from .commands import Device, GroupNorm, app
+from .checkpoint import Checkpoint
+from .commands import app
 from .demo.evaluation import Outcome, evaluate
 from .demo.miniature import miniature_path
 from .demo.protocol import WorldClip, clips_to_choose_by, clips_to_report
@@ -22,8 +22,9 @@ from .demo.settings import SETTINGS, Settings
 from .demo.variants import VARIANTS, Variant
 from .errors import TavError, need
 from .files import atomic_path, ensure_writable
-from .jobs import choose_device, versions
+from .jobs import choose_device, open_base, versions
 from .metrics import ClipScorer
+from .options import Device, GroupNorm, Loras, PredictionType, laid_over
 from .paper_table import edited_videos, score_videos, scores_as_json, scores_as_rows
 from .screen import progress_bars
 from .sheet import contact_sheet
@@ -78,6 +79,8 @@ def evaluation(
         GroupNorm, typer.Option(help="Normalise over the whole video or per frame, where a variant does not say.")
     ] = SETTINGS.group_norm,
     seed: Annotated[int, typer.Option(help="The seed of tuning and of all random noise.")] = 0,
+    lora: Loras = None,
+    prediction_type: PredictionType = "auto",
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Sample anew what DIR/.eval keeps of an earlier run.")] = False,
 ) -> None:
@@ -100,18 +103,19 @@ def evaluation(
     need(count is None or count > 0, "count", count, "1 or more")
     need(seed >= 0, "seed", seed, "a whole number of at least 0")
     ensure_writable(output)
+    chosen = choose_device(device)
     if results:
-        _score(results, clip_model, output, choose_device(device))
+        _score(results, clip_model, output, chosen)
         return
-    asked = {VariantName(chosen).value for chosen in variant or VariantName}
+    asked = {VariantName(name).value for name in variant or VariantName}
     _measure(
         CLIPS[Clips(clips).value]()[:count],
         {name: each for name, each in VARIANTS.items() if name in asked},
         Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, group_norm=GroupNorm(group_norm).value),
-        checkpoint or miniature_path(),
+        open_base(checkpoint or miniature_path(), device=chosen, **laid_over(lora, prediction_type))[0],
         output,
         seed=seed,
-        device=choose_device(device),
+        device=chosen,
         force=force,
     )
 
@@ -127,14 +131,14 @@ def _measure(
     clips: list[WorldClip],
     variants: dict[str, Variant],
     settings: Settings,
-    checkpoint: Path,
+    opened: Checkpoint,
     output: Path,
     *,
     seed: int,
     device: torch.device,
     force: bool,
 ) -> None:
-    opened, work = load_checkpoint(checkpoint, device=device), output / ".eval"
+    work = output / ".eval"
     work.mkdir(exist_ok=True)
     for kept in work.glob("*.safetensors") if force else ():
         kept.unlink()

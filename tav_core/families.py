@@ -18,7 +18,6 @@ LOOKS_LIKE = (
     (r"motion_modules\.|temporal_transformer", "an AnimateDiff model"),
     (r"\.time_(stack|mixer)\.|temporal|\.temopral_conv\.", "a video model such as Stable Video Diffusion"),
     (r"^conditioner\.embedders\.1\.", "Stable Diffusion XL"),
-    (r"^conditioner\.embedders\.0\.", "the refiner of Stable Diffusion XL"),
     (r"joint_blocks\.", "Stable Diffusion 3"),
     (r"individual_token_refiner", "HunyuanVideo"),
     (r"double_blocks\.|single_transformer_blocks\.", "Flux"),
@@ -27,6 +26,7 @@ LOOKS_LIKE = (
     (r"clip_txt_mapper|\.channelwise\.", "Stable Cascade"),
 )
 WITHOUT_UNET = (
+    (r"^conditioner\.embedders\.0\.", "the refiner of Stable Diffusion XL"),
     (rf"^{re.escape(UNET)}", "another architecture"),
     (r"^(input_blocks|output_blocks)\.", "a UNet alone, without VAE and text encoder"),
     (r"^(down_blocks|mid_block|up_blocks|conv_in)\.", "a part of a diffusers folder, or tuned weights"),

@@ -1,15 +1,20 @@
-"""What tuning jobs and edit jobs share: a clip and its chosen frames, room for results, a device, memory, versions."""
+"""What tuning jobs and edit jobs share: a clip and its frames, a checkpoint, room for results, a device, memory."""
 
+import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffusers
 import torch
+from diffusers import DDIMScheduler
 
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, load_checkpoint
 from .errors import TavError
+from .lora import Lora, fuse_loras
 from .memory import available_memory, fits, with_losses
+from .tuned import fingerprint
 from .version import __version__
 from .video import Clip, read_frames
 
@@ -44,6 +49,29 @@ class Selection:
             "stride": self.stride,
             "fit": self.fit,
         }
+
+
+def open_base(
+    checkpoint: str | os.PathLike,
+    *,
+    loras: Sequence[Lora] = (),
+    prediction_type: str | None = None,
+    device: torch.device | None = None,
+) -> tuple[Checkpoint, str]:
+    """A checkpoint in float32 with LoRAs fused into it, and the fingerprint of its UNet without them.
+
+    prediction_type: "epsilon" or "v_prediction", in place of what the checkpoint says or shows.
+    """
+    opened = load_checkpoint(checkpoint, device=device)
+    base = fingerprint(opened.unet)
+    fuse_loras(opened, loras)
+    return (with_prediction(opened, prediction_type) if prediction_type else opened), base
+
+
+def with_prediction(checkpoint: Checkpoint, prediction_type: str) -> Checkpoint:
+    """The same checkpoint, taken to predict this."""
+    config = checkpoint.scheduler.config
+    return replace(checkpoint, scheduler=DDIMScheduler.from_config(config, prediction_type=prediction_type))
 
 
 @dataclass(frozen=True)

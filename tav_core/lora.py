@@ -44,6 +44,10 @@ class Lora:
         match = re.fullmatch(r"(.+?):(-?\d*\.?\d+)", text)
         return cls(Path(match[1]), float(match[2])) if match and not Path(text).exists() else cls(Path(text))
 
+    def facts(self) -> dict:
+        """As JSON holds it, without the folder."""
+        return {"file": self.path.name, "strength": self.strength}
+
 
 def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
     """Adds LoRAs to the weights of a checkpoint's UNet and text encoder, in place.

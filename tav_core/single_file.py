@@ -21,6 +21,8 @@ from .networks import clip_names, diffusers_network, text_encoder
 from .tokenizer import clip_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
+LATER_OPEN_CLIP = "conditioner.embedders.0.model."  # as SD-Turbo and others of Stable Diffusion 2.x have it
+SCALE = "scale_weight"  # beside a weight in 8 bits, in ComfyUI's scaled files
 OPEN_CLIP = TEXT_ENCODER + "model."  # Stable Diffusion 2.x; 1.x has `cond_stage_model.transformer.`
 
 
@@ -36,14 +38,21 @@ def open_single_file(path: Path, dtype: torch.dtype) -> dict:
 
 
 def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
-    shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    stored = {_renamed(key): key for key in file.keys()}  # noqa: SIM118
+    shapes = {key: tuple(file.get_slice(name).get_shape()) for key, name in stored.items()}
     family = family_of_tensors(shapes, name)
     for prefix, part in ((VAE, "VAE"), (TEXT_ENCODER, "text encoder")):
         if not any(key.startswith(prefix) for key in shapes):
             raise TavError(f"{name} holds no {part}: choose a full checkpoint rather than a pruned one.")
 
     def tensors(prefix: str) -> dict[str, Tensor]:
-        return {key: file.get_tensor(key).to(dtype) for key in shapes if key.startswith(prefix)}
+        names = [key for key in stored if key.startswith(prefix) and not key.endswith((SCALE, "scale_input"))]
+        return {key: weight(key) for key in names}
+
+    def weight(key: str) -> Tensor:
+        scale = stored.get(key.removesuffix("weight") + SCALE)
+        tensor = file.get_tensor(stored[key]).to(dtype)
+        return tensor if scale is None else tensor * file.get_tensor(scale).to(dtype)
 
     config = unet_config(shapes, family)
     converted = convert_ldm_unet_checkpoint(tensors(UNET), config)
@@ -59,6 +68,10 @@ def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
         "tokenizer": clip_tokenizer("!" if family == "sd2" else "<|endoftext|>"),
         "scheduler": ddim_scheduler("v_prediction" if family == "sd2" and _predicts_v(unet) else "epsilon"),
     }
+
+
+def _renamed(key: str) -> str:
+    return key.replace(LATER_OPEN_CLIP, OPEN_CLIP) if key.startswith(LATER_OPEN_CLIP) else key
 
 
 def unet_config(shapes: Shapes, family: str) -> dict:

@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from .errors import TavError
+from .families import NAMES, family_of_config
 from .files import read_tensors, write_tensors
 from .inflate import InflatedUNet, query_names
 
@@ -55,6 +56,10 @@ class TunedWeights:
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TunedWeights":
         """Reads what `save` wrote; raises TavError for any other file."""
+        if os.path.isdir(path):
+            raise TavError(
+                f"{path} is a folder; turn a result of the original Tune-A-Video into a file with `tav convert`."
+            )
         try:
             tensors, facts = read_tensors(path, FORMAT)
         except TavError as error:
@@ -69,7 +74,8 @@ class TunedWeights:
         strength: scales the differences and the temporal attention's contribution; 0 is the inflated base exactly.
         """
         parameters = unet.trainable_parameters()
-        self.check_fits({name: parameter.shape for name, parameter in parameters.items()})
+        family = family_of_config(unet.unet.config, "This UNet")
+        self.check_fits({name: parameter.shape for name, parameter in parameters.items()}, family)
         unet.keep_base_queries()
         with torch.no_grad():
             for name, tensor in self.tensors.items():
@@ -80,8 +86,16 @@ class TunedWeights:
                     tensor = strength * tensor
                 parameters[name].copy_(tensor)
 
-    def check_fits(self, shapes: Mapping[str, torch.Size]) -> None:
-        """Raises TavError where a network whose tensors of these names have these shapes cannot take the weights."""
+    def check_fits(self, shapes: Mapping[str, torch.Size], family: str) -> None:
+        """Raises TavError where a network whose tensors of these names have these shapes cannot take the weights.
+
+        Those of another family are refused also where they have the same shapes, as of Stable Diffusion 1.x and 2.x.
+        """
+        if self.facts.get("family", family) != family:
+            raise TavError(
+                f"These weights were tuned on {NAMES.get(self.facts['family'], self.facts['family'])}, and this is "
+                f"{NAMES[family]}; bring a checkpoint of the family that was tuned."
+            )
         own = {name: tensor.shape for name, tensor in self.tensors.items()}
         wrong = [
             f"{name} {tuple(own[name]) if name in own else 'missing'} "

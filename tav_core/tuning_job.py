@@ -1,20 +1,26 @@
 """A tuning run from files to a file: clip, sentence and checkpoint in, tuned weights out. It resumes by itself."""
 
+import hashlib
+import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from .checkpoint import load_checkpoint
+from .control import Control, residuals
+from .control_choice import ControlChoice
 from .errors import TavError
 from .files import ensure_writable, read_facts
 from .inflate import InflatedUNet, inflate
-from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_room, unseen_words
+from .inversion import digest_of
+from .jobs import MemoryPlan, Selection, ensure_prompt, ensure_room, open_base, unseen_words
+from .lora import Lora
 from .memory import tuning_memory
 from .resume import FORMAT, FREE, run_fingerprint
 from .tune import TuneConfig, TuneReport, resolve_checkpointing, resolve_precision, tune
@@ -43,6 +49,7 @@ class TuningRun:
     facts: dict
     notes: list[str]
     is_done: bool
+    controls: tuple[Control, ...] = ()
     memory: MemoryPlan | None = None
 
     @property
@@ -57,7 +64,9 @@ class TuningRun:
             self.prompt_embeds,
             self.scheduler,
             replace(self.config, gradient_checkpointing=self.memory.checkpointing),
+            control=partial(residuals, self.controls, prompt_embeds=self.prompt_embeds) if self.controls else None,
             checkpoint=self.resume_file,
+            run=self.facts["run"],
             on_step=on_step,
         )
         outcome = {"steps": report.steps, "final_loss": report.losses[-1]}
@@ -76,11 +85,17 @@ def prepare_tuning(
     attention: str = "sparse-causal",
     group_norm: str = "video",
     posterior: bool = False,
+    loras: Sequence[Lora] = (),
+    controls: Sequence[ControlChoice] = (),
+    prediction_type: str | None = None,
     device: torch.device,
     replace_output: bool = False,
 ) -> TuningRun:
     """Checks everything, reads the clip, opens the checkpoint and encodes; VAE and text encoder are let go again.
 
+    loras: become a part of the base that is tuned, and not of the tuned weights.
+    controls: hold the network to pictures while it is tuned.
+    prediction_type: as `open_base` takes it.
     posterior: samples the VAE's posterior anew at each step, as the original does, in place of its mean.
     replace_output: lets the run replace a file that holds something else.
     Raises TavError for what is wrong with the inputs, and where `output` holds anything but this run's result.
@@ -90,23 +105,34 @@ def prepare_tuning(
     if output.suffix != SUFFIX:
         raise TavError(f"Tuned weights are written to a {SUFFIX} file, got {output.name!r}; give it that suffix.")
     settings = {"prompt": prompt, **selection.facts(), "posterior": posterior}
+    if loras:
+        settings["loras"] = [lora.facts() for lora in loras]
+    if controls:
+        settings["controls"] = [control.facts() for control in controls]
     inflation = {"attention": attention, "group_norm": group_norm}
     existing = None if replace_output else _existing(output, settings | inflation, config)
     ensure_writable(output.parent)
     clip = selection.read()
-    opened = load_checkpoint(checkpoint, device=device)
+    opened, base = open_base(checkpoint, loras=loras, prediction_type=prediction_type, device=device)
     notes, family = unseen_words(opened, [prompt]), opened.family
+    unet = inflate(opened.unet, **inflation)
+    precision = resolve_precision(config, unet, device) or torch.float32
+    controls = tuple(control.open(selection, unet.unet, device, precision) for control in controls)
     prompt_embeds = opened.encode_prompt(prompt)
     latents = opened.encode_video(clip.frames, posterior=posterior)
     scheduler = DDPMScheduler.from_config(opened.scheduler.config)
-    unet = inflate(opened.unet, **inflation)
     del opened  # tuning needs neither VAE nor text encoder, and their memory is best free before it is counted
 
     fingerprint = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
+    if loras or controls:
+        fingerprint = _fingerprint_with(fingerprint, unet if loras else None, controls)
     if existing and existing.facts.get("run") != fingerprint:
         raise _occupied(output, "tuned weights of another run (another clip, checkpoint or device)")
     facts = {
         "family": family,
+        "checkpoint": Path(checkpoint).name,
+        "base_fingerprint": base,
+        "prediction_type": scheduler.config.prediction_type,
         **settings,
         "fps": clip.fps,
         "config": asdict(config),
@@ -116,7 +142,17 @@ def prepare_tuning(
     prefix = f".{output.stem[:100]}."
     resume_file = output.with_name(f"{prefix}{fingerprint[:12]}.resume{SUFFIX}")
     run = TuningRun(
-        unet, latents, prompt_embeds, scheduler, config, output, resume_file, facts, notes, is_done=bool(existing)
+        unet,
+        latents,
+        prompt_embeds,
+        scheduler,
+        config,
+        output,
+        resume_file,
+        facts,
+        notes,
+        is_done=bool(existing),
+        controls=controls,
     )
     if not run.is_done:
         if run.first_step > config.num_steps:
@@ -129,6 +165,15 @@ def prepare_tuning(
         notes += _of_other_runs(resume_file, prefix)
         run.memory = _plan(unet, latents, config)
     return run
+
+
+def _fingerprint_with(fingerprint: str, unet: InflatedUNet | None, controls: Sequence[Control]) -> str:
+    """That of a run with LoRAs, which may change more than what `run_fingerprint` looks at, or with controls."""
+    told = [[digest_of(control.network), control.strength, control.start, control.end] for control in controls]
+    digest = hashlib.sha256(json.dumps([fingerprint, unet and digest_of(unet), told]).encode())
+    for control in controls:
+        digest.update(control.pictures.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _existing(output: Path, settings: dict, config: TuneConfig) -> TunedWeights | None:

@@ -294,7 +294,9 @@ def test_weights_on_a_sibling_of_their_checkpoint_are_used_with_a_warning(tuned,
     assert edited.code == 0
     base = TunedWeights.load(tuned / "ball.safetensors").facts["base_fingerprint"]
     (warning,) = [line for line in edited.err.splitlines() if "fingerprint" in line]
-    assert warning.startswith(f"Warning: The weights were tuned on a checkpoint of fingerprint {base[:12]}, and this")
+    assert warning.startswith(
+        f"Warning: The weights were tuned on sd.safetensors (fingerprint {base[:12]}), and other.s"
+    )
 
 
 def test_words_that_the_model_does_not_see_are_told(tuned, tmp_path):

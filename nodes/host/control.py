@@ -1,4 +1,4 @@
-"""A ControlNet of the host, as the `control` of tav_core's tuning."""
+"""Control on a CONDITIONING: as the `control` of tav_core's tuning, and what does not fit said before any work."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,14 +6,16 @@ from types import SimpleNamespace
 
 import comfy.model_management
 import torch
-from comfy.controlnet import ControlBase, ControlLora, ControlNet
+from comfy.controlnet import ControlBase, ControlLora, ControlNet, T2IAdapter
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from ...tav_core.families import check_addition, family_of_addition
 from ...tav_core.inversion import digest_of
 from .schedule import sigmas_of
+from .sd_model import family_of, unet_config
 
 Residuals = Callable[[Tensor, Tensor], dict[str, Tensor | tuple]]
 
@@ -24,7 +26,7 @@ def residuals_of(
 ) -> Iterator[Residuals | None]:
     """(noisy latents (1, c, f, h, w), timesteps (1,)) -> the residual arguments of an inflated network.
 
-    prompt_embeds: (1 or f, n, d). The ControlNet is on the device while the block runs.
+    prompt_embeds: (1 or f, n, d). ControlNets are on the device while the block runs.
     """
     if control is None:
         yield None
@@ -32,6 +34,7 @@ def residuals_of(
     sampling, sigmas = patcher.get_model_object("model_sampling"), sigmas_of(patcher)
     # safe: what the host does around a sampling run: load the models, tell them of this MODEL, run, clean up
     comfy.model_management.load_models_gpu(control.get_models())
+    layers, levels = unet_config(patcher)["num_res_blocks"][0], len(unet_config(patcher)["channel_mult"])
     model = SimpleNamespace(model_sampling=sampling, diffusion_model=patcher.model.diffusion_model)
     control.pre_run(model, sampling.percent_to_sigma)
 
@@ -41,7 +44,7 @@ def residuals_of(
         text = prompt_embeds.to(noisy.device).expand(len(latents), -1, -1)
         with torch.inference_mode():  # the host's weights may be made in it
             given = control.get_control(latents, sigma.expand(len(latents)), {"c_crossattn": text}, 1, {})
-        return _as_diffusers(given or {}, noisy)
+        return _as_diffusers(given or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
 
     try:
         yield residuals
@@ -49,29 +52,85 @@ def residuals_of(
         control.cleanup()
 
 
-def _as_diffusers(given: dict[str, list], noisy: Tensor) -> dict[str, Tensor | tuple]:
-    """Copies that can be trained with; the host adds `output` to the skips, in their order, and `middle` once."""
+def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dict[str, Tensor | tuple | list]:
+    """Copies that can be trained with.
+
+    The host adds `output` to the skips, in their order, and `middle` once; of `input` it takes the last to the first
+    of its input blocks. diffusers takes an adapter's features at the ends of levels alone, which are these blocks.
+    """
     skips = [torch.zeros((), device=noisy.device) if r is None else r.to(noisy) for r in given.get("output", [])]
     middle = next((r.to(noisy) for r in given.get("middle", []) if r is not None), None)
+    features = dict(enumerate(reversed(given.get("input", []))))
+    if any(features.get(block) is not None for block in range(max(ends)) if block not in ends):
+        raise TavError(
+            "This control adds to blocks of the network where no T2I-Adapter of Stable Diffusion 1.x does, and tuning "
+            "cannot follow it; tune without."
+        )
+    adapted = [r.to(noisy).clone() for r in (features.get(block) for block in ends) if r is not None]
     return {
         "down_block_additional_residuals": tuple(r.clone() for r in skips) or None,
         "mid_block_additional_residual": None if middle is None else middle.clone(),
+        "down_intrablock_additional_residuals": adapted or None,
     }
 
 
 def told_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
-    """What decides a ControlNet's say: settings that JSON holds, and the pictures it was given."""
+    """What decides a control's say: settings that JSON holds, and the pictures it was given."""
     settings, pictures = [], {}
-    while control is not None:
-        # the others have no network of their own: they come from the MODEL's weights, or work outside of its skips
-        if not isinstance(control, ControlNet) or isinstance(control, ControlLora):
+    for one in chain_of(control):
+        # the others have no network of their own: they come from the MODEL's weights, or work outside of its blocks
+        if not isinstance(one, (ControlNet, T2IAdapter)) or isinstance(one, ControlLora):
             raise TavError(
-                f"A {type(control).__name__} cannot take part in tuning; connect a ControlNet that is whole, or tune "
-                "without."
+                f"A {type(one).__name__} cannot take part in tuning; connect a ControlNet that is whole or a "
+                "T2I-Adapter, or tune without."
             )
-        # safe: what core's apply nodes and copy_to set on each control, with its picture and the one before it
-        told = [control.strength, *control.timestep_percent_range, control.extra_args]
-        settings.append([digest_of(control.control_model), *told])
-        pictures[f"hint.{len(pictures)}"] = control.cond_hint_original
-        control = control.previous_controlnet
+        # safe: what core's apply nodes and copy_to set on each control, with its picture
+        told = [one.strength, *one.timestep_percent_range, one.extra_args]
+        settings.append([digest_of(_network(one)), *told])
+        pictures[f"hint.{len(pictures)}"] = one.cond_hint_original
     return settings, pictures
+
+
+def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:
+    """A control and those before it, which core's apply nodes tie to it."""
+    while control is not None:
+        yield control
+        control = control.previous_controlnet
+
+
+def check_controls(conditioning: list | None, samples: Tensor, patcher: ModelPatcher) -> None:
+    """Raises TavError where control on a CONDITIONING does not fit a video of samples (f, 4, h, w), or its MODEL.
+
+    The host would repeat pictures until there are enough, and crop them to the video's shape, without a word.
+    """
+    for _, options in conditioning or []:
+        for control in chain_of(options.get("control")):
+            # those of other packs have their own ways with pictures
+            if type(control) in (ControlNet, ControlLora, T2IAdapter):
+                _check_pictures(control.cond_hint_original, samples)
+            if type(control) is ControlNet:
+                _check_family(control, patcher)
+
+
+def _check_pictures(pictures: Tensor, samples: Tensor) -> None:
+    count, _, height, width = pictures.shape
+    frames, _, rows, columns = samples.shape
+    if count not in (1, frames):
+        raise TavError(
+            f"Got {count} control pictures for {frames} frames; give Apply ControlNet one per frame, or one for all."
+        )
+    if abs(width * rows - height * columns) > max(rows, columns):  # more than rounding to whole latents
+        raise TavError(
+            f"The control pictures are {width}x{height}, and the video is {8 * columns}x{8 * rows}, of another shape; "
+            "load both in one width and height."
+        )
+
+
+def _check_family(control: ControlNet, patcher: ModelPatcher) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in control.control_model.state_dict().items()}
+    named = "The network in Apply ControlNet", "ControlNet"
+    check_addition(family_of_addition(shapes, *named), family_of(patcher), *named)
+
+
+def _network(control: ControlNet | T2IAdapter) -> torch.nn.Module:
+    return control.t2i_model if isinstance(control, T2IAdapter) else control.control_model

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from ...tav_core.ddim import invert, sample, visited_timesteps
 from ...tav_core.errors import TavError
+from .control import check_controls
 from .latents import TIMESTEP, timestep_of
+from .lora import check_loras
 from .schedule import schedule_of, sigmas_of
 
 
@@ -116,6 +118,9 @@ def sample_latents(
 
 
 def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, noise, samples, seed: int) -> Tensor:
+    check_loras(patcher)
+    for conditioning in (positive, negative):
+        check_controls(conditioning, samples, patcher)
     # safe: as core's SamplerCustomAdvanced does; without a negative, as its BasicGuider does
     guider = CFGGuider(patcher)
     guider.set_conds(positive, negative) if negative else guider.inner_set_conds({"positive": positive})

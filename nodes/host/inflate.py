@@ -21,6 +21,7 @@ from ...tav_core.attention import FrameCount, attend_across_frames, attended_fra
 from ...tav_core.inflate import query_names
 from ...tav_core.tuned import TunedWeights
 from .added import AddedWeights, added_model
+from .lora import check_loras
 from .sd_model import (
     attention_places,
     block_paths,
@@ -70,6 +71,7 @@ def with_tuned(patcher: ModelPatcher, tuned: TunedWeights, strength: float = 1.0
 def with_inflation(patcher: ModelPatcher, inflation: Inflation) -> ModelPatcher:
     """A clone of the MODEL, inflated in this way and no other, whatever it was before."""
     family_of(patcher)
+    check_loras(patcher)
     # safe: attachments, wrappers, replacements and additional models are made for nodes, and clones copy them
     patcher = patcher.clone()
     patcher.set_attachments(KEY, inflation)
@@ -213,4 +215,4 @@ def _check_fits(patcher: ModelPatcher, tuned: TunedWeights, names: dict[str, str
             square = shapes[f"{path}.attn1.to_q.weight"]
             shapes |= {f"{path}.attn_temp.{name}.weight": square for name in ("to_q", "to_k", "to_v", "to_out.0")}
             shapes[f"{path}.attn_temp.to_out.0.bias"] = square[:1]
-    tuned.check_fits(shapes)
+    tuned.check_fits(shapes, family_of(patcher))

@@ -1,5 +1,7 @@
 """What a MODEL is: its family, where its blocks are, and what its parts are called in diffusers."""
 
+from pathlib import Path
+
 import torch
 from comfy import utils
 from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
@@ -39,6 +41,13 @@ def family_of(patcher: ModelPatcher) -> str:
         "num_class_embeds": config.get("num_classes"),
     }
     return family_of_config(told, "This MODEL")
+
+
+def file_of(patcher: ModelPatcher) -> str | None:
+    """The name of the file that the MODEL was loaded from, where the host knows it; ComfyUI 0.3.64 does not."""
+    # safe: what the host itself loads the MODEL by once more, for another GPU
+    _, arguments, *_ = getattr(patcher, "cached_patcher_init", None) or (None, ())
+    return Path(arguments[0]).name if arguments and isinstance(arguments[0], str) else None
 
 
 def host_names(patcher: ModelPatcher) -> dict[str, str]:

@@ -24,12 +24,13 @@ from ...tav_core.tune import PRECISIONS, TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
 from .conditioning import only_sentence
-from .control import residuals_of, told_of
+from .control import check_controls, residuals_of, told_of
 from .inflate import QueryDifference, inflation_of, without_tuned
+from .lora import check_loras
 from .memory import free_all
 from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
-from .sd_model import compute_dtype, family_of
+from .sd_model import compute_dtype, family_of, file_of
 from .weights import base_fingerprint, diffusers_unet
 
 VALIDATION_TIMESTEP = 600  # where the motion shows and the outlines are still the network's own guess
@@ -55,6 +56,8 @@ def tune_model(
     """
     began, inflation, device = time.perf_counter(), _inflation(patcher), comfy.model_management.get_torch_device()
     prompt_embeds, options = only_sentence(positive)
+    check_loras(patcher)
+    check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, pictures = told_of(options.get("control"))
     plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
@@ -91,7 +94,8 @@ def tune_model(
             )
             scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
             losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, on_step)
-            facts = {"family": family, "frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
+            facts = {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
+            facts |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
             outcome = {"steps": len(losses), "final_loss": losses[-1], "run": run.name, "version": __version__}
             tuned = TunedWeights.from_unet(unet, base_fingerprint=base, config=config, **facts, **notes, **outcome)
             run.finish(tuned, losses)

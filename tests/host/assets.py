@@ -51,12 +51,14 @@ def write_clips(folder: Path) -> None:
 
 
 def write_lora(path: Path, *, seed: int = 1, rank: int = 4) -> None:
-    """A LoRA in kohya's names, for all attention projections of the UNet, large enough to be seen in an output."""
+    """A LoRA in kohya's names, for all attention of UNet and text encoder, large enough to be seen in an output."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    for name, weight in empty_tensors("reduced")[0].items():
-        if ".attn" in name and weight.ndim == 2:
-            key = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+    unet, _, text = empty_tensors("reduced")
+    tensors, layers = {}, {f"unet_{name}": weight for name, weight in unet.items() if ".attn" in name}
+    layers |= {f"te_text_model_{name}": weight for name, weight in text.items() if "_proj" in name}
+    for name, weight in layers.items():
+        if weight.ndim == 2:
+            key = "lora_" + name.removesuffix(".weight").replace(".", "_")
             tensors |= {
                 f"{key}.lora_down.weight": torch.randn(rank, weight.shape[1], generator=generator) / math.sqrt(rank),
                 f"{key}.lora_up.weight": torch.randn(weight.shape[0], rank, generator=generator) / weight.shape[1],

@@ -141,9 +141,9 @@ def patched(model, *names: str):
     return model
 
 
-def with_controlnet(sd, models, text="a man is skiing"):
+def with_controlnet(sd, models, text="a man is skiing", frames=3):
     net = core("comfy.controlnet").load_controlnet(str(models / "controlnet" / CONTROLNET))
-    hint = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    hint = torch.rand(frames, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     apply = core("nodes").ControlNetApplyAdvanced().apply_controlnet
     return apply(sd.text(text), sd.text(""), net, hint, 1.0, 0.0, 1.0)[0]
 

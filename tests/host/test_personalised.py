@@ -1,0 +1,289 @@
+"""Personalised and controlled models: a graph and the shell compute the same, and what does not fit is told at once."""
+
+import logging
+
+import pytest
+import torch
+from einops import rearrange
+from safetensors.torch import save_file
+
+from tests.golden import worst
+from tests.host.assets import CHECKPOINT, CONTROLNET, LORA, PERSONALISED, T2I_ADAPTER, V_PREDICTION
+from tests.host.inprocess import StableDiffusion, checkpoint, core, pack, predict
+from tests.host.test_parity import control, random, tuned_weights
+from tests.host.test_sampling import SCALE, inverted, relative, sampled
+
+FRAMES = 3
+EMPTY = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
+NETS = {"ControlNet": [CONTROLNET], "T2I-Adapter": [T2I_ADAPTER], "both": [CONTROLNET, T2I_ADAPTER]}
+
+
+@pytest.fixture(scope="module")
+def sd(models):
+    return checkpoint(models / "checkpoints" / CHECKPOINT)
+
+
+@pytest.fixture(scope="module")
+def exact(models):
+    """The checkpoint with its text encoder in float32; the host keeps it in fp16, and so what LoRAs make of it."""
+    options = core("comfy.cli_args").args
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setattr(options, "fp32_text_enc", True)
+        path = models / "checkpoints" / CHECKPOINT
+        loaded = core("comfy.sd").load_checkpoint_guess_config(str(path), output_vae=True, output_clip=True)
+    return StableDiffusion(path, *loaded[:3])
+
+
+@pytest.fixture(scope="module")
+def sd2(models):
+    return checkpoint(models / "checkpoints" / V_PREDICTION)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return random(FRAMES, 4, 8, 8, seed=3, scale=5.0)
+
+
+@pytest.fixture(scope="module")
+def host():
+    return pack("nodes.host.inflate")
+
+
+def with_lora(sd, path, strength=0.8):
+    """MODEL and CLIP as LoraLoader gives them."""
+    lora = core("comfy.utils").load_torch_file(str(path))
+    with torch.inference_mode():
+        model, clip = core("comfy.sd").load_lora_for_models(sd.model, sd.clip, lora, strength, strength)
+    return sd._replace(model=model, clip=clip)
+
+
+def controlled(conditioning, net):
+    return [[text, options | {"control": net}] for text, options in conditioning]
+
+
+def shell(path, *, loras=(), weights=None, prediction_type=None):
+    """Checkpoint and inflated network as `tav` opens them."""
+    opened, base = pack("tav_core.jobs").open_base(path, loras=loras, prediction_type=prediction_type)
+    unet = pack("tav_core.inflate").inflate(opened.unet)
+    if weights:
+        weights.apply(unet)
+    return opened, unet, base
+
+
+def shell_controls(models, names):
+    """The controls of test_parity's `control`, as `tav` opens them."""
+    files = pack("tav_core.control_files")
+    opens = {CONTROLNET: files.open_controlnet, T2I_ADAPTER: files.open_t2i_adapter}
+    return tuple(
+        pack("tav_core.control").Control(
+            opens[name](models / "controlnet" / name),
+            torch.rand(FRAMES, 3, 64, 64, generator=torch.Generator().manual_seed(seed)),
+            0.7,
+        )
+        for seed, name in enumerate(names)
+    )
+
+
+@pytest.mark.parametrize("nets", NETS)
+def test_a_lora_and_control_do_in_a_graph_what_they_do_in_the_shell(exact, host, models, clip, nets):
+    """From the files on: text, UNet, LoRA on both, control, inversion, an edit under guidance."""
+    ddim, path = pack("tav_core.ddim"), models / "loras" / LORA
+    personalised, net = with_lora(exact, path), control(models, *NETS[nets])
+    plain, unet, _ = shell(exact.path)
+    weights = tuned_weights(unet)
+    opened, unet, _ = shell(exact.path, loras=[pack("tav_core.lora").Lora(path, 0.8)], weights=weights)
+    controls = shell_controls(models, NETS[nets])
+    embeds = {text: opened.encode_prompt(text) for text in ("", "a man is skiing")}
+    assert worst(personalised.text("a man is skiing")[0][0], embeds["a man is skiing"]) < 1e-4
+    assert worst(plain.encode_prompt("a man is skiing"), embeds["a man is skiing"]) > 0.01
+
+    cond, uncond = (ddim.NoisePredictor(unet, embeds[t], opened.scheduler, controls) for t in ("a man is skiing", ""))
+    latents = rearrange(clip * SCALE, "f c h w -> 1 c f h w")
+    noise = ddim.invert(uncond, latents, opened.scheduler, 5)[-1]
+    expected = ddim.sample(ddim.guided(cond, uncond, 3.0), noise, opened.scheduler, 5)
+
+    model = host.with_tuned(personalised.model, weights)
+    nothing, text = (controlled(personalised.text(t), net) for t in ("", "a man is skiing"))
+    with torch.inference_mode():
+        run = pack("nodes.host.ddim")
+        latent = run.invert_latents(model, nothing, clip, 5)
+        video = run.sample_latents(model, text, nothing, latent, 5, cfg=3.0, eta=0.0, seed=0)
+    scale = opened.scheduler.alphas_cumprod[latent["tav_timestep"]] ** -0.5
+    told = (
+        relative(latent["samples"] / scale, rearrange(noise, "1 c f h w -> f c h w") / SCALE),
+        relative(video, rearrange(expected, "1 c f h w -> f c h w") / SCALE),
+    )
+    print(f"LoRA and {nets}: inversion {told[0]:.1e}, edit {told[1]:.1e} of the mean magnitude")
+    assert max(told) < 1e-4
+
+
+@pytest.mark.parametrize("nets", NETS)
+def test_control_enters_the_inflated_model_where_it_enters_the_plain_one(sd, host, models, nets):
+    """An inflation in which each frame looks at itself alone is the plain model, also under control."""
+    positive = controlled(sd.text("a man is skiing"), control(models, *NETS[nets]))
+    inflated = host.inflate(sd.model, attention="frame", group_norm="frame")
+    plain, same = (sampled(model, sd, EMPTY, 2, positive=positive) for model in (sd.model, inflated))
+    assert relative(same, plain) < 1e-4
+    assert relative(plain, sampled(sd.model, sd, EMPTY, 2)) > 1e-3
+
+
+@pytest.mark.parametrize("nets", NETS)
+def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, nets, tmp_path):
+    """From the same clean latents, noise and timesteps, with a LoRA in place: the same losses, and the same weights."""
+    lora, tune = models / "loras" / LORA, pack("tav_core.tune")
+    personalised = with_lora(exact, lora)
+    settings = tune.TuneConfig(num_steps=3, learning_rate=1e-3, mixed_precision="no")
+    text = controlled(personalised.text("a man is skiing"), control(models, *NETS[nets]))
+    with torch.inference_mode():
+        weights, losses, _ = pack("nodes.host.tuning").tune_model(
+            host.inflate(personalised.model), clip, text, settings, root=tmp_path, notes={}, on_step=lambda *_, **__: 0
+        )
+    opened, unet, base = shell(exact.path, loras=[pack("tav_core.lora").Lora(lora, 0.8)])
+    controls, embeds = shell_controls(models, NETS[nets]), opened.encode_prompt("a man is skiing")
+    residuals = pack("tav_core.control").residuals
+    report = tune.tune(
+        unet,
+        rearrange(clip * SCALE, "f c h w -> 1 c f h w"),
+        embeds,
+        core("diffusers").DDPMScheduler.from_config(opened.scheduler.config),
+        settings,
+        control=lambda noisy, timesteps: residuals(controls, noisy, timesteps, embeds),
+    )
+    assert losses == pytest.approx(report.losses, rel=1e-4)
+    assert weights.facts["base_fingerprint"] == base
+    theirs = pack("tav_core.tuned").TunedWeights.from_unet(unet).tensors
+    # not the largest difference: where a gradient is all rounding, Adam makes a whole step of it (reference-facts, 36)
+    told = max(
+        ((tensor - theirs[name]).norm() / theirs[name].norm()).item() for name, tensor in weights.tensors.items()
+    )
+    print(f"tuned with a LoRA and {nets}: losses alike, weights to {told:.1e} of their norm")
+    assert told < 0.02
+    assert weights.facts["checkpoint"] in (CHECKPOINT, None)
+
+
+# Families
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, host, clip, predicts):
+    """768 wide pictures or not, the two kinds differ in what they predict alone."""
+    ddim, model = pack("tav_core.ddim"), sd2.model
+    if predicts == "v_prediction":
+        (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(model, predicts, False)
+    opened, unet, _ = shell(sd2.path, prediction_type=predicts)
+    assert pack("nodes.host.sd_model").family_of(model) == opened.family == "sd2"
+    weights = tuned_weights(unet)
+    weights.apply(unet)
+    embeds = {text: opened.encode_prompt(text) for text in ("", "a man is skiing")}
+    assert worst(sd2.text("a man is skiing")[0][0], embeds["a man is skiing"]) < 1e-4
+    cond, uncond = (ddim.NoisePredictor(unet, embeds[t], opened.scheduler) for t in ("a man is skiing", ""))
+    noise = ddim.invert(uncond, rearrange(clip * SCALE, "f c h w -> 1 c f h w"), opened.scheduler, 5)[-1]
+    expected = ddim.sample(ddim.guided(cond, uncond, 3.0), noise, opened.scheduler, 5)
+    model = host.with_tuned(model, weights)
+    latent = inverted(model, sd2, clip, 5)
+    video = sampled(model, sd2, latent, 5)
+    told = relative(video, rearrange(expected, "1 c f h w -> f c h w") / SCALE)
+    print(f"SD 2.x, {predicts}: {told:.1e} of the mean magnitude")
+    assert told < 1e-4
+
+
+def test_weights_of_one_family_do_not_go_onto_another(sd, sd2, host):
+    weights = tuned_weights(shell(sd.path)[1])
+    weights.facts["family"] = "sd1"
+    with pytest.raises(ValueError, match=r"tuned on Stable Diffusion 1\.x, and this is Stable Diffusion 2\.x"):
+        host.with_tuned(sd2.model, weights)
+
+
+# Siblings
+
+
+def test_weights_on_a_sibling_are_told_in_the_node_and_in_the_log(sd, models, host, caplog):
+    sibling, tell = checkpoint(models / "checkpoints" / PERSONALISED), pack("nodes.host.siblings").tell_of_sibling
+    weights = tuned_weights(shell(sd.path)[1])
+    base = pack("nodes.host.weights").base_fingerprint(sd.model)
+    weights.facts.update(base_fingerprint=base, checkpoint=CHECKPOINT)
+    with caplog.at_level(logging.WARNING):
+        assert tell(sd.model, weights, None) is None
+        assert tell(with_lora(sd, models / "loras" / LORA).model, weights, None) is None
+        assert not caplog.records
+        note = tell(sibling.model, weights, None)
+    assert CHECKPOINT in note
+    assert PERSONALISED in note
+    assert base[:12] in note
+    assert caplog.records[0].getMessage().endswith(note)
+
+
+def test_strength_on_a_sibling_goes_from_its_own_network_to_the_tuned_one(sd, models, host):
+    sibling = checkpoint(models / "checkpoints" / PERSONALISED)
+    weights = tuned_weights(shell(sd.path)[1])
+    inputs = random(1, 4, FRAMES, 8, 8), torch.tensor([300]), random(1, 77, 768)
+    at = {s: predict(host.with_tuned(sibling.model, weights, s), *inputs) for s in (0.0, 0.5, 1.0)}
+    assert torch.equal(at[0.0], predict(host.inflate(sibling.model), *inputs))
+    gone = [worst(at[s], at[0.0]) for s in (0.5, 1.0)]
+    assert 0.01 < gone[0] < gone[1]
+
+
+# What does not fit
+
+
+@pytest.mark.parametrize("name", [CONTROLNET, T2I_ADAPTER])
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [((2, 3, 64, 64), "2 control pictures for 3 frames"), ((3, 3, 64, 128), "128x64, and the video is 64x64")],
+)
+def test_control_pictures_of_another_count_or_shape_are_told_before_any_work(
+    sd, host, models, clip, name, shape, sentence, tmp_path
+):
+    net = control(models, name)
+    net.cond_hint_original = torch.zeros(shape)
+    text, model = controlled(sd.text("a man"), net), host.inflate(sd.model)
+    with pytest.raises(ValueError, match=sentence):
+        sampled(model, sd, EMPTY, 1, positive=text)
+    with pytest.raises(ValueError, match=sentence), torch.inference_mode():
+        pack("nodes.host.ddim").invert_latents(model, text, clip, 1)
+    tune, settings = pack("nodes.host.tuning").tune_model, pack("tav_core.tune").TuneConfig()
+    with pytest.raises(ValueError, match=sentence), torch.inference_mode():
+        tune(model, clip, text, settings, root=tmp_path, notes={}, on_step=print)
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_picture_for_all_frames_and_larger_ones_of_the_same_shape_are_taken(sd, host, models):
+    net = control(models, CONTROLNET)
+    picture = random(1, 3, 128, 128).sigmoid()
+    videos = []
+    for hint in (picture, picture.repeat(3, 1, 1, 1)):
+        net.cond_hint_original = hint
+        videos.append(sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=controlled(sd.text("a man"), net)))
+    assert relative(*videos) < 1e-5
+
+
+def test_a_controlnet_of_another_family_is_named(sd, sd2, host, models):
+    net = control(models, CONTROLNET)
+    text = controlled(sd2.text("a man"), net)
+    with pytest.raises(ValueError, match=r"for Stable Diffusion 1\.x, and the checkpoint is Stable Diffusion 2\.x"):
+        sampled(host.inflate(sd2.model), sd2, EMPTY, 1, positive=text)
+    net.control_model.label_emb = torch.nn.Sequential(torch.nn.Linear(2, 2))  # of SDXL's
+    try:
+        with pytest.raises(ValueError, match="is a ControlNet for Stable Diffusion XL"):
+            sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=controlled(sd.text("a man"), net))
+    finally:
+        del net.control_model.label_emb
+
+
+@pytest.mark.parametrize(("width", "family"), [(2048, "Stable Diffusion XL"), (1024, r"Stable Diffusion 2\.x")])
+def test_a_lora_of_another_family_is_named_before_the_inflation_and_behind_it(sd, host, clip, width, family, tmp_path):
+    """The host applies what fits by chance, and logs the rest."""
+    name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
+    tensors = {}
+    for layer, into in (("attn1_to_q", 320), ("attn2_to_k", width)):
+        tensors |= {f"{name}_{layer}.lora_down.weight": torch.ones(2, into)}
+        tensors |= {f"{name}_{layer}.lora_up.weight": torch.ones(320, 2)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    sentence = f"was made for {family}.*take it out"
+    with pytest.raises(ValueError, match=sentence):
+        host.inflate(sd.with_lora(tmp_path / "lora.safetensors"))
+    behind = sd.with_lora(tmp_path / "lora.safetensors", host.inflate(sd.model))
+    with pytest.raises(ValueError, match=sentence):
+        inverted(behind, sd, clip, 1)
+    with pytest.raises(ValueError, match=sentence):
+        sampled(behind, sd, EMPTY, 1)
