@@ -473,7 +473,7 @@ def test_too_little_memory_is_told_with_what_to_lower_and_switches_checkpointing
 
 
 def test_every_command_explains_itself():
-    for command in ("tune", "edit", "run", "info"):
+    for command in ("tune", "edit", "run", "info", "convert"):
         told = tav(command, "--help")
         assert told.code == 0
         assert f"tav {command} " in told.out.split("Example:")[1]
