@@ -1,18 +1,22 @@
 """The miniature that comes with the package: what it weighs and is made of, and that it draws what it is told."""
 
+import copy
 import json
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from tav_core.checkpoint import load_checkpoint
-from tav_core.ddim import NoisePredictor, guided, sample
+from tav_core.ddim import NoisePredictor, as_noise, guided, invert, sample
 from tav_core.demo.miniature import MINIATURE, STRIPED_BALL, miniature_path
 from tav_core.demo.readers import object_mask, read_picture
-from tav_core.demo.world import COLOURS, GROUNDS, SHAPES, Scene, draw, random_scene
+from tav_core.demo.showcase import MOTION, SOURCE
+from tav_core.demo.world import COLOURS, GROUNDS, SHAPES, Scene, clip_scenes, draw, draw_clip, random_scene
 from tav_core.inflate import inflate
+from tav_core.metrics import peak_signal_to_noise
 
 MEGABYTES = 12
 SCENES = [Scene(colour, SHAPES[i % 4], GROUNDS[i % 6]) for i, colour in enumerate(COLOURS)]
@@ -47,6 +51,28 @@ def test_scaled_latents_have_mean_0_and_deviation_1(miniature):
     latents = miniature.encode_video(pictures)
     assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 0.15
     assert (latents.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.15
+
+
+def test_as_a_network_that_predicts_velocity_it_reconstructs_and_the_originals_way_does_not(miniature, record_property):
+    """What it sees of the noise, told as velocity; the original inverts with that as if it were the noise."""
+    source = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=8))).float() / 255
+    inflated = inflate(copy.deepcopy(miniature.unet), group_norm="frame")
+    see_noise = NoisePredictor(inflated, miniature.encode_prompt(""), miniature.scheduler)
+    scheduler = DDIMScheduler.from_config(miniature.scheduler.config, prediction_type="v_prediction")
+
+    def velocity(latents, timestep):
+        alpha = scheduler.alphas_cumprod[timestep]
+        return (see_noise(latents, timestep) - (1 - alpha).sqrt() * latents) / alpha.sqrt()
+
+    found, latents = {}, miniature.encode_video(source)
+    for way, predict in (("ours", as_noise(velocity, scheduler)), ("the original's", velocity)):
+        noise = invert(predict, latents, scheduler, 20)[-1]
+        again = sample(as_noise(velocity, scheduler), noise, scheduler, 20)
+        found[way] = peak_signal_to_noise(miniature.decode_video(again), source)
+        record_property(f"psnr_db_{way}", found[way])
+    print(f"v-prediction, inverted in {found}")
+    assert found["ours"] > 28
+    assert found["the original's"] < 20
 
 
 def drawn(checkpoint, captions: list[str], guidance_scale: float = 4.0) -> np.ndarray:
