@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from einops import rearrange
 from safetensors.torch import save_file
 
@@ -12,6 +13,7 @@ from tests.host.assets import CHECKPOINT, CONTROLNET, LORA, PERSONALISED, T2I_AD
 from tests.host.inprocess import StableDiffusion, checkpoint, core, pack, predict
 from tests.host.test_parity import control, random, tuned_weights
 from tests.host.test_sampling import SCALE, inverted, relative, sampled
+from tests.random_checkpoint import SD15_UNET
 
 FRAMES = 3
 EMPTY = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
@@ -161,6 +163,32 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
     assert weights.facts["checkpoint"] in (CHECKPOINT, None)
 
 
+def test_sentences_and_masks_per_frame_reach_their_frames(sd, host, models, clip):
+    """A batch of texts, as packs that schedule prompts give it, is tav_core's text per frame; masks weigh frames."""
+    unet, sentences = shell(sd.path)[1], ["a man is skiing", "a dog", "a red ball"]
+    texts = torch.cat([sd.text(sentence)[0][0] for sentence in sentences])
+    scheduler, ddim = pack("nodes.host.ddim").ddim_scheduler(sd.model), pack("tav_core.ddim")
+    noise = rearrange(clip * SCALE, "f c h w -> 1 c f h w")
+    predict = ddim.NoisePredictor(unet, rearrange(texts.clone(), "f n d -> 1 f n d"), scheduler)
+    expected = rearrange(ddim.invert(predict, noise, scheduler, 4)[-1], "1 c f h w -> f c h w")
+    model, per_frame = host.inflate(sd.model), [[texts, sd.text("")[0][1]]]
+    with torch.inference_mode():
+        latent = pack("nodes.host.ddim").invert_latents(model, per_frame, clip, 4)
+    scale = scheduler.alphas_cumprod[latent["tav_timestep"]] ** -0.5
+    assert relative(latent["samples"] / scale, expected / SCALE) < 1e-4
+
+    first = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 64, 64)
+    masked = [
+        [text, options | {"mask": mask, "mask_strength": 1.0}]
+        for sentence, mask in (("a man is skiing", first), ("a dog", 1 - first))
+        for text, options in sd.text(sentence)
+    ]
+    whole, by_masks = (sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=p) for p in (sd.text("a dog"), masked))
+    gone = (by_masks - whole).abs().amax(dim=(1, 2, 3))
+    assert gone[0] > 1e-3  # one step, in which no frame has seen yet what became of another
+    assert gone[1:].max() < 1e-4
+
+
 # Families
 
 
@@ -287,3 +315,28 @@ def test_a_lora_of_another_family_is_named_before_the_inflation_and_behind_it(sd
         inverted(behind, sd, clip, 1)
     with pytest.raises(ValueError, match=sentence):
         sampled(behind, sd, EMPTY, 1)
+
+
+SD2_UNET = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20], "use_linear_projection": True}
+
+
+@pytest.mark.parametrize(("family", "changes"), [("sd1", {}), ("sd2", SD2_UNET)])
+def test_a_diffusers_folder_of_full_size_is_inflated_with_its_own_weights(host, tmp_path, family, changes):
+    """The host knows such folders by the sizes of whole families, so that only a whole one will do."""
+    with torch.device("meta"):
+        empty = UNet2DConditionModel.from_config(SD15_UNET | changes).state_dict()
+    generator, folder = torch.Generator().manual_seed(0), tmp_path / family / "unet"
+    folder.mkdir(parents=True)
+    tensors = {name: torch.randn(t.shape, generator=generator).mul_(0.02).half() for name, t in empty.items()}
+    save_file(tensors, folder / "diffusion_pytorch_model.fp16.safetensors")
+    with torch.inference_mode():
+        model, *_ = core("comfy.diffusers_load").load_diffusers(str(folder.parent), output_vae=False, output_clip=False)
+    inflated, names = host.inflate(model), pack("nodes.host.sd_model").host_names(model)
+    assert pack("nodes.host.sd_model").family_of(inflated) == family
+    assert names.keys() == tensors.keys()
+    stored = model.model.state_dict()
+    assert all(torch.equal(stored[names[name]].half(), tensor) for name, tensor in tensors.items())
+    config = pack("nodes.host.weights").diffusers_config(model.model.model_config.unet_config)
+    told = SD15_UNET | {"use_linear_projection": False} | changes
+    assert {name: config[name] for name in told} == told
+    assert pack("nodes.host.weights").base_fingerprint(inflated) == pack("tav_core.tuned").fingerprint_of(tensors)
