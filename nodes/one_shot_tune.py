@@ -26,8 +26,8 @@ class OneShotTune(io.ComfyNode):
                 io.Latent.Input("latents", tooltip="The clip from VAE Encode, 2 frames or more."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The sentence that describes the clip: exactly one, without area, mask or range. A "
-                    "ControlNet on it is honoured.",
+                    tooltip="The sentence that describes the clip: exactly one, without area, mask or range. "
+                    "ControlNets and T2I-Adapters on it are honoured.",
                 ),
                 io.Int.Input(
                     "steps",
