@@ -1,19 +1,20 @@
 """Control by pictures: in every file layout, entering where it enters the 2-D network, and in its part of sampling."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
-from diffusers import ControlNetModel, T2IAdapter
+from diffusers import ControlNetModel, DDPMScheduler, T2IAdapter
 from einops import rearrange
 from safetensors.torch import save_file
 
-from tav_core import NoisePredictor, TavError, guided, inflate
+from tav_core import NoisePredictor, TavError, TuneConfig, guided, inflate, tune
 from tav_core.control import Control, residuals
 from tav_core.control_files import open_controlnet, open_t2i_adapter
 from tests.golden import ddim
 from tests.host.assets import adapter_name, controlnet_name, drawn
-from tests.networks import text, tiny_unet, video
+from tests.networks import SCHEDULE, text, tiny_unet, video
 
 CHANNELS, HINTS, WIDTH = (32, 64), (16, 32, 96, 256), 768  # of a text, by which a file tells its family
 UNET = {
@@ -135,6 +136,21 @@ def test_guidance_asks_both_texts_under_control_at_once_and_says_the_same(contro
     torch.testing.assert_close(joined, apart, atol=1e-4, rtol=1e-4)
     without = guided(*(NoisePredictor(unet, words(seed), ddim()) for seed in (3, 4)), 3.0)(video(frames=3), 500)
     assert (joined - without).abs().max() > 0.01
+
+
+def test_tuning_under_control_learns_the_same_with_gradient_checkpointing(controlnet, adapter):
+    """diffusers adds an adapter's features in place, at the ends of blocks whose gradients are still to come."""
+    controls = (Control(controlnet, pictures()), Control(adapter, pictures(seed=6)))
+    losses = []
+    for checkpointing in (False, True):
+        unet = inflate(unet2d())
+        settings = TuneConfig(num_steps=3, learning_rate=1e-2, gradient_checkpointing=checkpointing)
+        under = partial(residuals, controls, prompt_embeds=words())
+        losses.append(tune(unet, video(frames=3), words(), DDPMScheduler(**SCHEDULE), settings, control=under).losses)
+        assert all(parameter.abs().max() > 0 for parameter in unet.trainable_parameters().values())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    plain = tune(inflate(unet2d()), video(frames=3), words(), DDPMScheduler(**SCHEDULE), settings).losses
+    assert abs(plain[0] - losses[0][0]) > 1e-3
 
 
 @pytest.mark.parametrize(
