@@ -1,7 +1,8 @@
 """LoRA files as people share them, fused into a checkpoint before it is inflated; diffusers and peft do the work."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +62,12 @@ def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
     for lora, tensors in opened:
         family = family_of_addition({key: tuple(t.shape) for key, t in tensors.items()}, lora.path.name, "LoRA")
         check_addition(family, checkpoint.family, lora.path.name, "LoRA")
+    # Stable Diffusion 2.x leaves the last of its text encoder's layers out, and some trainers do not
+    unused = re.compile(
+        rf"^(lora_te_|text_encoder\.).*layers[._]{checkpoint.text_encoder.config.num_hidden_layers}[._]"
+    )
     for lora, tensors in opened:
-        _fuse(checkpoint, lora, tensors)
+        _fuse(checkpoint, lora, {key: tensor for key, tensor in tensors.items() if not unused.match(key)})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -126,13 +131,13 @@ def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> Non
     pipeline.unload_lora_weights()
 
 
-class _quiet:
+@contextmanager
+def _quiet() -> Iterator[None]:
     """Without the progress bar that transformers shows while it loads a text encoder's part."""
-
-    def __enter__(self):
-        self.was_shown = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()
-
-    def __exit__(self, *_):
-        if self.was_shown:
+    was_shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_shown:
             transformers.utils.logging.enable_progress_bar()

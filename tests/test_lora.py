@@ -191,6 +191,16 @@ def test_alpha_scales_by_the_rank_and_half_precision_files_are_taken(fused, size
     assert_same(after, changed(before, rounded, STRENGTH / RANK))
 
 
+def test_the_text_layer_that_stable_diffusion_2_leaves_out_is_left_out_of_a_lora(written, tmp_path):
+    checkpoint = opened(written["tiny-sd2"])
+    before, parts = weights(checkpoint), change(checkpoint, attentions(checkpoint))
+    last = {k.replace("layers_1_", "layers_2_"): v for k, v in kohya_style(parts, None).items() if "layers_1_" in k}
+    save_file({k: v.clone() for k, v in (kohya_style(parts, None) | last).items()}, tmp_path / "lora.safetensors")
+    assert last
+    fuse_loras(checkpoint, [Lora(tmp_path / "lora.safetensors")])
+    assert_same(weights(checkpoint), changed(before, parts, 1.0))
+
+
 def test_several_add_up_and_a_strength_of_0_is_none(written, tmp_path):
     checkpoint = opened(written["tiny"])
     before, expected = weights(checkpoint), weights(checkpoint)
