@@ -49,4 +49,8 @@ def readable(name: str, value) -> str:
         return "x".join(map(str, value)) if isinstance(value, list) else str(value)
     if name == "bytes":
         return readable_bytes(value)
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {readable(key, part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return "; ".join(readable(name, part) for part in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -93,6 +93,13 @@ def test_a_clip_is_tuned_on_and_edited_with_a_lora_under_two_controls(controlled
         assert (frames[name] - frames["all"]).abs().mean() > 1e-3
 
 
+def test_what_was_laid_over_is_told_of_a_file(controlled):
+    told = tav("info", controlled / "controlled.safetensors").out
+    assert "file lora.safetensors, strength 0.5\n" in told
+    assert "kind controlnet, network pose, pictures poses.mp4, strength 0.7, start 0, end 1; kind t2i-adapter" in told
+    assert "sd.safetensors" in told
+
+
 def test_tuned_weights_hold_the_tuning_and_neither_the_lora_nor_its_fingerprint(controlled, tmp_path):
     weights = TunedWeights.load(controlled / "controlled.safetensors")
     queries = [name for name in weights.tensors if ".to_q." in name and "temp" not in name]
