@@ -33,7 +33,7 @@ def edited(parts, unet, controls) -> dict[str, torch.Tensor]:
 
 
 if __name__ == "__main__":
-    checkpoint, weights, output, options = sys.argv[1:]
-    parts, unet, controls, _ = opened(checkpoint, **json.loads(options))
-    TunedWeights.load(weights).apply(unet)
-    save_file(edited(parts, unet, controls), output)
+    for checkpoint, weights, output, options in json.loads(sys.argv[1]):
+        parts, unet, controls, _ = opened(checkpoint, **options)
+        TunedWeights.load(weights).apply(unet)
+        save_file(edited(parts, unet, controls), output)

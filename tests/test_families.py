@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from tav_core.jobs import open_base, with_prediction
 from tests.fresh_edit import WORDS, edited, opened
 from tests.host.assets import drawn
 from tests.networks import video
-from tests.random_checkpoint import TINY_SD2_UNET, TINY_UNET, write_random_checkpoint
-from tests.test_lora import attentions, change, kohya_style
+from tests.random_checkpoint import write_random_checkpoint
+from tests.test_lora import UNETS, attentions, change, kohya_style
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"sd1": ("tiny", None), "sd2-base": ("tiny-sd2", "epsilon"), "sd2-768": ("tiny-sd2", "v_prediction")}
@@ -81,45 +82,74 @@ def tuned(parts, unet, controls=()):
     tune(unet, video(frames=3), embeds, DDPMScheduler.from_config(parts.scheduler.config), settings, control=under)
 
 
-def in_a_fresh_process(checkpoint, weights, output, options) -> dict[str, torch.Tensor]:
-    command = [sys.executable, "-m", "tests.fresh_edit", checkpoint, weights, output, json.dumps(options)]
+class Edits(NamedTuple):
+    """A clip's noise and an edit: before tuning, after it in one process, and from the files in a fresh process."""
+
+    untuned: dict
+    here: dict
+    there: dict
+
+
+@pytest.fixture(scope="module")
+def edits(written, tmp_path_factory) -> dict[str, Edits]:
+    """Of each family in each layout, and of each size with a LoRA and a ControlNet; one fresh process for all."""
+    folder, found, jobs = tmp_path_factory.mktemp("edits"), {}, []
+    cases = {
+        f"{family}, {layout}": (
+            LAYOUTS[layout](written / size, folder / f"{family}-{layout}"),
+            {"prediction_type": prediction_type},
+        )
+        for family, (size, prediction_type) in SIZES.items()
+        for layout in LAYOUTS
+    }
+    cases |= {f"{size}, LoRA and ControlNet": laid_over(written / size, folder, unet) for size, unet in UNETS.items()}
+    for number, (name, (checkpoint, options)) in enumerate(cases.items()):
+        weights, output = folder / f"{number}-tuned.safetensors", folder / f"{number}-edited.safetensors"
+        found[name] = tuned_and_edited(checkpoint, weights, **options), output
+        jobs.append([str(checkpoint), str(weights), str(output), options])
+    command = [sys.executable, "-m", "tests.fresh_edit", json.dumps(jobs)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    return load_file(output)
+    return {name: Edits(*here, load_file(output)) for name, (here, output) in found.items()}
 
 
-def assert_the_same_in_a_fresh_process(checkpoint, folder, **options):
+def tuned_and_edited(checkpoint, weights, **options) -> tuple[dict, dict]:
     parts, unet, controls, base = opened(checkpoint, **options)
     untuned = edited(parts, unet, controls)
     tuned(parts, unet, controls)
-    TunedWeights.from_unet(unet, base_fingerprint=base).save(folder / "tuned.safetensors")
-    here = edited(parts, unet, controls)
-    there = in_a_fresh_process(checkpoint, folder / "tuned.safetensors", folder / "edited.safetensors", options)
-    for name, tensor in here.items():
-        torch.testing.assert_close(there[name], tensor, atol=1e-4, rtol=1e-4)
-        assert (tensor - untuned[name]).abs().max() > 1e-3
+    TunedWeights.from_unet(unet, base_fingerprint=base).save(weights)
+    return untuned, edited(parts, unet, controls)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", SIZES)
-def test_what_was_tuned_and_saved_is_the_same_in_a_fresh_process(written, tmp_path, family, layout):
-    size, prediction_type = SIZES[family]
-    checkpoint = LAYOUTS[layout](written / size, tmp_path / "rewritten")
-    assert load_checkpoint(checkpoint).family == family[:3]
-    assert_the_same_in_a_fresh_process(checkpoint, tmp_path, prediction_type=prediction_type)
-
-
-@pytest.mark.parametrize(("size", "unet"), [("tiny", TINY_UNET), ("tiny-sd2", TINY_SD2_UNET)])
-def test_so_it_is_with_a_lora_and_a_controlnet(written, tmp_path, size, unet):
-    checkpoint = load_checkpoint(written / size)
-    tensors = kohya_style(change(checkpoint, attentions(checkpoint)), unet)
-    save_file(tensors, tmp_path / "lora.safetensors")
-    network = ControlNetModel.from_unet(checkpoint.unet)
+def laid_over(checkpoint, folder, unet) -> tuple[Path, dict]:
+    parts = load_checkpoint(checkpoint)
+    lora, control = folder / f"{checkpoint.name}-lora.safetensors", folder / f"{checkpoint.name}-control"
+    save_file(kohya_style(change(parts, attentions(parts)), unet), lora)
+    network = ControlNetModel.from_unet(parts.unet)
     network.load_state_dict(drawn(network.state_dict(), seed=3))
-    network.save_pretrained(tmp_path / "control")
-    options = {"lora": f"{tmp_path / 'lora.safetensors'}:0.6", "control": str(tmp_path / "control")}
-    assert_the_same_in_a_fresh_process(written / size, tmp_path, **options)
+    network.save_pretrained(control)
+    return checkpoint, {"lora": f"{lora}:0.6", "control": str(control)}
+
+
+CASES = [
+    *(f"{family}, {layout}" for family in SIZES for layout in LAYOUTS),
+    *(f"{s}, LoRA and ControlNet" for s in UNETS),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_was_tuned_and_saved_is_the_same_in_a_fresh_process(edits, case):
+    for name, tensor in edits[case].here.items():
+        torch.testing.assert_close(edits[case].there[name], tensor, atol=1e-4, rtol=1e-4)
+        assert (tensor - edits[case].untuned[name]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_family_is_known_in_each_layout(written, tmp_path, family):
+    for number, layout in enumerate(LAYOUTS.values()):
+        checkpoint = layout(written / SIZES[family][0], tmp_path / str(number))
+        assert load_checkpoint(checkpoint).family == family[:3]
 
 
 def test_tuning_a_half_precision_file_happens_in_full_precision(written):
