@@ -15,7 +15,7 @@ import pytest
 import torch
 from tqdm import tqdm
 
-from tav_core import TunedWeights, commands, editing_job, jobs, memory, read_frames, tuning_job
+from tav_core import TunedWeights, commands, edit_run, editing_job, jobs, memory, read_frames, tuning_job
 from tav_core.cli import main
 from tests.clips import encode
 from tests.random_checkpoint import write_random_checkpoint
@@ -379,7 +379,7 @@ def test_what_cannot_be_tuned_is_told_in_a_sentence(files, tmp_path, changes, se
         ({"weights": "absent.safetensors"}, "There is no file"),
         ({"weights": "sd.safetensors"}, "is of format"),
         ({"weights": "ball.mp4"}, "is damaged, or no .safetensors file"),
-        ({"checkpoint": "sd2.safetensors"}, "do not fit this network"),
+        ({"checkpoint": "sd2.safetensors"}, "tuned on Stable Diffusion 1.x, and this is Stable Diffusion 2.x"),
         ({"output": "ball.mp4"}, "Nothing can be written into"),
         ({"steps": 0}, "num_steps must be from 1 to 999"),
         ({"steps": 400}, "far from full noise; take 333 or 500"),
@@ -530,7 +530,7 @@ def test_weights_know_their_checkpoint_in_every_precision(tuned, tmp_path):
 
 def test_an_edit_that_fails_midway_leaves_no_manifest_of_other_videos(tuned, tmp_path, monkeypatch):
     assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
-    monkeypatch.setattr(editing_job, "sample", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr(edit_run, "sample", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
     failed = tav(*editing(tuned, tmp_path, "a cube", "a dog"))
     assert failed.code == 2
     assert not (tmp_path / "manifest.json").exists()
