@@ -1,4 +1,4 @@
-"""An edit that is ready to start: inverts the clip once, samples each prompt from there, and writes down what it did."""
+"""An edit that is ready to start: inverts the clip once, samples each prompt from there, and says what it did."""
 
 import json
 import os
