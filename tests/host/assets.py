@@ -20,7 +20,7 @@ LORA = "blindbox_V1Mix.safetensors"
 V_PREDICTION = "v2-1_768-ema-pruned.safetensors"
 CONTROLNET = "control_v11p_sd15_openpose_fp16.safetensors"
 T2I_ADAPTER = "t2iadapter_depth-fp16.safetensors"
-CLIP, POSES = "man-skiing.mp4", "man-skiing-poses.mp4"
+CLIP = "man-skiing.mp4"
 CLIP_FRAMES, CLIP_SIZE, CLIP_FPS = 12, 64, 8
 
 
@@ -41,13 +41,11 @@ def write_models(folder: Path) -> None:
 
 
 def write_clips(folder: Path) -> None:
-    """A white square that goes over a coloured ground, and the same square alone on black, as a pose would be."""
-    square = [(4 + 4 * i, 20) for i in range(CLIP_FRAMES)]
-    for name, ground in {CLIP: clips.colours(CLIP_SIZE, CLIP_SIZE), POSES: np.zeros((CLIP_SIZE, CLIP_SIZE, 3))}.items():
-        pictures = [ground.astype(np.uint8) for _ in square]
-        for picture, (x, y) in zip(pictures, square, strict=True):
-            picture[y : y + 16, x : x + 16] = 255
-        clips.encode(folder / name, pictures, fps=CLIP_FPS)
+    """A white square that goes over a coloured ground."""
+    pictures = [clips.colours(CLIP_SIZE, CLIP_SIZE).astype(np.uint8) for _ in range(CLIP_FRAMES)]
+    for number, picture in enumerate(pictures):
+        picture[20:36, 4 + 4 * number : 20 + 4 * number] = 255
+    clips.encode(folder / CLIP, pictures, fps=CLIP_FPS)
 
 
 def write_lora(path: Path, *, seed: int = 1, rank: int = 4) -> None:

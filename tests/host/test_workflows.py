@@ -3,16 +3,28 @@
 import io
 import math
 import shutil
+from functools import cache
 
 import av
 import pytest
 import torch
 from safetensors.torch import load, load_file
+from torch.nn.functional import interpolate
 
 from tav_core.files import read_facts
 from tav_core.tuned import FORMAT
-from tests.host.workflows import FRAMES, NAMES, SIZE, new, small, workflow
+from tests.host.assets import LORA
+from tests.host.client import Client
+from tests.host.interface import nodes_of
+from tests.host.workflows import FRAMES, NAMES, SIZE, changed, ending_in, new, small, workflow
 
+TWICE = (
+    "edit-with-saved-weights",
+    "pose-control",
+    "text-to-video",
+    "try-with-the-miniature",
+    "tune-and-edit",
+)
 LATENTS = {"latents_file": new("SaveLatent", samples=["sample", 0], filename_prefix="test")}
 
 
@@ -26,15 +38,36 @@ def saved_video(client, run) -> av.VideoStream:
     return av.open(io.BytesIO(client.view(file)))
 
 
+@pytest.fixture(scope="module")
+def drawn(server, tuned):
+    """Runs a workflow as it is, once: drawn(name) -> (its run, the latents of its video)."""
+    client = Client(server)
+
+    @cache
+    def run_once(name: str):
+        run = client.run(small(name) | LATENTS)
+        assert run.status == "success", run.sentence
+        return run, saved_latents(client, run)
+
+    return run_once
+
+
 def test_there_is_a_workflow_for_each_use():
     assert NAMES == [
+        "depth-control",
         "edit-with-saved-weights",
         "ksampler-from-inverted",
+        "per-frame-masks",
+        "per-frame-prompts",
         "personalised-lora",
         "pose-control",
+        "sibling-checkpoint",
         "text-to-video",
         "try-with-the-miniature",
         "tune-and-edit",
+        "tune-with-lora",
+        "two-controls",
+        "v-prediction",
     ]
 
 
@@ -44,45 +77,159 @@ def test_each_node_says_what_it_is_for(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_gives_a_video_of_the_asked_size_and_the_same_one_again(server, client, tuned, name):
-    first = client.run(small(name) | LATENTS)
-    assert first.status == "success", first.sentence
-    latents = saved_latents(client, first)
+def test_a_workflow_gives_a_video_of_the_asked_size(client, drawn, name):
+    run, latents = drawn(name)
     assert latents.shape == (FRAMES, 4, SIZE // 8, SIZE // 8)
     assert latents.isfinite().all()
     assert latents.std() > 0.1
-    with saved_video(client, first) as video:
+    with saved_video(client, run) as video:
         pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert [picture.shape for picture in pictures] == [(SIZE, SIZE, 3)] * FRAMES
     assert all(picture.std() > 1 for picture in pictures)
 
+
+@pytest.mark.parametrize("name", TWICE)
+def test_the_same_video_comes_again_where_nothing_was_kept(server, client, drawn, name):
+    _, latents = drawn(name)
     client.free()
     shutil.rmtree(server.base / "models" / "tune_a_video" / ".runs", ignore_errors=True)
     again = client.run(small(name) | LATENTS)
-    assert {"checkpoint", "sample"} <= again.executed  # nothing was taken from the host's cache
+    assert {"checkpoint", "sample"} <= again.executed
     assert torch.equal(saved_latents(client, again), latents)
 
 
-def test_another_sentence_a_seed_and_guidance_each_give_another_video(client, tuned):
+def test_every_kind_of_node_of_ours_is_in_a_workflow_that_runs_twice(server):
+    kinds = {node["class_type"] for name in TWICE for node in workflow(name).values()}
+    once = set(nodes_of(Client(server))) - kinds
+    assert once == {"ApplyTunedWeights"}  # which calls what Load Tuned Weights calls
+
+
+def test_another_sentence_a_seed_and_guidance_each_give_another_video(client, drawn):
     def latents(name, changes):
         return saved_latents(client, client.run(small(name, changes) | LATENTS))
 
-    plain = latents("edit-with-saved-weights", {})
+    _, plain = drawn("edit-with-saved-weights")
     assert not torch.equal(plain, latents("edit-with-saved-weights", {"edit": {"text": "a dog"}}))
     assert not torch.equal(plain, latents("edit-with-saved-weights", {"sample": {"cfg": 2.0}}))
     assert torch.equal(plain, latents("edit-with-saved-weights", {"sample": {"seed": 1}}))  # an inversion draws nothing
-    plain = latents("text-to-video", {})
-    assert not torch.equal(plain, latents("text-to-video", {"sample": {"seed": 1}}))
+    assert not torch.equal(drawn("text-to-video")[1], latents("text-to-video", {"sample": {"seed": 1}}))
 
 
-def test_the_lora_and_the_poses_have_a_say(client, tuned):
-    def latents(name, changes):
-        return saved_latents(client, client.run(small(name, changes) | LATENTS))
+def changed_by(client, name: str, changes: dict, *, of: dict | None = None) -> torch.Tensor:
+    """How far changes move each place of the video's latents (f, h, w), beside a run with the inputs `of`."""
+    before = saved_latents(client, client.run(small(name, of) | LATENTS))
+    run = client.run(changed(small(name, of), changes) | LATENTS)
+    assert run.status == "success", run.sentence
+    return (saved_latents(client, run) - before).abs().amax(1)
 
-    lora = {strength: {"lora": {"strength_model": strength}} for strength in (0.0, 0.8)}
-    assert not torch.equal(latents("personalised-lora", lora[0.8]), latents("personalised-lora", lora[0.0]))
-    poses = {strength: {"control": {"strength": strength}} for strength in (0.0, 0.8)}
-    assert not torch.equal(latents("pose-control", poses[0.8]), latents("pose-control", poses[0.0]))
+
+ONE_STEP = {"sample": {"steps": 1}}  # after more, places that a change did not reach have seen those that it did
+
+
+def test_a_lora_and_a_sibling_have_a_say(client, drawn):
+    for name, changes in {
+        "personalised-lora": {"lora": {"strength_model": 0.0}},
+        "sibling-checkpoint": {"weights": {"strength": 0.0}},
+    }.items():
+        run = client.run(small(name, changes) | LATENTS)
+        assert not torch.equal(saved_latents(client, run), drawn(name)[1]), name
+
+
+def losses_of(run) -> list[float]:
+    return run.outputs["tune"]["tune_a_video"][0]["losses"]
+
+
+def test_a_lora_before_tuning_is_tuned_with_and_one_after_it_only_drawn_with(client, drawn):
+    plain, latents = drawn("tune-with-lora")
+    after = client.run(small("tune-with-lora", {"lora_after": {"strength_model": 0.0}}) | LATENTS)
+    assert losses_of(after) == losses_of(plain)
+    assert not torch.equal(saved_latents(client, after), latents)
+    before = client.run(ending_in(small("tune-with-lora", {"lora": {"strength_model": 0.0}}), "save_weights"))
+    assert losses_of(before) != losses_of(plain)
+
+
+def test_saved_weights_do_not_hold_the_lora_that_was_there_while_tuning(server, models, drawn):
+    run, _ = drawn("tune-with-lora")
+    name = run.outputs["save_weights"]["tune_a_video"][0]["name"]
+    tensors = load_file(server.base / "models" / "tune_a_video" / name)
+    queries = [tensor for key, tensor in tensors.items() if ".to_q." in key and "temp" not in key]
+    lora = load_file(models / "loras" / LORA)
+    ups = [tensor for key, tensor in lora.items() if "to_q" in key and "lora_up" in key]
+    assert max(tensor.abs().max() for tensor in queries) < 1e-3 < min(tensor.abs().max() for tensor in ups)
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("pose-control", "poses"), ("depth-control", "depth")])
+def test_a_controls_picture_changes_its_own_frame_most(client, tuned, name, pictures):
+    """Of the poses or the depth, the last picture is made black."""
+    nodes = {
+        "first_two": new("ImageFromBatch", image=[pictures, 0], batch_index=0, length=FRAMES - 1),
+        "nothing_drawn": new("EmptyImage", width=SIZE, height=SIZE, batch_size=1, color=0),
+        "other": new("ImageBatch", image1=["first_two", 0], image2=["nothing_drawn", 0]),
+        "control": {"image": ["other", 0]},
+    }
+    moved = changed_by(client, name, nodes, of=ONE_STEP).amax((1, 2))
+    assert moved[-1] > 2 * moved[:-1].max(), moved
+
+
+def test_each_of_two_controls_has_a_say_and_only_in_its_part_of_sampling(client, drawn):
+    """Two steps of sampling are at the timesteps 501 and 1."""
+    runs = {
+        name: saved_latents(client, client.run(small("two-controls", {"control_depth": inputs}) | LATENTS))
+        for name, inputs in {
+            "off": {"strength": 0.0},
+            "between the steps": {"start_percent": 0.6, "end_percent": 0.9},
+            "to the end": {"end_percent": 1.0},
+        }.items()
+    }
+    _, latents = drawn("two-controls")
+    assert not torch.equal(latents, runs["off"])
+    assert not torch.equal(latents, runs["to the end"])
+    torch.testing.assert_close(runs["between the steps"], runs["off"], atol=1e-5, rtol=0)
+
+
+def test_a_control_has_a_say_in_tuning_and_inversion(client, tuned):
+    losses, noises = [], []
+    for strength in (0.8, 0.0):
+        held = {"held": {"strength": strength}, "noise": new("SaveLatent", samples=["invert", 0], filename_prefix="x")}
+        run = client.run(ending_in(small("pose-control", held), "noise"))
+        losses.append(losses_of(run))
+        noises.append(run.outputs["noise"]["latents"][0])
+    assert losses[0] != losses[1]
+    first, second = (load(client.view(file))["latent_tensor"] for file in noises)
+    assert not torch.equal(first, second)
+
+
+def test_a_masks_sentence_moves_what_is_under_its_mask(client, tuned):
+    apart = {"stride": 6}
+    frames = ONE_STEP | {"clip": apart, "mask_frames": apart}
+    shown = {
+        "shown": new("MaskToImage", mask=["figure_mask", 0]),
+        "pictures": new("SaveImage", images=["shown", 0], filename_prefix="mask"),
+    }
+    run = client.run(ending_in(small("per-frame-masks", frames) | shown, "pictures"))
+    files = [io.BytesIO(client.view(file)) for file in run.outputs["pictures"]["images"]]
+    white = torch.stack([torch.from_numpy(next(av.open(file).decode()).to_ndarray(format="gray")) for file in files])
+    inside = interpolate(white[None].float(), size=(SIZE // 8, SIZE // 8), mode="bilinear")[0] > 0
+    moved = changed_by(client, "per-frame-masks", {"figure": {"text": "a gorilla"}}, of=frames)
+    assert moved[~inside].max() == 0
+    assert all(moved[frame][inside[frame]].max() > 0 for frame in range(FRAMES))
+    assert not torch.equal(inside[0], inside[1])
+
+
+def test_a_second_sentence_moves_the_frames_that_it_is_for(client, tuned):
+    moved = changed_by(client, "per-frame-prompts", {"late": {"text": "a gorilla"}}, of=ONE_STEP).amax((1, 2))
+    assert moved[:2].max() == 0 < moved[2]
+
+
+def test_what_model_sampling_discrete_says_is_predicted_is_what_is_tuned(client, drawn):
+    """The reduced checkpoint lacks the block by which the host tells velocity, so that it counts as one of noise."""
+    plain, _ = drawn("v-prediction")
+    losses = {}
+    for kind in ("eps", "v_prediction"):
+        sampling = new("ModelSamplingDiscrete", model=["checkpoint", 0], sampling=kind, zsnr=False)
+        prompt = small("v-prediction", {"told": sampling, "inflate": {"model": ["told", 0]}})
+        losses[kind] = losses_of(client.run(ending_in(prompt, "save_weights")))
+    assert losses["eps"] == losses_of(plain) != losses["v_prediction"]
 
 
 def test_saved_weights_edit_as_those_just_tuned_do(server, client, tuned):

@@ -16,6 +16,7 @@ SMALL = {
     "DDIMInvert": {"steps": 2},
     "TAVSample": {"steps": 2},
     "KSamplerAdvanced": {"steps": 10},
+    "RepeatImageBatch": {"amount": 2},  # with another two that follow, and of which the last is left over
 }
 
 
