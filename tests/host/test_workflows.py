@@ -178,12 +178,10 @@ def test_each_of_two_controls_has_a_say_and_only_in_its_part_of_sampling(client,
         for name, inputs in {
             "off": {"strength": 0.0},
             "between the steps": {"start_percent": 0.6, "end_percent": 0.9},
-            "to the end": {"end_percent": 1.0},
         }.items()
     }
     _, latents = drawn("two-controls")
     assert not torch.equal(latents, runs["off"])
-    assert not torch.equal(latents, runs["to the end"])
     torch.testing.assert_close(runs["between the steps"], runs["off"], atol=1e-5, rtol=0)
 
 
