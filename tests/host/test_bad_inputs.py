@@ -127,6 +127,29 @@ CASES = {
         {"latents16": new("EmptySD3LatentImage", width=64, height=64, batch_size=3)},
         latents=["latents16", 0],
     ),
+    # LoRAs and control
+    "a LoRA of another family": (
+        "tune-with-lora",
+        {"lora": {"lora_name": "sdxl.safetensors"}},
+        r"LoRA on this MODEL was made for Stable Diffusion XL.*take it out",
+    ),
+    "a LoRA of another family behind the tuning": (
+        "tune-with-lora",
+        {"lora_after": {"lora_name": "sdxl.safetensors"}},
+        r"LoRA on this MODEL was made for Stable Diffusion XL.*take it out",
+    ),
+    "poses of another count": (
+        "pose-control",
+        {"poses": {"frames": 2}},
+        r"Got 2 control pictures for 3 frames; give Apply ControlNet one per frame",
+    ),
+    "poses of another shape": ("pose-control", {"poses": {"width": 128}}, r"are 128x64, and the video is 64x64"),
+    "depth of another count": ("depth-control", {"depth": {"frames": 4}}, r"Got 4 control pictures for 3 frames"),
+    "a ControlNet of SDXL": (
+        "pose-control",
+        {"controlnet": {"control_net_name": "sdxl.safetensors"}},
+        r"is a ControlNet for Stable Diffusion XL, and Stable Diffusion 1\.x or 2\.x is needed",
+    ),
     # tuned weights
     "no such weights": weights(r"not in list", "gone.safetensors"),
     "weights above the folder": weights(
@@ -206,6 +229,7 @@ def prepared(server, tuned):
     next(iter(tensors.values()))[0] = torch.nan
     save_file(tensors, folder / "nan.safetensors", metadata)
     write_other_unets(server.base / "models")
+    write_additions_for_sdxl(server.base / "models")
     return server
 
 
@@ -229,6 +253,16 @@ def write_other_unets(models):
     save_file(unet, folder / "inpainting.safetensors")
 
 
+def write_additions_for_sdxl(models):
+    """A LoRA and a ControlNet that attend to texts as wide as SDXL's."""
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    lora = {f"{layer}.lora_down.weight": torch.ones(2, 2048), f"{layer}.lora_up.weight": torch.ones(320, 2)}
+    save_file(lora, models / "loras" / "sdxl.safetensors")
+    tensors = load_file(models / "controlnet" / assets.CONTROLNET)
+    wide = {name: t.new_zeros(len(t), 2048) for name, t in tensors.items() if re.search(r"attn2\.to_[kv]\.", name)}
+    save_file(tensors | wide, models / "controlnet" / "sdxl.safetensors")
+
+
 def answer(client: Client, prompt: dict) -> list[str]:
     """What the server says against a prompt, before it runs or while it does."""
     try:
@@ -247,7 +281,7 @@ def test_it_is_told_in_a_sentence(prepared, case):
     name, changes, words = CASES[case]
     prompt = changed(small(name), changes)
     # One output alone, for the host runs what is right of a prompt where another part is wrong.
-    output = "save" if name == "edit-with-saved-weights" or "invert" in changes else "save_weights"
+    output = "save_weights" if name == "tune-and-edit" and "invert" not in changes else "save"
     sentences = answer(client, ending_in(prompt, output))
     assert any(re.search(words, sentence, re.DOTALL) for sentence in sentences), sentences
     assert prepared.files() == before

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.host import assets
 from tests.host.client import Client
 from tests.host.interface import STORED, nodes_of
 from tests.host.server import Server
@@ -19,11 +20,14 @@ FLOOR = os.environ.get("COMFYUI_FLOOR_PATH")
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(models, tmp_path_factory):
     if not FLOOR:
         pytest.skip("$COMFYUI_FLOOR_PATH names no ComfyUI of the oldest version that is supported")
     server = Server(Path(FLOOR), tmp_path_factory.mktemp("floor"))
     server.environment["PYTHONPATH"] = os.environ.get("COMFYUI_FLOOR_PYTHONPATH", "")
+    for file in (file for file in models.rglob("*") if file.is_file()):
+        (server.base / "models" / file.relative_to(models)).symlink_to(file)
+    assets.write_clips(server.base / "input")
     with server:
         yield Client(server)
 
@@ -42,3 +46,17 @@ def test_it_tunes_inverts_and_edits(client):
     assert run.status == "success", run.sentence
     assert run.outputs["save"]
     assert client.run(small("try-with-the-miniature", {"edit": {"text": "a blue ball"}})).status == "success"
+
+
+@pytest.mark.parametrize(
+    "name", ["tune-with-lora", "sibling-checkpoint", "v-prediction", "two-controls", "per-frame-masks"]
+)
+def test_it_takes_loras_siblings_control_and_masks(client, name):
+    run = client.run(small(name))
+    assert run.status == "success", run.sentence
+    assert run.outputs["save"]
+
+
+def test_it_refuses_what_does_not_fit(client):
+    run = client.run(small("pose-control", {"poses": {"frames": 2}}))
+    assert "Got 2 control pictures for 3 frames" in run.sentence
