@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..tav_core.edit_config import check_steps
 from ..tav_core.errors import need
 from .host.ddim import sample_latents
-from .host.latents import TIMESTEP, check_samplable, frames_of
+from .host.latents import NOISE_LEVEL, TIMESTEP, check_samplable, frames_of
 from .host.memory import in_plain_words
 from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, facts, known
 
@@ -78,6 +78,6 @@ class TAVSample(io.ComfyNode):
         samples, began = frames_of(latent_image), time.perf_counter()
         with in_plain_words("take fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
-        kept = {name: value for name, value in latent_image.items() if name != TIMESTEP}
+        kept = {name: value for name, value in latent_image.items() if name not in (TIMESTEP, NOISE_LEVEL)}
         told = facts(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began)
         return io.NodeOutput(kept | {"samples": video}, ui=told)

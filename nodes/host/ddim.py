@@ -18,7 +18,7 @@ from torch import Tensor
 from ...tav_core.ddim import invert, sample, visited_timesteps
 from ...tav_core.errors import TavError
 from .control import check_controls
-from .latents import TIMESTEP, timestep_of
+from .latents import NOISE_LEVEL, TIMESTEP, noise_level, timestep_of
 from .lora import check_loras
 from .schedule import schedule_of, sigmas_of
 
@@ -103,7 +103,8 @@ def invert_latents(patcher: ModelPatcher, positive: list, samples: Tensor, num_s
     """The LATENT that a clip came from; samples: (f, c, h, w), clean, as VAE Encode gives them."""
     scheduler = ddim_scheduler(patcher)
     noise = _run(patcher, _Invert(scheduler, num_steps), positive, None, 1.0, torch.zeros_like(samples), samples, 0)
-    return {"samples": noise, TIMESTEP: visited_timesteps(scheduler, num_steps)[0]}
+    level = noise_level(noise, patcher)
+    return {"samples": noise, TIMESTEP: visited_timesteps(scheduler, num_steps)[0], NOISE_LEVEL: level}
 
 
 def sample_latents(

@@ -8,8 +8,10 @@ from .schedule import sigmas_of
 
 TIMESTEP = "tav_timestep"
 """The key of an inverted LATENT, with the timestep (0..999) that its noise belongs to; design.md says why."""
-LEAST_NOISE = 0.3
-"""Between a clean video, of about 0.1, and noise, of about 1; see `timestep_of`."""
+NOISE_LEVEL = "tav_noise_level"
+"""Another, with the root mean square of that noise, by which it is told from a video that was made of it."""
+LEAST_NOISE = 0.5
+"""Between a clean video, of about a tenth of its noise's level, and the noise itself; see `timestep_of`."""
 
 
 def frames_of(latent: dict, *, least: int = 1) -> Tensor:
@@ -38,13 +40,18 @@ def frames_of(latent: dict, *, least: int = 1) -> Tensor:
 def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
     """The timestep of an inverted LATENT; None for any other.
 
-    The host's samplers copy the key onto the clean video that they make of the noise. There it is not believed: in
-    units of its timestep's sigma, noise has a root mean square of about 1, and a clean video a much smaller one.
+    The host's samplers copy the keys onto the clean video that they make of the noise. There they are not believed,
+    for a clean video has a much smaller root mean square than its noise.
     """
     if TIMESTEP not in latent:
         return None
-    in_sigmas = patcher.model.process_latent_in(frames_of(latent)) / sigmas_of(patcher)[latent[TIMESTEP]].item()
-    return latent[TIMESTEP] if in_sigmas.square().mean().sqrt() > LEAST_NOISE else None
+    level = latent.get(NOISE_LEVEL, sigmas_of(patcher)[latent[TIMESTEP]].item())
+    return latent[TIMESTEP] if noise_level(frames_of(latent), patcher) > LEAST_NOISE * level else None
+
+
+def noise_level(samples: Tensor, patcher: ModelPatcher) -> float:
+    """The root mean square of samples (f, 4, h, w), as the network sees them; of noise about its timestep's sigma."""
+    return patcher.model.process_latent_in(samples).square().mean().sqrt().item()
 
 
 def check_samplable(latent: dict, patcher: ModelPatcher) -> None:

@@ -99,7 +99,12 @@ def test_weights_put_onto_another_checkpoint_draw_as_those_loaded_onto_it_do(cli
         },
     )
     run = client.run(applied)
-    assert run.outputs["applied"]["tune_a_video"] == [{"strength": 1.0}]
+    (told,) = run.outputs["applied"]["tune_a_video"]
+    assert told["strength"] == 1.0
+    assert CHECKPOINT in told["note"]
+    assert PERSONALISED in told["note"]
+    (shown,) = run.of("applied", "text")
+    assert shown.data["text"] == told["note"]
     drawn = saved_latents(client, run)
     assert torch.equal(drawn, saved_latents(client, client.run(loaded)))
     without = saved_latents(client, client.run(changed(applied, {"applied": {"strength": 0.0}})))

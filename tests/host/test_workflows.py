@@ -225,8 +225,9 @@ def test_what_model_sampling_discrete_says_is_predicted_is_what_is_tuned(client,
     losses = {}
     for kind in ("eps", "v_prediction"):
         sampling = new("ModelSamplingDiscrete", model=["checkpoint", 0], sampling=kind, zsnr=False)
-        prompt = small("v-prediction", {"told": sampling, "inflate": {"model": ["told", 0]}})
-        losses[kind] = losses_of(client.run(ending_in(prompt, "save_weights")))
+        run = client.run(small("v-prediction", {"told": sampling, "inflate": {"model": ["told", 0]}}))
+        assert run.status == "success", run.sentence
+        losses[kind] = losses_of(run)
     assert losses["eps"] == losses_of(plain) != losses["v_prediction"]
 
 
