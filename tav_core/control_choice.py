@@ -19,12 +19,12 @@ from .errors import TavError
 from .families import NAMES, WIDTHS, check_addition, family_of_config
 from .image_folder import ImageFolder
 from .jobs import Selection
+from .lora import NUMBER
 from .pictures import fitted
 from .video import select_frames
 
 KINDS = {"controlnet": open_controlnet, "t2i-adapter": open_t2i_adapter}
 FORM = "TYPE:PATH[:STRENGTH[:START:END]]"
-NUMBER = r"-?(?:\d+\.?\d*|\.\d+)"
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class ControlChoice:
     def parse(cls, text: str, pictures: str | os.PathLike) -> "ControlChoice":
         """Reads TYPE:PATH[:STRENGTH[:START:END]], as the shell takes it."""
         match = re.fullmatch(rf"({'|'.join(KINDS)}):(.+?)(?::({NUMBER})(?::({NUMBER}):({NUMBER}))?)?", text)
-        if not match:
+        if not match or re.search(rf":{NUMBER}$", match[2]):
             raise TavError(f"The control is {text!r}; give {FORM}, where TYPE is {' or '.join(KINDS)}.")
         kind, network, *numbers = match.groups()
         return cls(kind, Path(network), Path(pictures), *(float(number) for number in numbers if number is not None))

@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 from diffusers import ControlNetModel, T2IAdapter
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .errors import TavError
 from .families import family_of_addition
-from .network_files import read_config, read_pickle, read_weights
+from .network_files import read_config, read_pickle, read_safetensors, read_weights
 from .networks import diffusers_network
 
 ORIGINAL = "control_model."  # before the names, where a file holds the ControlNet beside the whole Stable Diffusion
@@ -25,9 +23,11 @@ UNSHUFFLED = 8  # a T2I-Adapter for Stable Diffusion 1.x or 2.x begins by foldin
 def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> ControlNetModel:
     """A ControlNet on the CPU, frozen; a TavError tells in one sentence what any other file or folder is."""
     path, (tensors, config) = Path(path), _read(Path(path))
-    tensors = {key.removeprefix(ORIGINAL): tensor for key, tensor in tensors.items()}
-    if "lora_controlnet" in tensors:
-        raise TavError(f"{path.name} is a Control-LoRA, which only ComfyUI can open: take the whole ControlNet.")
+    if beside := {key.removeprefix(ORIGINAL): t for key, t in tensors.items() if key.startswith(ORIGINAL)}:
+        tensors = beside
+    for mark, kind in {"lora_controlnet": "a Control-LoRA", "difference": "the difference of a ControlNet"}.items():
+        if mark in tensors:
+            raise TavError(f"{path.name} is {kind}, which only ComfyUI can open: take the whole ControlNet.")
     if not {"input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"} & tensors.keys():
         raise TavError(f"{path.name} is no ControlNet: choose one for Stable Diffusion 1.x or 2.x.")
     family = family_of_addition({key: tuple(tensor.shape) for key, tensor in tensors.items()}, path.name, "ControlNet")
@@ -118,10 +118,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
         raise TavError(f"There is no file or folder {path}: give a ControlNet or a T2I-Adapter.")
     if path.suffix.lower() != ".safetensors":
         return read_pickle(path), None
-    try:
-        return load_file(path), None
-    except SafetensorError as error:
-        raise TavError(f"{path.name} is no whole .safetensors file ({error}): download it again.") from error
+    return read_safetensors(path), None
 
 
 def _read_off(config_of: Callable[[Mapping], dict], tensors: Mapping[str, Tensor], path: Path) -> dict:

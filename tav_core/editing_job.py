@@ -48,6 +48,11 @@ def prepare_edit(
     for number, prompt in enumerate(prompts, 1):
         ensure_prompt(prompt, f"Prompt {number} of {len(prompts)}")
     tuned = load_weights(weights, checkpoint)
+    if checkpoint is None and Path(weights).is_file():
+        raise TavError(
+            f"{Path(weights).name} goes onto a checkpoint; give the one that it was tuned on, "
+            f"{tuned.facts.get('checkpoint') or 'or one of its family'} (--checkpoint)."
+        )
     checkpoint = checkpoint or weights  # what the original saved is a checkpoint, too
     ensure_writable(folder)
     _spare(folder, Path(clip), Path(weights), Path(checkpoint))

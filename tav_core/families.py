@@ -26,7 +26,6 @@ LOOKS_LIKE = (
     (r"clip_txt_mapper|\.channelwise\.", "Stable Cascade"),
 )
 WITHOUT_UNET = (
-    (r"^conditioner\.embedders\.0\.", "the refiner of Stable Diffusion XL"),
     (rf"^{re.escape(UNET)}", "another architecture"),
     (r"^(input_blocks|output_blocks)\.", "a UNet alone, without VAE and text encoder"),
     (r"^(down_blocks|mid_block|up_blocks|conv_in)\.", "a part of a diffusers folder, or tuned weights"),
@@ -39,8 +38,9 @@ WIDTHS = {768: "sd1", 1024: "sd2", 1280: "the refiner of Stable Diffusion XL", 2
 MADE_FOR = (
     (r"^lora_te2_|text_encoder_2\.|add_embedding|label_emb", "Stable Diffusion XL"),
     (r"motion_modules", "AnimateDiff"),
-    (r"joint_blocks|add_k_proj|^lora_te3_", "Stable Diffusion 3"),
-    (r"double_blocks|single_blocks|single_transformer_blocks", "Flux"),
+    (r"joint_blocks|^lora_te3_", "Stable Diffusion 3"),
+    (r"single_transformer_blocks", "Flux"),
+    (r"double_blocks|single_blocks|add_k_proj", "another architecture, such as Flux or Stable Diffusion 3"),
     (r"blocks[._]\d+[._](cross|self)_attn[._]", "Wan, a video model"),
 )
 INPUTS = {5: "a depth-to-image model", 7: "an upscaler", 8: "InstructPix2Pix", 9: "an inpainting model"}
@@ -88,7 +88,7 @@ def family_of_addition(shapes: Mapping[str, tuple[int, ...]], name: str, kind: s
     made_for = next((model for pattern, model in MADE_FOR if re.search(pattern, listing, re.MULTILINE)), None)
     # the width of the text that it attends to, or that its part of the text encoder works on
     to_text = r"attn2[._](processor[._])?to_k([._](lora_|lora\.)(down|A)(\.default)?)?\.weight$"
-    of_text = r"^(lora_te_|text_encoder\.).*(q_proj|to_q).*(down|lora_A)(\.default)?\.weight$"
+    of_text = r"^(lora_te1?_|text_encoder\.).*(q_proj|to_q).*(down|lora_A)(\.default)?\.weight$"
     for pattern in (to_text, of_text):
         width = next((shape[1] for key, shape in shapes.items() if re.search(pattern, key)), None)
         made_for = made_for or WIDTHS.get(width)

@@ -53,9 +53,20 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             if is_out_of_memory(error):
                 raise
             raise _refused(name, error) from None
-    if not isinstance(weights, dict) or not all(torch.is_tensor(tensor) for tensor in weights.values()):
+    for wrapped in ("state_dict", "adapter"):  # as training scripts and T2I-Adapters have it
+        weights = weights.get(wrapped, weights) if isinstance(weights, dict) else weights
+    tensors = {key: t for key, t in weights.items() if torch.is_tensor(t)} if isinstance(weights, dict) else {}
+    if not tensors:
         raise TavError(f"{name} holds no table of tensors: download it again, or the .safetensors version.")
-    return weights
+    return tensors
+
+
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Reads a single .safetensors file; a TavError where it is not whole."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise TavError(f"{path.name} is no whole .safetensors file ({error}): download it again.") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

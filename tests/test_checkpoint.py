@@ -403,7 +403,6 @@ def test_a_folder_of_the_early_days_opens(tiny, folder):
         ("no Stable Diffusion model", {"something.weight": (1,)}),
         ("no Stable Diffusion model", {}),
         ("Stable Diffusion XL", {"conditioner.embedders.1.model.ln_final.weight": (1280,), CONTEXT: (1280, 2048)}),
-        ("refiner of Stable Diffusion XL", {"conditioner.embedders.0.model.ln_final.weight": (1280,)}),
         ("Stable Diffusion 3", {UNET + "joint_blocks.0.context_block.attn.qkv.weight": (4, 4)}),
         ("Flux", {UNET + "double_blocks.0.img_attn.norm.key_norm.scale": (128,)}),
         ("Flux", {"double_blocks.0.img_attn.norm.key_norm.scale": (128,)}),

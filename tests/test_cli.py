@@ -306,12 +306,17 @@ def test_words_that_the_model_does_not_see_are_told(tuned, tmp_path):
     assert "at last" in edited.err
 
 
-def test_a_config_of_the_original_runs_as_it_is(files, tmp_path):
+def small_config(files, folder) -> Path:
+    """A config of the original, of two steps on few small frames."""
     small = {"n_sample_frames": 4, "width": 64, "height": 64, "sample_start_idx": 0}
     changes = {f"train_data__{name}": value for name, value in small.items()}
     changes |= {"validation_data__video_length": 4, "validation_data__width": 64, "validation_data__height": 64}
     changes |= {"validation_data__num_inference_steps": 2, "validation_data__num_inv_steps": 2, "max_train_steps": 2}
-    config = write(tmp_path, CONFIG, **changes, train_data__video_path=str(files / "ball.mp4"))
+    return write(folder, CONFIG, **changes, train_data__video_path=str(files / "ball.mp4"))
+
+
+def test_a_config_of_the_original_runs_as_it_is(files, tmp_path):
+    config = small_config(files, tmp_path)
     words = ["run", config, "--checkpoint", files / "sd.safetensors", "--output", tmp_path / "out"]
     ended = tav(*words)
     assert ended.code == 0, ended.err

@@ -1,5 +1,6 @@
 """The shell with LoRAs, control and results of the original: whole runs, and every sentence of refusal."""
 
+import json
 import shutil
 
 import cv2
@@ -17,7 +18,8 @@ from tests.clips import encode
 from tests.host.assets import drawn
 from tests.original_folder import write_original
 from tests.random_checkpoint import TINY_UNET, write_random_checkpoint
-from tests.test_cli import Impatient, editing, files, manifest, tav, tuning  # noqa: F401  `files` is a fixture
+from tests.test_cli import Impatient, editing, files, manifest, small_config, tav, tuning  # noqa: F401  `files` is a fixture
+from tests.test_eval_command import evaluating
 from tests.test_lora import attentions, change, kohya_style
 
 CONTROLS = {"controlnet": "pose", "t2i-adapter": "depth"}
@@ -213,6 +215,13 @@ REFUSED = {
         lambda folder, path: under(folder, "controlnet")[:2],
         "Got 1 --control and 0 --control-pictures",
     ),
+    "a control with half a range": (
+        lambda folder, path: [
+            *("--control", f"controlnet:{folder / 'pose'}:0.5:0.2"),
+            *("--control-pictures", folder / "poses.mp4"),
+        ],
+        "give TYPE:PATH",
+    ),
     "a control of no type": (
         lambda folder, path: ["--control", "pose.safetensors", "--control-pictures", folder / "poses.mp4"],
         "give TYPE:PATH",
@@ -271,6 +280,39 @@ def test_a_folder_without_a_unet_is_told_so(folder, tmp_path):
     shutil.rmtree(tmp_path / "sd" / "unet")
     told = tav(*tuning(folder, tmp_path / "a.safetensors", checkpoint=tmp_path / "sd"))
     assert "Error: The folder sd has no unet/" in told.err
+
+
+def test_a_config_of_the_original_runs_with_a_lora_under_control(folder, tmp_path):
+    words = ["run", small_config(folder, tmp_path), "-c", folder / "sd.safetensors", "-o", tmp_path / "out"]
+    done = tav(*words, "--lora", folder / "lora.safetensors", *under(folder, "controlnet"))
+    assert done.code == 0, done.err
+    facts = TunedWeights.load(tmp_path / "out" / "tuned.safetensors").facts
+    assert facts["loras"] == manifest(tmp_path / "out")["loras"] == [{"file": "lora.safetensors", "strength": 1.0}]
+    assert facts["controls"] == manifest(tmp_path / "out")["controls"]
+
+
+def test_an_evaluation_is_of_the_checkpoint_with_its_lora(folder, tmp_path):
+    figures = []
+    for name, over in (("plain", []), ("lora", ["--lora", folder / "lora.safetensors"])):
+        words = evaluating(folder / "sd.safetensors", tmp_path / name, "text-to-image")
+        assert tav(*words, *over).code == 0
+        figures.append(json.loads((tmp_path / name / "eval.json").read_text())["text-to-image"])
+    assert figures[0] != figures[1]
+
+
+def test_a_result_is_converted_against_the_base_that_it_was_tuned_on_and_a_lora_makes_another(folder, tmp_path):
+    write_random_checkpoint(tmp_path / "base", size="tiny", layout="diffusers")
+    write_original(tmp_path / "original", tmp_path / "base")
+    words = ["convert", tmp_path / "original", "-c", tmp_path / "base", "-o", tmp_path / "it.safetensors"]
+    assert "was tuned on another base" in tav(*words, "--lora", folder / "lora.safetensors").err
+    assert tav(*words).code == 0
+
+
+def test_weights_without_the_checkpoint_that_they_go_onto_are_told_which_it_was(controlled, tmp_path):
+    words = editing(controlled, tmp_path, "a cube", weights=controlled / "controlled.safetensors", checkpoint="none")
+    words = [word for pair in zip(words[2::2], words[3::2], strict=True) for word in pair if pair[0] != "--checkpoint"]
+    told = tav("edit", controlled / "ball.mp4", *words)
+    assert "give the one that it was tuned on, sd.safetensors (--checkpoint)." in told.err
 
 
 @pytest.mark.parametrize("command", ["tune", "edit", "run", "eval", "convert"])

@@ -1,6 +1,7 @@
 """Control by pictures: in every file layout, entering where it enters the 2-D network, and in its part of sampling."""
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -184,12 +185,16 @@ def original_controlnet(network):
     return {controlnet_name(name, config): tensor for name, tensor in network.items()}
 
 
+def beside_a_checkpoint(network):
+    """As the first ControlNets were shared, with the whole Stable Diffusion, whose blocks have the same names."""
+    control = {f"control_model.{name}": tensor for name, tensor in original_controlnet(network).items()}
+    blocks = [name for name in control if re.search(r"input_blocks|middle_block\.|time_embed", name)]
+    return control | {name.replace("control_model", "model.diffusion_model"): -control[name] for name in blocks}
+
+
 CONTROLNET_FILES = {
     "the original's names": original_controlnet,
-    "beside a whole checkpoint": lambda network: (
-        {f"control_model.{k}": v for k, v in original_controlnet(network).items()}
-        | {"model.diffusion_model.out.0.weight": torch.zeros(3)}
-    ),
+    "beside a whole checkpoint": beside_a_checkpoint,
     "diffusers' names": dict,
 }
 
@@ -208,6 +213,12 @@ def test_a_controlnet_and_an_adapter_open_from_a_folder(controlnet, adapter, tmp
     adapter.save_pretrained(tmp_path / "adapter")
     assert_same(open_controlnet(tmp_path / "control"), controlnet)
     assert_same(open_t2i_adapter(tmp_path / "adapter"), adapter)
+
+
+@pytest.mark.parametrize("wrapped", ["state_dict", "adapter"])
+def test_a_pickle_may_hold_its_tensors_one_level_down(adapter, tmp_path, wrapped):
+    torch.save({wrapped: adapter.state_dict(), "epoch": 3}, tmp_path / "adapter.pth")
+    assert_same(open_t2i_adapter(tmp_path / "adapter.pth"), adapter)
 
 
 def test_half_precision_opens_in_the_precision_asked_for(controlnet, tmp_path):
@@ -258,6 +269,11 @@ def assert_same(opened, network):
 
 
 REFUSED = {
+    "difference": (
+        open_controlnet,
+        lambda tensors: tensors | {"difference": torch.zeros(1)},
+        "is the difference of a ControlNet",
+    ),
     "of SDXL": (
         open_controlnet,
         lambda tensors: {k: torch.zeros(32, 2048) if "attn2.to_k" in k else v for k, v in tensors.items()},

@@ -1,5 +1,6 @@
 """LoRA files: one change of weights in every key style seen in the wild, fused; and what is refused."""
 
+import json
 import re
 import sys
 
@@ -112,6 +113,19 @@ def peft_style(parts, config):
     return {name: part for layer, names in named.items() for name, part in zip(names, parts[layer], strict=True)}
 
 
+def adapters_style(parts, config):
+    """peft's, with the name that it gives an adapter which has none."""
+    return {name.replace(".weight", ".default.weight"): part for name, part in peft_style(parts, config).items()}
+
+
+def dotted_style(parts, config):
+    """kohya's words behind diffusers' names."""
+    words = {".lora_A": ".lora_down", ".lora_B": ".lora_up"}
+    return {
+        re.sub(r"\.lora_[AB]", lambda m: words[m[0]], name): part for name, part in peft_style(parts, config).items()
+    }
+
+
 def diffusers_style(parts, config):
     """Of 2023: `.lora.down` in the UNet, `.lora_linear_layer.down` in the text encoder."""
     tensors = {}
@@ -136,6 +150,8 @@ STYLES = {
     "kohya": kohya_style,
     "original blocks": original_blocks_style,
     "peft": peft_style,
+    "peft's adapters": adapters_style,
+    "dotted": dotted_style,
     "diffusers": diffusers_style,
     "processors": processors_style,
 }
@@ -184,11 +200,58 @@ def test_convolutions_feed_forwards_and_time_embeddings_are_changed_too(fused, s
     assert_same(after, changed(before, parts, STRENGTH))
 
 
-def test_alpha_scales_by_the_rank_and_half_precision_files_are_taken(fused, size):
+def per_layer(parts):
+    """Other ranks and alphas from layer to layer, as resized and block-wise LoRAs have them, and what they change."""
+    ranks = {layer: 1 + number % RANK for number, layer in enumerate(parts)}
+    alphas = {layer: 0.5 + number % 3 for number, layer in enumerate(parts)}
+    cut = {layer: (down[: ranks[layer]], up[:, : ranks[layer]]) for layer, (down, up) in parts.items()}
+    scaled = {layer: (down, up * alphas[layer] / ranks[layer]) for layer, (down, up) in cut.items()}
+    return cut, alphas, scaled
+
+
+@pytest.mark.parametrize("style", ["kohya", "peft", "dotted"])
+def test_each_layer_is_scaled_by_its_own_alpha_and_rank(fused, size, style):
+    def make(parts):
+        cut, alphas, _ = per_layer(parts)
+        named = {layer: kohya(layer) if style == "kohya" else layer for layer in parts}
+        own = {f"{named[layer]}.alpha": torch.tensor(alpha) for layer, alpha in alphas.items()}
+        return STYLES[style](cut, UNETS[size]) | own
+
+    before, parts, after = fused(make, lambda checkpoint: attentions(checkpoint) + convolutions(checkpoint))
+    assert_same(after, changed(before, per_layer(parts)[2], STRENGTH))
+
+
+@pytest.mark.parametrize("style", ["peft", "diffusers", "processors"])
+def test_without_alphas_ranks_may_differ_from_layer_to_layer(fused, size, style):
+    before, parts, after = fused(lambda parts: STYLES[style](per_layer(parts)[0], UNETS[size]))
+    assert_same(after, changed(before, per_layer(parts)[0], STRENGTH))
+
+
+def test_half_precision_files_are_taken(fused, size):
     half = lambda parts: {k: v.half() for k, v in kohya_style(parts, UNETS[size], alpha=1).items()}  # noqa: E731
     before, parts, after = fused(half)
     rounded = {layer: (down.half().float(), up.half().float()) for layer, (down, up) in parts.items()}
     assert_same(after, changed(before, rounded, STRENGTH / RANK))
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_alphas_in_the_header_of_diffusers_and_in_the_file_of_peft_scale(written, tmp_path, rslora):
+    """One for all layers, with another for some; on a "rank-stabilised" LoRA by the root of the rank."""
+    settings = {"lora_alpha": 8, "alpha_pattern": {"mid_block.attentions.0.proj_in": 2}, "use_rslora": rslora}
+    root = RANK**0.5 if rslora else RANK
+    layers = ["unet.mid_block.attentions.0.proj_in", "unet.up_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"]
+    scales = dict(zip(layers, (2 / root, 8 / root), strict=True))
+    for name in ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"):
+        checkpoint = opened(written["tiny"])
+        before, parts = weights(checkpoint), change(checkpoint, layers)
+        header = {"lora_adapter_metadata": json.dumps({f"unet.{k}": v for k, v in settings.items()})}
+        if name.startswith("adapter"):
+            (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+            header = None
+        save_file(peft_style(parts, None), tmp_path / name, header)
+        fuse_loras(checkpoint, [Lora(tmp_path / name)])
+        expected = {layer: (down, scales[layer] * up) for layer, (down, up) in parts.items()}
+        assert_same(weights(checkpoint), changed(before, expected, 1.0))
 
 
 def test_the_text_layer_that_stable_diffusion_2_leaves_out_is_left_out_of_a_lora(written, tmp_path):
@@ -215,14 +278,17 @@ def test_several_add_up_and_a_strength_of_0_is_none(written, tmp_path):
     assert any(not torch.equal(before[name], tensor) for name, tensor in expected.items())
 
 
-def test_afterwards_the_networks_are_plain_and_frozen(fused, written, tmp_path, capfd):
-    fused(lambda parts: kohya_style(parts, TINY_UNET) if "tiny" else parts)
+@pytest.mark.parametrize("network", ["unet.", "text_encoder.", ""])
+def test_afterwards_the_networks_are_plain_and_frozen_and_nothing_was_said(written, tmp_path, capfd, network):
+    """Of a LoRA for one of them, or for both."""
     checkpoint = opened(written["tiny"])
-    parts = change(checkpoint, attentions(checkpoint))
-    save_file(kohya_style(parts, TINY_UNET), tmp_path / "again.safetensors")
+    parts = change(checkpoint, [layer for layer in attentions(checkpoint) if layer.startswith(network)])
+    save_file(kohya_style(parts, TINY_UNET), tmp_path / "lora.safetensors")
     kinds = [type(module) for module in checkpoint.unet.modules()]
+    before = weights(checkpoint)
     capfd.readouterr()
-    fuse_loras(checkpoint, [Lora(tmp_path / "again.safetensors")])
+    fuse_loras(checkpoint, [Lora(tmp_path / "lora.safetensors")])
+    assert_same(weights(checkpoint), changed(before, parts, 1.0))
     assert [type(module) for module in checkpoint.unet.modules()] == kinds
     assert not any(p.requires_grad for n in (checkpoint.unet, checkpoint.text_encoder) for p in n.parameters())
     assert [checkpoint.unet.training, checkpoint.text_encoder.training] == [False, False]
@@ -234,6 +300,8 @@ def test_afterwards_the_networks_are_plain_and_frozen(fused, written, tmp_path, 
     [
         ("a.safetensors", "a.safetensors", 1.0),
         ("a.safetensors:0.8", "a.safetensors", 0.8),
+        ("a.safetensors:1.", "a.safetensors", 1.0),
+        ("a.safetensors:+0.5", "a.safetensors", 0.5),
         ("folder/a.safetensors:-.5", "folder/a.safetensors", -0.5),
         ("C:/loras/a.safetensors:1", "C:/loras/a.safetensors", 1.0),
         ("C:/loras/a.safetensors", "C:/loras/a.safetensors", 1.0),
@@ -256,13 +324,25 @@ REFUSED = {
     ),
     "of Flux": (
         lambda parts: {"lora_unet_double_blocks_0_img_attn_proj.lora_down.weight": torch.zeros(4, 3072)},
-        "for Flux",
+        "such as Flux",
     ),
     "of the other family": (
         lambda parts: {
             "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": torch.zeros(4, 1024)
         },
         r"for Stable Diffusion 2\.x, and the checkpoint is Stable Diffusion 1\.x",
+    ),
+    "half of a layer": (
+        lambda parts: dict(list(peft_style(parts, None).items())[:-1]),
+        r"applied only in part, for text_encoder\..*out_proj is not whole",
+    ),
+    "with what nobody knows": (
+        lambda parts: peft_style(parts, None) | {"unet.mid_block.lora_magic": torch.zeros(1)},
+        "applied only in part, for unet.mid_block.lora_magic is not whole or not known",
+    ),
+    "with biases": (
+        lambda parts: peft_style(parts, None) | {f"{next(iter(parts))}.lora_B.bias": torch.zeros(4)},
+        "is a LoRA with biases",
     ),
     "of layers that are not there": (
         lambda parts: (
@@ -307,7 +387,7 @@ def test_a_file_that_is_not_there_or_not_whole_is_refused(written, tmp_path):
     (tmp_path / "half.safetensors").write_bytes(b"12345678")
     (tmp_path / "lora.ckpt").touch()
     for name, sentence in {
-        "none.safetensors": "no LoRA at",
+        "none.safetensors": "no LoRA at .*FILE:STRENGTH",
         "half.safetensors": "no whole",
         "lora.ckpt": "no .safe",
     }.items():

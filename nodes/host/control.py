@@ -26,7 +26,7 @@ def residuals_of(
 ) -> Iterator[Residuals | None]:
     """(noisy latents (1, c, f, h, w), timesteps (1,)) -> the residual arguments of an inflated network.
 
-    prompt_embeds: (1 or f, n, d). ControlNets are on the device while the block runs.
+    prompt_embeds: (1 or f, n, d), of what the control is told. ControlNets are on the device while the block runs.
     """
     if control is None:
         yield None
@@ -85,9 +85,10 @@ def told_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
                 "T2I-Adapter, or tune without."
             )
         # safe: what core's apply nodes and copy_to set on each control, with its picture
-        told = [one.strength, *one.timestep_percent_range, one.extra_args]
+        told = [one.strength, *one.timestep_percent_range, one.extra_args, str(one.strength_type)]
         settings.append([digest_of(_network(one)), *told])
-        pictures[f"hint.{len(pictures)}"] = one.cond_hint_original
+        for picture in (one.cond_hint_original, *one.extra_concat_orig):  # with the masks of an inpainting one
+            pictures[f"hint.{len(pictures)}"] = picture
     return settings, pictures
 
 
@@ -108,7 +109,6 @@ def check_controls(conditioning: list | None, samples: Tensor, patcher: ModelPat
             # those of other packs have their own ways with pictures
             if type(control) in (ControlNet, ControlLora, T2IAdapter):
                 _check_pictures(control.cond_hint_original, samples)
-            if type(control) is ControlNet:
                 _check_family(control, patcher)
 
 
@@ -126,10 +126,19 @@ def _check_pictures(pictures: Tensor, samples: Tensor) -> None:
         )
 
 
-def _check_family(control: ControlNet, patcher: ModelPatcher) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in control.control_model.state_dict().items()}
+def _check_family(control: ControlNet | ControlLora | T2IAdapter, patcher: ModelPatcher) -> None:
+    if isinstance(control, T2IAdapter):
+        # safe: how the host's adapters say for which pictures they are, as they were loaded
+        if control.t2i_model.unshuffle_amount != 8:
+            raise TavError(
+                "The network in Apply ControlNet is a T2I-Adapter for Stable Diffusion XL, and Stable Diffusion 1.x or "
+                "2.x is needed: choose one that was made for it."
+            )
+        return
+    weights = control.control_weights if isinstance(control, ControlLora) else control.control_model.state_dict()
     named = "The network in Apply ControlNet", "ControlNet"
-    check_addition(family_of_addition(shapes, *named), family_of(patcher), *named)
+    family = family_of_addition({name: tuple(tensor.shape) for name, tensor in weights.items()}, *named)
+    check_addition(family, family_of(patcher), *named)
 
 
 def _network(control: ControlNet | T2IAdapter) -> torch.nn.Module:

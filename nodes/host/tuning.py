@@ -60,6 +60,10 @@ def tune_model(
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, pictures = told_of(options.get("control"))
+    if (
+        own := options.get("cross_attn_controlnet")
+    ) is not None:  # core's node gives ControlNets a sentence of their own
+        pictures["control_embeds"] = own
     plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
     base = base_fingerprint(plain)
     settings = {
@@ -119,7 +123,7 @@ def _tune(
     latents = rearrange(run.inputs["latents"], "f c h w -> 1 c f h w").to(device)
     text = run.inputs["prompt_embeds"].to(device)
     prompt_embeds = text if len(text) == 1 else rearrange(text, "f n d -> 1 f n d")
-    with residuals_of(control, patcher, text) as residuals:
+    with residuals_of(control, patcher, run.inputs.get("control_embeds", text)) as residuals:
 
         def estimate() -> Tensor:
             """What the network takes the clip for, under noise that is the same at each step of a run."""

@@ -54,13 +54,13 @@ def write_lora(path: Path, *, seed: int = 1, rank: int = 4) -> None:
     unet, _, text = empty_tensors("reduced")
     tensors, layers = {}, {f"unet_{name}": weight for name, weight in unet.items() if ".attn" in name}
     layers |= {f"te_text_model_{name}": weight for name, weight in text.items() if "_proj" in name}
-    for name, weight in layers.items():
+    for number, (name, weight) in enumerate(layers.items()):
         if weight.ndim == 2:
             key = "lora_" + name.removesuffix(".weight").replace(".", "_")
             tensors |= {
                 f"{key}.lora_down.weight": torch.randn(rank, weight.shape[1], generator=generator) / math.sqrt(rank),
                 f"{key}.lora_up.weight": torch.randn(weight.shape[0], rank, generator=generator) / weight.shape[1],
-                f"{key}.alpha": torch.tensor(float(rank)),
+                f"{key}.alpha": torch.tensor(rank / (1 + number % 2)),  # as block-wise LoRAs have them
             }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary)

@@ -133,10 +133,10 @@ CASES = {
         {"lora": {"lora_name": "sdxl.safetensors"}},
         r"LoRA on this MODEL was made for Stable Diffusion XL.*take it out",
     ),
-    "a LoRA of another family behind the tuning": (
-        "tune-with-lora",
-        {"lora_after": {"lora_name": "sdxl.safetensors"}},
+    "a LoRA of another family behind tuned weights": edit(
         r"LoRA on this MODEL was made for Stable Diffusion XL.*take it out",
+        {"behind": new("LoraLoaderModelOnly", model=LOADED, lora_name="sdxl.safetensors", strength_model=1.0)},
+        model=["behind", 0],
     ),
     "poses of another count": (
         "pose-control",

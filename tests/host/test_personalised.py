@@ -298,6 +298,32 @@ def test_a_controlnet_of_another_family_is_named(sd, sd2, host, models):
         del net.control_model.label_emb
 
 
+def test_an_adapter_and_a_control_lora_of_sdxl_are_named(sd, host, models):
+    """The host would add the features that fit by chance, and fail in the middle of sampling."""
+    adapter = control(models, T2I_ADAPTER)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapter.t2i_model, "unshuffle_amount", 16)
+        with pytest.raises(ValueError, match="is a T2I-Adapter for Stable Diffusion XL"):
+            sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=controlled(sd.text("a man"), adapter))
+    weights = {"input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(640, 2048)}
+    lora = core("comfy.controlnet").ControlLora(weights).set_cond_hint(torch.zeros(3, 3, 64, 64))
+    with pytest.raises(ValueError, match="is a ControlNet for Stable Diffusion XL"):
+        sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=controlled(sd.text("a man"), lora))
+
+
+def test_a_sentence_for_the_controlnet_alone_is_heard_in_tuning(sd, host, models, clip, tmp_path):
+    text = controlled(sd.text("a man"), control(models, CONTROLNET))
+    told = [[embeds, options | {"cross_attn_controlnet": sd.text("a dog")[0][0]}] for embeds, options in text]
+    settings, losses = pack("tav_core.tune").TuneConfig(num_steps=1, mixed_precision="no"), []
+    for positive in (text, told):
+        with torch.inference_mode():
+            tuned = pack("nodes.host.tuning").tune_model(
+                host.inflate(sd.model), clip, positive, settings, root=tmp_path, notes={}, on_step=lambda *_, **__: 0
+            )
+        losses.append(tuned[1])
+    assert losses[0] != losses[1]
+
+
 @pytest.mark.parametrize(("width", "family"), [(2048, "Stable Diffusion XL"), (1024, r"Stable Diffusion 2\.x")])
 def test_a_lora_of_another_family_is_named_before_the_inflation_and_behind_it(sd, host, clip, width, family, tmp_path):
     """The host applies what fits by chance, and logs the rest."""
