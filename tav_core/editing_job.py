@@ -6,18 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from .checkpoint import Checkpoint
+from .control import Control
 from .control_choice import ControlChoice
 from .edit_config import EditConfig
 from .edit_run import INVERSION, MANIFEST, RECONSTRUCTION, SHEET, EditRun
 from .errors import TavError
 from .files import ensure_writable
-from .inflate import inflate
+from .inflate import InflatedUNet, inflate
 from .inversion import Inversion, digest_of, inversion_key
 from .jobs import MemoryPlan, Selection, ensure_prompt, open_base, unseen_words, with_prediction
 from .lora import Lora
 from .memory import decoding_memory, inference_memory
 from .original_weights import load_weights
+from .tuned import TunedWeights
 
 
 def prepare_edit(
@@ -43,25 +47,15 @@ def prepare_edit(
     Raises TavError for what is wrong with the inputs, also for weights that do not fit the checkpoint.
     """
     folder, seconds = Path(folder), {}
-    if not prompts:
-        raise TavError("There is no prompt; give at least one sentence to edit the clip by.")
-    for number, prompt in enumerate(prompts, 1):
-        ensure_prompt(prompt, f"Prompt {number} of {len(prompts)}")
+    _check_prompts(prompts)
     tuned = load_weights(weights, checkpoint)
-    if checkpoint is None and Path(weights).is_file():
-        raise TavError(
-            f"{Path(weights).name} goes onto a checkpoint; give the one that it was tuned on, "
-            f"{tuned.facts.get('checkpoint') or 'or one of its family'} (--checkpoint)."
-        )
-    checkpoint = checkpoint or weights  # what the original saved is a checkpoint, too
+    checkpoint = Path(checkpoint or _whole_result(Path(weights), tuned))
     ensure_writable(folder)
-    _spare(folder, Path(clip), Path(weights), Path(checkpoint))
+    _spare(folder, Path(clip), Path(weights), checkpoint)
     began = time.perf_counter()
     chosen = _selection(Path(clip), tuned.facts, selection)
     frames = chosen.read()
-    opened, base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
-    if prediction_type is None and base == tuned.facts.get("base_fingerprint"):
-        opened = with_prediction(opened, tuned.facts.get("prediction_type", opened.scheduler.config.prediction_type))
+    opened, base = _opened(checkpoint, tuned, loras, prediction_type)
     inflation = {name: tuned.facts[name] for name in ("attention", "group_norm", "temporal") if name in tuned.facts}
     unet = inflate(opened.unet, **inflation)
     tuned.apply(unet, config.strength)
@@ -77,27 +71,8 @@ def prepare_edit(
     embeds = {text: opened.encode_prompt(text) for text in texts}
     latents = opened.encode_video(frames.frames).float()
     seconds["encoding"] = time.perf_counter() - began
-    key = inversion_key(
-        latents,
-        embeds[config.inversion_prompt],
-        *(tensor for _, tensor in sorted(tuned.tensors.items())),
-        *(control.pictures for control in controlled),
-        controls=[[digest_of(c.network), c.strength, c.start, c.end] for c in controlled],
-        base=base,
-        unet=digest_of(opened.unet),
-        inflation=inflation,
-        steps=config.inversion_steps,
-        strength=config.strength,
-        dtype=str(unet.unet.dtype),
-        scheduler={name: value for name, value in opened.scheduler.config.items() if not name.startswith("_")},
-    )
-    batch = 2 if config.guidance_scale > 1 else 1  # with the negative prompt
-    sampling = inference_memory(unet, (batch, *latents.shape[1:]))
-    laid_over = {
-        "loras": [lora.facts() for lora in loras],
-        "controls": [control.facts() for control in controls],
-    }
-    notes = unseen_words(opened, texts) + _differences(tuned.facts, Path(checkpoint).name, base, laid_over)
+    laid_over = {"loras": [lora.facts() for lora in loras], "controls": [control.facts() for control in controls]}
+    key = _key(base, opened, unet, tuned, latents, embeds[config.inversion_prompt], controlled, config)
     return EditRun(
         selection=chosen,
         clip=frames,
@@ -108,15 +83,75 @@ def prepare_edit(
         prompts=prompts,
         config=config,
         folder=folder,
-        sources={"clip": Path(clip), "weights": Path(weights), "checkpoint": Path(checkpoint)},
+        sources={"clip": Path(clip), "weights": Path(weights), "checkpoint": checkpoint},
         laid_over=laid_over,
         controls=controlled,
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
-        memory=MemoryPlan.on(device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:]))),
-        notes=notes,
+        memory=_memory(opened, unet, latents, config),
+        notes=unseen_words(opened, texts) + _differences(tuned.facts, checkpoint.name, base, laid_over),
         seconds=seconds,
     )
+
+
+def _check_prompts(prompts: Sequence[str]) -> None:
+    if not prompts:
+        raise TavError("There is no prompt; give at least one sentence to edit the clip by.")
+    for number, prompt in enumerate(prompts, 1):
+        ensure_prompt(prompt, f"Prompt {number} of {len(prompts)}")
+
+
+def _whole_result(weights: Path, tuned: TunedWeights) -> Path:
+    """What the original saved is a checkpoint, too; a file of tuned weights is not."""
+    if weights.is_file():
+        tuned_on = tuned.facts.get("checkpoint") or "or one of its family"
+        raise TavError(
+            f"{weights.name} goes onto a checkpoint; give the one that it was tuned on, {tuned_on} (--checkpoint)."
+        )
+    return weights
+
+
+def _opened(
+    checkpoint: Path, tuned: TunedWeights, loras: Sequence[Lora], prediction_type: str | None
+) -> tuple[Checkpoint, str]:
+    """The checkpoint and its fingerprint; where it is the one that was tuned, it predicts what it did then."""
+    opened, base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
+    if prediction_type is None and base == tuned.facts.get("base_fingerprint"):
+        opened = with_prediction(opened, tuned.facts.get("prediction_type", opened.scheduler.config.prediction_type))
+    return opened, base
+
+
+def _key(
+    base: str,
+    opened: Checkpoint,
+    unet: InflatedUNet,
+    tuned: TunedWeights,
+    latents: Tensor,
+    prompt_embeds: Tensor,
+    controls: Sequence[Control],
+    config: EditConfig,
+) -> str:
+    """Names the inversion by all that it depends on."""
+    return inversion_key(
+        latents,
+        prompt_embeds,
+        *(tensor for _, tensor in sorted(tuned.tensors.items())),
+        *(control.pictures for control in controls),
+        controls=[[digest_of(c.network), c.strength, c.start, c.end] for c in controls],
+        base=base,
+        unet=digest_of(opened.unet),
+        inflation=[unet.attention, unet.group_norm, unet.temporal],
+        steps=config.inversion_steps,
+        strength=config.strength,
+        dtype=str(unet.unet.dtype),
+        scheduler={name: value for name, value in opened.scheduler.config.items() if not name.startswith("_")},
+    )
+
+
+def _memory(opened: Checkpoint, unet: InflatedUNet, latents: Tensor, config: EditConfig) -> MemoryPlan:
+    batch = 2 if config.guidance_scale > 1 else 1  # with the negative prompt
+    sampling = inference_memory(unet, (batch, *latents.shape[1:]))
+    return MemoryPlan.on(latents.device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:])))
 
 
 def _differences(facts: dict, checkpoint: str, base: str, laid_over: dict[str, list[dict]]) -> list[str]:
