@@ -12,9 +12,9 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from torch import Tensor
 
 from .errors import TavError
-from .families import family_of_addition
+from .families import family_of_addition, heads_of
 from .network_files import read_config, read_pickle, read_safetensors, read_weights
-from .networks import diffusers_network
+from .networks import count_of, diffusers_network
 
 ORIGINAL = "control_model."  # before the names, where a file holds the ControlNet beside the whole Stable Diffusion
 UNSHUFFLED = 8  # a T2I-Adapter for Stable Diffusion 1.x or 2.x begins by folding 8 x 8 pixels into channels
@@ -33,7 +33,8 @@ def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32)
     family = family_of_addition({key: tuple(tensor.shape) for key, tensor in tensors.items()}, path.name, "ControlNet")
     if config is None:
         layers = (
-            _count(r"^input_blocks\.(\d+)\.", tensors) // (1 + _count(r"^input_blocks\.(\d+)\.0\.op\.", tensors)) - 1
+            count_of(r"^input_blocks\.(\d+)\.", tensors) // (1 + count_of(r"^input_blocks\.(\d+)\.0\.op\.", tensors))
+            - 1
         )
         tensors = convert_controlnet_checkpoint(tensors, {"layers_per_block": layers})
         config = _read_off(partial(controlnet_config, family=family), tensors, path)
@@ -59,30 +60,30 @@ def open_t2i_adapter(path: str | os.PathLike, dtype: torch.dtype = torch.float32
 
 def controlnet_config(tensors: Mapping[str, Tensor], family: str | None) -> dict:
     """Reads the config of diffusers' ControlNetModel off its tensors, in diffusers' names."""
-    levels = _count(r"^down_blocks\.(\d+)\.", tensors)
+    levels = count_of(r"^down_blocks\.(\d+)\.", tensors)
     channels = [tensors[f"down_blocks.{level}.resnets.0.conv2.weight"].shape[0] for level in range(levels)]
     attends = [f"down_blocks.{level}.attentions.0.norm.weight" in tensors for level in range(levels)]
     embedding = "controlnet_cond_embedding"
     hints = [f"{embedding}.conv_in.weight"] + [
         f"{embedding}.blocks.{number}.weight"
-        for number in range(1, _count(rf"^{embedding}\.blocks\.(\d+)\.", tensors), 2)
+        for number in range(1, count_of(rf"^{embedding}\.blocks\.(\d+)\.", tensors), 2)
     ]
     return {
         "in_channels": tensors["conv_in.weight"].shape[1],
         "conditioning_channels": tensors[hints[0]].shape[1],
         "block_out_channels": channels,
         "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
-        "layers_per_block": _count(r"^down_blocks\.0\.resnets\.(\d+)\.", tensors),
+        "layers_per_block": count_of(r"^down_blocks\.0\.resnets\.(\d+)\.", tensors),
         "cross_attention_dim": tensors["mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].shape[1],
         "use_linear_projection": tensors["mid_block.attentions.0.proj_in.weight"].ndim == 2,
-        "attention_head_dim": 8 if family == "sd1" else [c // 64 for c in channels],  # diffusers means heads by it
+        "attention_head_dim": heads_of(family, channels),
         "conditioning_embedding_out_channels": [tensors[name].shape[0] for name in hints],
     }
 
 
 def adapter_config(tensors: Mapping[str, Tensor]) -> dict:
     """Reads the config of diffusers' T2IAdapter off its tensors, in diffusers' names."""
-    levels = _count(r"^adapter\.body\.(\d+)\.", tensors)
+    levels = count_of(r"^adapter\.body\.(\d+)\.", tensors)
     light = "adapter.body.0.out_conv.weight" in tensors
     first = tensors["adapter.body.0.in_conv.weight" if light else "adapter.conv_in.weight"].shape[1]
     last = "out_conv" if light else "resnets.0.block2"
@@ -91,7 +92,7 @@ def adapter_config(tensors: Mapping[str, Tensor]) -> dict:
     return {
         "in_channels": first // unshuffled**2,
         "channels": channels[:-1] if light else channels,  # diffusers repeats the last of a light one
-        "num_res_blocks": _count(r"^adapter\.body\.0\.resnets\.(\d+)\.", tensors),
+        "num_res_blocks": count_of(r"^adapter\.body\.0\.resnets\.(\d+)\.", tensors),
         "downscale_factor": unshuffled,
         "adapter_type": "light_adapter" if light else "full_adapter",
     }
@@ -130,7 +131,3 @@ def _read_off(config_of: Callable[[Mapping], dict], tensors: Mapping[str, Tensor
 
 def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
     return {key: tensor.to(dtype) for key, tensor in tensors.items() if tensor is not None}
-
-
-def _count(pattern: str, names: Mapping[str, object]) -> int:
-    return len({match[1] for name in names if (match := re.search(pattern, name))})

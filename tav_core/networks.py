@@ -1,7 +1,7 @@
 """Networks built from a config and filled with given tensors: with every one of them, or not at all."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,3 +53,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) ->
         raise TavError(f"{name} is damaged or of another kind ({'; '.join(told)}): choose an intact checkpoint.")
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def count_of(pattern: str, names: Iterable[str]) -> int:
+    """How many different numbers stand where `pattern` has its group, in tensors' names."""
+    return len({match[1] for name in names if (match := re.search(pattern, name))})

@@ -1,6 +1,5 @@
 """Opens one .safetensors file in the original Stable Diffusion layout; its networks' sizes are read off the tensors."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextConfig
 
 from .errors import TavError
-from .families import TEXT_ENCODER, UNET, VAE, family_of_tensors
-from .networks import clip_names, diffusers_network, text_encoder
+from .families import TEXT_ENCODER, UNET, VAE, family_of_tensors, heads_of
+from .networks import clip_names, count_of, diffusers_network, text_encoder
 from .tokenizer import clip_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -75,12 +74,9 @@ def _renamed(key: str) -> str:
 
 
 def unet_config(shapes: Shapes, family: str) -> dict:
-    """Reads the config of diffusers' UNet off the tensors `model.diffusion_model.*`; a KeyError if one is missing.
-
-    The number of attention heads leaves no trace in them: SD 1.x has 8 everywhere, SD 2.x one per 64 channels.
-    """
-    levels = 1 + _count(rf"^{UNET}input_blocks\.(\d+)\.0\.op\.weight$", shapes)
-    blocks = _count(rf"^{UNET}input_blocks\.(\d+)\.", shapes) // levels - 1
+    """Reads the config of diffusers' UNet off the tensors `model.diffusion_model.*`; a KeyError if one is missing."""
+    levels = 1 + count_of(rf"^{UNET}input_blocks\.(\d+)\.0\.op\.weight$", shapes)
+    blocks = count_of(rf"^{UNET}input_blocks\.(\d+)\.", shapes) // levels - 1
     first_of_level = [f"{UNET}input_blocks.{level * (blocks + 1) + 1}" for level in range(levels)]
     channels = [shapes[f"{block}.0.out_layers.3.weight"][0] for block in first_of_level]
     attends = [f"{block}.1.norm.weight" in shapes for block in first_of_level]
@@ -93,14 +89,14 @@ def unet_config(shapes: Shapes, family: str) -> dict:
         "layers_per_block": blocks,
         "cross_attention_dim": shapes[f"{UNET}middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
         "use_linear_projection": len(shapes[f"{UNET}middle_block.1.proj_in.weight"]) == 2,
-        "attention_head_dim": 8 if family == "sd1" else [c // 64 for c in channels],  # diffusers means heads by it
+        "attention_head_dim": heads_of(family, channels),
         "sample_size": 64,
     }
 
 
 def vae_config(shapes: Shapes) -> dict:
     """Reads the config of diffusers' AutoencoderKL off `first_stage_model.*`; a KeyError if a tensor is missing."""
-    levels = _count(rf"^{VAE}encoder\.down\.(\d+)\.", shapes)
+    levels = count_of(rf"^{VAE}encoder\.down\.(\d+)\.", shapes)
     return {
         "in_channels": shapes[f"{VAE}encoder.conv_in.weight"][1],
         "out_channels": shapes[f"{VAE}decoder.conv_out.weight"][0],
@@ -108,7 +104,7 @@ def vae_config(shapes: Shapes) -> dict:
         "block_out_channels": [shapes[f"{VAE}encoder.down.{i}.block.0.conv2.weight"][0] for i in range(levels)],
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "layers_per_block": _count(rf"^{VAE}encoder\.down\.0\.block\.(\d+)\.", shapes),
+        "layers_per_block": count_of(rf"^{VAE}encoder\.down\.0\.block\.(\d+)\.", shapes),
         "scaling_factor": 0.18215,
         "sample_size": 512,
     }
@@ -121,7 +117,7 @@ def text_config(tensors: dict[str, Tensor], family: str) -> CLIPTextConfig:
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=_count(r"^encoder\.layers\.(\d+)\.", tensors),
+        num_hidden_layers=count_of(r"^encoder\.layers\.(\d+)\.", tensors),
         num_attention_heads=width // 64,
         max_position_embeddings=tensors["embeddings.position_embedding.weight"].shape[0],
         hidden_act="gelu" if family == "sd2" else "quick_gelu",
@@ -155,7 +151,3 @@ def _predicts_v(unet: UNet2DConditionModel) -> bool:
     # Nothing in a file tells SD 2.x's two kinds apart for certain; ComfyUI found that this bias spreads wider in v.
     bias = unet.up_blocks[-1].attentions[-1].transformer_blocks[0].norm1.bias
     return bias.float().std(unbiased=False).item() > 0.09
-
-
-def _count(pattern: str, names: Mapping[str, object]) -> int:
-    return len({match[1] for name in names if (match := re.search(pattern, name))})
