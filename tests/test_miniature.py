@@ -16,6 +16,7 @@ from tav_core.demo.readers import object_mask, read_picture
 from tav_core.demo.showcase import MOTION, SOURCE
 from tav_core.demo.world import COLOURS, GROUNDS, SHAPES, Scene, clip_scenes, draw, draw_clip, random_scene
 from tav_core.inflate import inflate
+from tav_core.lora import Lora, fuse_loras
 from tav_core.metrics import peak_signal_to_noise
 
 MEGABYTES = 12
@@ -118,3 +119,15 @@ def test_its_lora_draws_striped_balls_through_diffusers_own_loader():
     assert all(read_picture(picture).shape == "ball" for picture in striped)
     assert np.mean([white_inside(picture) for picture in plain]) < 0.1
     assert np.mean([white_inside(picture) for picture in striped]) > 0.2
+
+
+def test_its_lora_draws_striped_balls_when_it_is_fused_and_strength_0_is_without_it():
+    """A LoRA that was trained: what the shell does with `--lora`, up to the picture."""
+    pytest.importorskip("peft", reason="diffusers reads LoRAs through peft")
+    captions, white = [f"a {colour} sks ball is moving on the road" for colour in ("red", "blue", "green")], []
+    for strength in (0.0, 1.0):
+        checkpoint = load_checkpoint(miniature_path())
+        fuse_loras(checkpoint, [Lora(STRIPED_BALL, strength)])
+        white.append(np.mean([white_inside(picture) for picture in drawn(checkpoint, captions)]))
+    assert white[0] < 0.1
+    assert white[1] > 0.2
