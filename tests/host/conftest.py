@@ -38,8 +38,10 @@ def comfyui() -> Path:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A models folder; $TAV_TEST_MODELS names one to keep between runs."""
-    folder = Path(os.environ.get("TAV_TEST_MODELS") or tmp_path_factory.mktemp("models"))
+    """A models folder, one for all workers of a run; $TAV_TEST_MODELS names one to keep between runs."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = Path(os.environ.get("TAV_TEST_MODELS") or shared / "models")
     assets.write_models(folder)
     return folder
 
