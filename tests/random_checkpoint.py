@@ -32,8 +32,8 @@ SD15_UNET = {
 }
 REDUCED_UNET = {
     "block_out_channels": [320, 640],
-    "down_block_types": ["CrossAttnDownBlock2D"] * 2,
-    "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
     "layers_per_block": 2,  # as Stable Diffusion has, by which ComfyUI counts where a T2I-Adapter's features go
     "cross_attention_dim": 768,
     "attention_head_dim": 8,
@@ -43,7 +43,13 @@ REDUCED_SD2_UNET = REDUCED_UNET | {
     "attention_head_dim": [5, 10],
     "use_linear_projection": True,
 }
-TINY_UNET = REDUCED_UNET | {"block_out_channels": [32, 64], "cross_attention_dim": 64, "layers_per_block": 1}
+TINY_UNET = REDUCED_UNET | {
+    "block_out_channels": [32, 64],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 2,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2,
+    "cross_attention_dim": 64,
+    "layers_per_block": 1,
+}
 TINY_SD2_UNET = TINY_UNET | {
     "block_out_channels": [64, 128],
     "attention_head_dim": [1, 2],

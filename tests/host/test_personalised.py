@@ -63,9 +63,9 @@ def controlled(conditioning, net):
     return [[text, options | {"control": net}] for text, options in conditioning]
 
 
-def shell(path, *, loras=(), weights=None, prediction_type=None):
+def shell(path, *, loras=(), weights=None):
     """Checkpoint and inflated network as `tav` opens them."""
-    opened, base = pack("tav_core.jobs").open_base(path, loras=loras, prediction_type=prediction_type)
+    opened, base = pack("tav_core.jobs").open_base(path, loras=loras)
     unet = pack("tav_core.inflate").inflate(opened.unet)
     if weights:
         weights.apply(unet)
@@ -192,16 +192,23 @@ def test_sentences_and_masks_per_frame_reach_their_frames(sd, host, models, clip
 # Families
 
 
-@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
-def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, host, clip, predicts):
-    """768 wide pictures or not, the two kinds differ in what they predict alone."""
-    ddim, model = pack("tav_core.ddim"), sd2.model
-    if predicts == "v_prediction":
-        (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(model, predicts, False)
-    opened, unet, _ = shell(sd2.path, prediction_type=predicts)
-    assert pack("nodes.host.sd_model").family_of(model) == opened.family == "sd2"
+@pytest.fixture(scope="module")
+def opened2(sd2):
+    """The checkpoint of Stable Diffusion 2.x as `tav` opens it, its network inflated, and weights that are on it."""
+    opened, unet, _ = shell(sd2.path)
     weights = tuned_weights(unet)
     weights.apply(unet)
+    return opened, unet, weights
+
+
+@pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
+def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, opened2, host, clip, predicts):
+    """768 wide pictures or not, the two kinds differ in what they predict alone."""
+    ddim, model, (opened, unet, weights) = pack("tav_core.ddim"), sd2.model, opened2
+    opened = pack("tav_core.jobs").with_prediction(opened, predicts)
+    if predicts == "v_prediction":
+        (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(model, predicts, False)
+    assert pack("nodes.host.sd_model").family_of(model) == opened.family == "sd2"
     embeds = {text: opened.encode_prompt(text) for text in ("", "a man is skiing")}
     assert worst(sd2.text("a man is skiing")[0][0], embeds["a man is skiing"]) < 1e-4
     cond, uncond = (ddim.NoisePredictor(unet, embeds[t], opened.scheduler) for t in ("a man is skiing", ""))
