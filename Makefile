@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/tav demo
 
 test: .venv/installed comfyui
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """LoRA files as people share them, fused into a checkpoint before it is inflated; diffusers and peft do the work."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"  # as the shell takes one behind a colon
 class Lora:
     """A file and how much of it is applied, to UNet and text encoder alike; 1 is all of it, 0 nothing."""
 
-    path: Path
+    path: str | os.PathLike
     strength: float = 1.0
 
     def __post_init__(self):
@@ -38,7 +39,12 @@ class Lora:
 
     def facts(self) -> dict:
         """As JSON holds it, without the folder."""
-        return {"file": self.path.name, "strength": self.strength}
+        return {"file": self.name, "strength": self.strength}
+
+    @property
+    def name(self) -> str:
+        """The file's, without the folder."""
+        return Path(self.path).name
 
 
 def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
@@ -49,7 +55,7 @@ def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
     """
     if not loras:
         return
-    opened = [(lora, read_lora(lora.path, checkpoint.family)) for lora in loras]
+    opened = [(lora, read_lora(Path(lora.path), checkpoint.family)) for lora in loras]
     # Stable Diffusion 2.x leaves the last of its text encoder's layers out, and some trainers do not
     unused = re.compile(
         rf"^(lora_te1?_|text_encoder\.).*layers[._]{checkpoint.text_encoder.config.num_hidden_layers}[._]"
@@ -81,13 +87,13 @@ def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> Non
         except (ValueError, RuntimeError, KeyError, IndexError) as error:
             pipeline.unload_lora_weights()
             reason = re.split(r"[{\n]", str(error).strip())[0][:150].strip()
-            raise TavError(f"{lora.path.name} does not fit this checkpoint ({reason}): choose another LoRA.") from error
+            raise TavError(f"{lora.name} does not fit this checkpoint ({reason}): choose another LoRA.") from error
     given = len(layers_of(tensors))
     taken = len([module for network in networks for module in network.modules() if isinstance(module, BaseTunerLayer)])
     if given != taken:
         pipeline.unload_lora_weights()
         raise TavError(
-            f"{lora.path.name} changes {given} layers, of which this checkpoint has {taken}: choose a LoRA that was "
+            f"{lora.name} changes {given} layers, of which this checkpoint has {taken}: choose a LoRA that was "
             "made for its family."
         )
     pipeline.fuse_lora(lora_scale=lora.strength)
