@@ -131,10 +131,8 @@ def _check_network(network, unet: UNet2DConditionModel, name: str) -> None:
     adapter = isinstance(network, T2IAdapter)
     if not adapter:
         check_addition(WIDTHS.get(network.config.cross_attention_dim), family, name, "ControlNet")
-    theirs, ours = (
-        list(network.config["channels" if adapter else "block_out_channels"]),
-        list(unet.config.block_out_channels),
-    )
+    theirs = list(network.config["channels" if adapter else "block_out_channels"])
+    ours = list(unet.config.block_out_channels)
     if theirs[: len(ours)] != ours:
         raise TavError(
             f"{name} works on {theirs} channels, and the checkpoint, {NAMES[family]}, on {ours}: choose one that was "

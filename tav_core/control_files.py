@@ -32,10 +32,8 @@ def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32)
         raise TavError(f"{path.name} is no ControlNet: choose one for Stable Diffusion 1.x or 2.x.")
     family = family_of_addition({key: tuple(tensor.shape) for key, tensor in tensors.items()}, path.name, "ControlNet")
     if config is None:
-        layers = (
-            count_of(r"^input_blocks\.(\d+)\.", tensors) // (1 + count_of(r"^input_blocks\.(\d+)\.0\.op\.", tensors))
-            - 1
-        )
+        levels = 1 + count_of(r"^input_blocks\.(\d+)\.0\.op\.", tensors)
+        layers = count_of(r"^input_blocks\.(\d+)\.", tensors) // levels - 1
         tensors = convert_controlnet_checkpoint(tensors, {"layers_per_block": layers})
         config = _read_off(partial(controlnet_config, family=family), tensors, path)
         # it leaves no trace in the tensors, so that the name tells, as in ComfyUI

@@ -60,9 +60,8 @@ def tune_model(
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, pictures = told_of(options.get("control"))
-    if (
-        own := options.get("cross_attn_controlnet")
-    ) is not None:  # core's node gives ControlNets a sentence of their own
+    own = options.get("cross_attn_controlnet")  # a sentence for ControlNets alone, from a node of core
+    if own is not None:
         pictures["control_embeds"] = own
     plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
     base = base_fingerprint(plain)
