@@ -27,8 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tav_core.checkpoint import Checkpoint, load_checkpoint
-from tav_core.ddim import NoisePredictor, guided, sample
+from tav_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from tav_core.ddim import sample
 from tav_core.demo import vocabulary, world
 from tav_core.demo.miniature import MINIATURE, STRIPED_BALL
 from tav_core.demo.readers import read_picture
@@ -36,6 +36,7 @@ from tav_core.demo.vocabulary import write_tokenizer
 from tav_core.demo.world import draw, random_scene
 from tav_core.files import atomic_path
 from tav_core.inflate import inflate
+from tav_core.prediction import NoisePredictor, guided
 
 SEED = 2212
 HELD_OUT = 512  # pictures

@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply_tuned_weights import ApplyTunedWeights
 from .ddim_invert import DDIMInvert
+from .host.weights_folder import register_folder
 from .inflate_unet import InflateUNet
 from .load_example_clip import LoadExampleClip
 from .load_miniature import LoadMiniature
@@ -12,7 +13,6 @@ from .load_video_frames import LoadVideoFrames
 from .one_shot_tune import OneShotTune
 from .save_tuned_weights import SaveTunedWeights
 from .tav_sample import TAVSample
-from .weights_folder import register_folder
 
 NODES = [
     LoadVideoFrames,

@@ -1,8 +1,7 @@
 from comfy_api.latest import io
 
-from .host.inflate import with_tuned
-from .host.siblings import tell_of_sibling
-from .sockets import CATEGORY, TunedWeightsSocket, facts, known, strength_input
+from .host.versions import known
+from .sockets import CATEGORY, TunedWeightsSocket, facts, strength_input
 
 
 class ApplyTunedWeights(io.ComfyNode):
@@ -22,12 +21,15 @@ class ApplyTunedWeights(io.ComfyNode):
                 strength_input(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The tuned model.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(io.Schema, search_aliases=["tuned weights strength"]),
         )
 
     @classmethod
     def execute(cls, model, tuned_weights, strength) -> io.NodeOutput:
+        from .host.differences import warn_of_model
+        from .host.inflate import with_tuned
+
         applied = with_tuned(model, tuned_weights, strength)
-        note = tell_of_sibling(model, tuned_weights, cls.hidden.unique_id)
+        note = warn_of_model(model, tuned_weights, cls.hidden.unique_id, cls.hidden.prompt)
         return io.NodeOutput(applied, ui=facts(strength=strength, note=note))

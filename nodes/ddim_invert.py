@@ -3,14 +3,9 @@ import time
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..tav_core.edit_config import check_steps
 from ..tav_core.errors import TavError
-from ..tav_core.metrics import peak_signal_to_noise
-from .host.ddim import invert_latents, sample_latents, way_back
-from .host.latents import check_clean, frames_of
-from .host.memory import in_plain_words
-from .host.progress import say
-from .sockets import ADVANCED, CATEGORY, checked, facts, known
+from .host.versions import known
+from .sockets import ADVANCED, CATEGORY, checked, facts
 
 
 class DDIMInvert(io.ComfyNode):
@@ -58,22 +53,32 @@ class DDIMInvert(io.ComfyNode):
                     tooltip="The way back, for SamplerCustomAdvanced: steps + 1 values.",
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(io.Schema, search_aliases=["inversion", "invert video", "unsample", "video to noise"]),
         )
 
     @classmethod
     def validate_inputs(cls, steps: int | None = None) -> bool | str:
+        from ..tav_core.ddim import check_steps
+
         return checked(check_steps, steps)
 
     @classmethod
     def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
+        from ..tav_core.ddim import check_steps
+        from .host.ddim import invert_latents, sample_latents, way_back
+        from .host.differences import warn_of_controls
+        from .host.latents import check_clean, frames_of
+        from .host.memory import in_plain_words
+        from .host.progress import say
+
         check_clean(latent_image, model)
         check_steps(steps)  # here too, for the host does not look at what comes over a link
+        note = warn_of_controls(model, positive, cls.hidden.unique_id, cls.hidden.prompt)
         samples, began = frames_of(latent_image), time.perf_counter()
         with in_plain_words("take fewer frames or a smaller size"):
             latent = invert_latents(model, positive, samples, steps)
-            told = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began}
+            told = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began, "note": note}
             if check:
                 again = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
                 told |= _reconstruction(samples, again, vae)
@@ -83,6 +88,8 @@ class DDIMInvert(io.ComfyNode):
 
 def _reconstruction(samples: Tensor, again: Tensor, vae) -> dict:
     """How near the way back comes to the clip: PSNR over all frames in dB, 100 at most."""
+    from ..tav_core.metrics import peak_signal_to_noise
+
     if vae is None:
         peak, measured_on = (samples.max() - samples.min()).clamp_min(1e-10), "latents"
     else:

@@ -1,9 +1,9 @@
 from comfy_api.latest import io
 
 from ..tav_core.attention import PATTERNS
-from ..tav_core.inflate import GROUP_NORMS
-from .host.inflate import inflate
-from .sockets import ADVANCED, CATEGORY, facts, known
+from ..tav_core.inflation import GROUP_NORMS, Inflation
+from .host.versions import known
+from .sockets import ADVANCED, CATEGORY, facts
 
 
 class InflateUNet(io.ComfyNode):
@@ -50,5 +50,7 @@ class InflateUNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, attention, group_norm, temporal) -> io.NodeOutput:
-        how = {"attention": attention, "group_norm": group_norm, "temporal": temporal}
-        return io.NodeOutput(inflate(model, **how), ui=facts(**how))
+        from .host.inflate import inflate
+
+        inflation = Inflation(attention, group_norm, temporal)
+        return io.NodeOutput(inflate(model, inflation), ui=facts(**inflation.as_metadata()))

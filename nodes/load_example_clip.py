@@ -3,13 +3,15 @@ from fractions import Fraction
 import torch
 from comfy_api.latest import InputImpl, Types, io
 
-from ..tav_core.demo.dancer import CAPTION, CLIPS, FPS
-from .sockets import CATEGORY, facts, known
+from .host.versions import known
+from .sockets import CATEGORY, facts
 
 
 class LoadExampleClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        from ..tav_core.demo.dancer import CLIPS
+
         return io.Schema(
             node_id="LoadExampleClip",
             display_name="Load Example Clip",
@@ -37,6 +39,8 @@ class LoadExampleClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, shows) -> io.NodeOutput:
+        from ..tav_core.demo.dancer import CAPTION, CLIPS, FPS
+
         images = torch.from_numpy(CLIPS[shows]()).float() / 255
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))
         return io.NodeOutput(video, ui=facts(shows=shows, caption=CAPTION, frames=len(images), fps=FPS))

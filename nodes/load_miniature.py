@@ -1,10 +1,7 @@
 from comfy_api.latest import io
 
-from ..tav_core.demo.showcase import SOURCE
-from ..tav_core.demo.vocabulary import WORDS
-from .host.miniature import example_clip, load_miniature
-from .host.progress import say
-from .sockets import CATEGORY, facts, known
+from .host.versions import known
+from .sockets import CATEGORY, facts
 
 
 class LoadMiniature(io.ComfyNode):
@@ -41,6 +38,11 @@ class LoadMiniature(io.ComfyNode):
 
     @classmethod
     def execute(cls, personalised) -> io.NodeOutput:
+        from ..tav_core.demo.showcase import SOURCE
+        from ..tav_core.demo.vocabulary import WORDS
+        from .host.miniature import example_clip, load_miniature
+        from .host.progress import say
+
         told = facts(words=" ".join(WORDS), caption=SOURCE.caption)
         say(f"Its words: {' '.join(WORDS)}", cls.hidden.unique_id)
         return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=told)

@@ -1,10 +1,8 @@
 from comfy_api.latest import io
 
-from ..tav_core.tuned import TunedWeights
-from .host.inflate import with_tuned
-from .host.siblings import tell_of_sibling
-from .sockets import CATEGORY, TunedWeightsSocket, facts, known, stamp, strength_input
-from .weights_folder import file_named, names_of_files
+from .host.versions import known
+from .host.weights_folder import file_named, names_of_files
+from .sockets import CATEGORY, TunedWeightsSocket, facts, stamp, strength_input
 
 
 class LoadTunedWeights(io.ComfyNode):
@@ -32,7 +30,7 @@ class LoadTunedWeights(io.ComfyNode):
                     "tuned_weights", display_name="tuned_weights", tooltip="The weights themselves, for other models."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(io.Schema, search_aliases=["import tuned weights"]),
         )
 
@@ -42,8 +40,12 @@ class LoadTunedWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
+        from ..tav_core.tuned import TunedWeights
+        from .host.differences import warn_of_model
+        from .host.inflate import with_tuned
+
         tuned = TunedWeights.load(file_named(tuned_weights_name))
         applied = with_tuned(model, tuned, strength)
-        told = {"name": tuned_weights_name, "strength": strength}
-        told["note"] = tell_of_sibling(model, tuned, cls.hidden.unique_id)
-        return io.NodeOutput(applied, tuned, ui=facts(**tuned.facts | told))
+        note = warn_of_model(model, tuned, cls.hidden.unique_id, cls.hidden.prompt)
+        shown = tuned.facts.as_metadata() | {"name": tuned_weights_name, "strength": strength, "note": note}
+        return io.NodeOutput(applied, tuned, ui=facts(**shown))

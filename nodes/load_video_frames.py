@@ -1,13 +1,10 @@
 from comfy_api.latest import io
 
 from ..tav_core.errors import need
-from ..tav_core.pictures import FITS
-from ..tav_core.video import check_size, read_frames, take_frames
-from .host.clips import opened
+from ..tav_core.video.choose import FITS, check_size
 from .host.input_files import input_file, videos_in_input_folder
-from .host.memory import in_plain_words
-from .host.previews import animated
-from .sockets import ADVANCED, CATEGORY, checked, facts, known, stamp
+from .host.versions import known
+from .sockets import ADVANCED, CATEGORY, checked, facts, stamp
 
 MOST = 4096  # pixels a side
 UNLINKED = object()  # the host leaves out a socket that nothing is connected to, and gives None for one that waits
@@ -111,6 +108,11 @@ class LoadVideoFrames(io.ComfyNode):
 
     @classmethod
     def execute(cls, video, frames, start, stride, width, height, fit, clip=None) -> io.NodeOutput:
+        from ..tav_core.video.read import read_frames, take_frames
+        from .host.clips import opened
+        from .host.memory import in_plain_words
+        from .host.previews import animated
+
         _check_size(width, height)
         how = {"size": (width, height), "start": start, "stride": stride, "fit": fit}
         with in_plain_words("take fewer frames or a smaller size"):

@@ -1,14 +1,9 @@
 from comfy_api.latest import io
 
-from ..tav_core.tune import TuneConfig
-from .caption import caption_behind
-from .host.inflate import with_tuned
-from .host.latents import check_clean, frames_of
-from .host.memory import in_plain_words
-from .host.progress import Progress
-from .host.tuning import tune_model
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, facts, known
-from .weights_folder import runs_folder
+from .host.graph import controls_behind, loras_behind, prompt_behind
+from .host.versions import known
+from .host.weights_folder import runs_folder
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, facts
 
 
 class OneShotTune(io.ComfyNode):
@@ -125,6 +120,13 @@ class OneShotTune(io.ComfyNode):
         prompt="",
         fps=0.0,
     ) -> io.NodeOutput:
+        from ..tav_core.tune import TuneConfig
+        from .host.inflate import with_tuned
+        from .host.latents import check_clean, frames_of
+        from .host.memory import in_plain_words
+        from .host.progress import Progress
+        from .host.tuning import tune_model
+
         samples = frames_of(latents, least=2)
         check_clean(latents, model)
         config = TuneConfig(
@@ -141,8 +143,9 @@ class OneShotTune(io.ComfyNode):
             shown = estimate() if validate_every and step % validate_every == 0 else None
             progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", shown)
 
-        caption = prompt or caption_behind(cls.hidden.prompt, cls.hidden.unique_id)
-        notes = {"prompt": caption, "fps": fps or None}
+        here = cls.hidden.prompt, cls.hidden.unique_id
+        notes = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
+        notes |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
         with in_plain_words():
             tuned, losses, how = tune_model(
                 model, samples, positive, config, root=runs_folder(), notes=notes, on_step=on_step

@@ -1,8 +1,8 @@
 from comfy_api.latest import io
 
-from .host.memory import in_plain_words
-from .sockets import CATEGORY, TunedWeightsSocket, checked, facts, known
-from .weights_folder import check_prefix, name_of, next_file
+from .host.versions import known
+from .host.weights_folder import check_prefix, name_of, next_file
+from .sockets import CATEGORY, TunedWeightsSocket, checked, facts
 
 
 class SaveTunedWeights(io.ComfyNode):
@@ -32,6 +32,8 @@ class SaveTunedWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, tuned_weights, filename_prefix) -> io.NodeOutput:
+        from .host.memory import in_plain_words
+
         with in_plain_words():
             path = next_file(filename_prefix)
             tuned_weights.save(path)

@@ -1,21 +1,16 @@
 """What the nodes' schemas share: their category, the one socket type of our own, and what older hosts do not know."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from comfy_api.latest import io
 
 from ..tav_core.errors import TavError
+from .host.versions import known
 
 CATEGORY = "Tune-A-Video"
 TunedWeightsSocket = io.Custom("TUNED_WEIGHTS")
 LossMapSocket = io.Custom("LOSS_MAP")  # core's, which Plot Loss Graph reads
-
-
-def known(kind: type, **options) -> dict:
-    """Those of the options that this host's class has; ComfyUI 0.3.64 lacks `advanced` and `search_aliases`."""
-    return {name: value for name, value in options.items() if name in inspect.signature(kind).parameters}
 
 
 ADVANCED = known(io.Combo.Input, advanced=True)

@@ -2,12 +2,9 @@ import time
 
 from comfy_api.latest import io
 
-from ..tav_core.edit_config import check_steps
 from ..tav_core.errors import need
-from .host.ddim import sample_latents
-from .host.latents import NOISE_LEVEL, TIMESTEP, check_samplable, frames_of
-from .host.memory import in_plain_words
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, facts, known
+from .host.versions import known
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, facts
 
 
 class TAVSample(io.ComfyNode):
@@ -63,21 +60,31 @@ class TAVSample(io.ComfyNode):
                 ),
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The video, for VAE Decode.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(io.Schema, search_aliases=["sample video", "edit video", "text to video", "DDIM"]),
         )
 
     @classmethod
     def validate_inputs(cls, steps: int | None = None) -> bool | str:
+        from ..tav_core.ddim import check_steps
+
         return checked(check_steps, steps)
 
     @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
+        from ..tav_core.ddim import check_steps
+        from .host.ddim import sample_latents
+        from .host.differences import warn_of_controls
+        from .host.latents import NOISE_LEVEL, TIMESTEP, check_samplable, frames_of
+        from .host.memory import in_plain_words
+
         check_samplable(latent_image, model)
         check_steps(steps)  # here too, for the host does not look at what comes over a link
         need(0 <= eta <= 1, "eta", eta, "from 0 to 1")
+        note = warn_of_controls(model, positive, cls.hidden.unique_id, cls.hidden.prompt)
         samples, began = frames_of(latent_image), time.perf_counter()
         with in_plain_words("take fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
         kept = {name: value for name, value in latent_image.items() if name not in (TIMESTEP, NOISE_LEVEL)}
-        told = facts(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began)
+        told = facts(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began, note=note)
         return io.NodeOutput(kept | {"samples": video}, ui=told)

@@ -1,39 +1,61 @@
-"""One-shot video tuning of text-to-image diffusion models (Tune-A-Video, Wu et al., ICCV 2023)."""
+"""One-shot video tuning of text-to-image diffusion models (Tune-A-Video, Wu et al., ICCV 2023).
 
-from .checkpoint import Checkpoint, load_checkpoint
-from .control import Control
-from .control_files import open_controlnet, open_t2i_adapter
-from .ddim import NoisePredictor, as_noise, guided, invert, sample
-from .errors import TavError
-from .inflate import InflatedUNet, inflate
-from .lora import Lora, fuse_loras
-from .tune import TuneConfig, TuneReport, tune
-from .tuned import TunedWeights
+Names are imported on first use, so that `import tav_core` costs nothing. `tune` and `inflate` name both a module and
+the function in it: as attributes of this package they are the functions, and `import tav_core.tune as m` gives the
+function too; write `from tav_core.tune import ...` for what else is in the module.
+"""
+
+import importlib
+import sys
+from types import ModuleType
+
 from .version import __version__
-from .video import Clip, read_frames, write_video
 
-__all__ = [
-    "Checkpoint",
-    "Clip",
-    "Control",
-    "InflatedUNet",
-    "Lora",
-    "NoisePredictor",
-    "TavError",
-    "TuneConfig",
-    "TuneReport",
-    "TunedWeights",
-    "__version__",
-    "as_noise",
-    "fuse_loras",
-    "guided",
-    "inflate",
-    "invert",
-    "load_checkpoint",
-    "open_controlnet",
-    "open_t2i_adapter",
-    "read_frames",
-    "sample",
-    "tune",
-    "write_video",
-]
+_MODULES = {
+    "Checkpoint": "checkpoints.checkpoint",
+    "Clip": "video.read",
+    "Control": "control",
+    "InflatedUNet": "inflate",
+    "Lora": "checkpoints.lora",
+    "NoisePredictor": "prediction",
+    "TavError": "errors",
+    "TuneConfig": "tune",
+    "TuneReport": "tune",
+    "TunedWeights": "tuned",
+    "as_noise": "prediction",
+    "fuse_loras": "checkpoints.lora",
+    "guided": "prediction",
+    "inflate": "inflate",
+    "invert": "ddim",
+    "load_checkpoint": "checkpoints.checkpoint",
+    "open_controlnet": "checkpoints.control_networks",
+    "open_t2i_adapter": "checkpoints.control_networks",
+    "read_frames": "video.read",
+    "sample": "ddim",
+    "tune": "tune",
+    "write_video": "video.write",
+}
+__all__ = ["__version__", *_MODULES]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    def __setattr__(self, name: str, value: object) -> None:
+        """Python binds a submodule to its package when it is imported; the function of that name comes first."""
+        if isinstance(value, ModuleType) and name in _MODULES:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

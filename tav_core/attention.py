@@ -3,16 +3,21 @@
 All tensors here have a batch of `(b f)`: the frames of a sample one after the other.
 """
 
+from __future__ import annotations  # `Attention` is a name for readers; diffusers is not imported for it
+
 from collections.abc import Callable
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention_processor import Attention
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import TavError
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
 
 PATTERNS = ("sparse-causal", "first", "frame", "full-causal", "full")
 
@@ -115,18 +120,23 @@ class TextAttnProcessor:
         return attn.to_out[1](attn.to_out[0](hidden_states))
 
 
-class TemporalAttnProcessor:
-    """Self-attention (`attn_temp`) of each spatial token over the frames of its video (paper, section 3.2)."""
+class TemporalAttention(nn.Module):
+    """Self-attention (`attn_temp`) of each spatial token over the frames of its video (paper, section 3.2).
 
-    def __init__(self, count: FrameCount):
-        self.count = count
+    The layers are named as in diffusers' Attention. layers, placement: as `Addition.build` takes them.
+    """
 
-    def __call__(
-        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: None = None, attention_mask: None = None
-    ) -> Tensor:
+    def __init__(self, channels: int, heads: int, layers=nn, **placement):
+        super().__init__()
+        self.heads = heads
+        self.to_q, self.to_k, self.to_v = (layers.Linear(channels, channels, bias=False, **placement) for _ in range(3))
+        self.to_out = nn.ModuleList([layers.Linear(channels, channels, **placement)])
+
+    def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
+        """(b f) n c -> (b f) n c."""
         query, key, value = (
-            rearrange(project(hidden_states), "(b f) n (h d) -> b n h f d", f=self.count.num_frames, h=attn.heads)
-            for project in (attn.to_q, attn.to_k, attn.to_v)
+            rearrange(project(hidden_states), "(b f) n (h d) -> b n h f d", f=num_frames, h=self.heads)
+            for project in (self.to_q, self.to_k, self.to_v)
         )
         hidden_states = F.scaled_dot_product_attention(query, key, value)
-        return attn.to_out[1](attn.to_out[0](rearrange(hidden_states, "b n h f d -> (b f) n (h d)")))
+        return self.to_out[0](rearrange(hidden_states, "b n h f d -> (b f) n (h d)"))

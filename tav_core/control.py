@@ -22,19 +22,19 @@ LAST_TIMESTEP = 999
 class Control:
     """A network that looks at pictures, and those that it looks at.
 
-    pictures: (f, 3, h, w) in 0..1, one per frame, or a single one for all; of the size that the video is decoded to.
+    images: (f, 3, h, w) in 0..1, one per frame, or a single one for all; of the size that the video is decoded to.
     strength: scales all that the network adds; 0 is without it.
     start, end: the part of sampling in which it acts, 0 (noise) to 1 (the clean video).
     """
 
     network: ControlNetModel | T2IAdapter
-    pictures: Tensor
+    images: Tensor
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
 
     def __post_init__(self):
-        shape = tuple(self.pictures.shape)
+        shape = tuple(self.images.shape)
         if len(shape) != 4 or shape[1] != 3:
             raise TavError(
                 f"Control pictures must be (f, 3, h, w) in 0..1, got {shape}; move the colours to the front."
@@ -52,7 +52,7 @@ class Control:
         """What a T2I-Adapter sees in the pictures, level by level, (f, c, h, w); neither noise nor text changes it."""
         # one that was trained on sketches or depth may look at a single grey channel
         grey = self.network.config.in_channels == 1
-        pictures = self.pictures.mean(1, keepdim=True) if grey else self.pictures
+        pictures = self.images.mean(1, keepdim=True) if grey else self.images
         return self.network(pictures.to(self.network.device, self.network.dtype))
 
 
@@ -84,7 +84,7 @@ def residuals(
         if isinstance(control.network, T2IAdapter):
             features.append([weights.to(part) * _per_frame(part, batch, frames) for part in control.features])
         else:
-            pictures = _per_frame(control.pictures, batch, frames)
+            pictures = _per_frame(control.images, batch, frames)
             down, middle = _of_controlnet(control.network, latents, timesteps, prompt_embeds, pictures)
             skips.append([weights.to(part) * part for part in down])
             middles.append(weights.to(middle) * middle)
@@ -118,7 +118,7 @@ def _per_frame(pictures: Tensor, batch: int, frames: int) -> Tensor:
 
 
 def _check_pictures(control: Control, latents: Tensor) -> None:
-    count, _, height, width = control.pictures.shape
+    count, _, height, width = control.images.shape
     frames, rows, columns = latents.shape[2:]
     if count not in (1, frames):
         raise TavError(f"Got {count} control pictures for {frames} frames; give one per frame, or one for all.")

@@ -1,17 +1,13 @@
 """DDIM inversion and sampling (Song et al. 2021, arXiv 2010.02502), over any predictor of the noise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
-from .control import Control, residuals
-from .errors import TavError
-from .inflate import InflatedUNet
-
-PredictNoise = Callable[[Tensor, int], Tensor]
+from .errors import TavError, need
+from .prediction import PredictNoise
 
 
 @torch.no_grad()
@@ -27,18 +23,20 @@ def invert(
 
     latents: (b, c, f, h, w), clean, already times the VAE's scaling factor.
     scheduler: gives betas, spacing and offset; its prediction type does not matter, see `as_noise`.
+    on_step: called as (step, total, timestep=, latents=, denoised=) after each step; `denoised` is the clean video
+        that the step's prediction means, shaped and scaled as the latents.
     Returns the trajectory (num_steps + 1, b, c, f, h, w), the clean latents first. As in the original, the network
-    is told the timestep that is moved to, while the latents are still at the one before.
+    is given the timestep that the step moves to, while the latents are still at the one before.
     """
     inverse = _on_noise(DDIMInverseScheduler, scheduler)
     timesteps = visited_timesteps(inverse, num_steps)
     trajectory = [latents]
     for step, timestep in enumerate(timesteps):
-        noise = predict_noise(latents, timestep)
-        latents = inverse.step(noise, timestep, latents).prev_sample
+        moved = inverse.step(predict_noise(latents, timestep), timestep, latents)
+        latents, denoised = moved.prev_sample, moved.pred_original_sample
         trajectory.append(latents)
         if on_step:
-            on_step(step + 1, num_steps, timestep=timestep, latents=latents)
+            on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
     return torch.stack(trajectory)
 
 
@@ -57,87 +55,16 @@ def sample(
 
     latents: (b, c, f, h, w) at the first timestep; returns clean latents of the same shape.
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
+    on_step: as `invert` calls it.
     """
     scheduler = _on_noise(DDIMScheduler, scheduler)
     for step, timestep in enumerate(visited_timesteps(scheduler, num_steps)):
         noise = predict_noise(latents, timestep)
-        latents = scheduler.step(noise, timestep, latents, eta=eta, generator=generator).prev_sample
+        moved = scheduler.step(noise, timestep, latents, eta=eta, generator=generator)
+        latents, denoised = moved.prev_sample, moved.pred_original_sample
         if on_step:
-            on_step(step + 1, num_steps, timestep=timestep, latents=latents)
+            on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
     return latents
-
-
-def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
-    """Turns what a network predicts, by `scheduler`'s prediction type, into noise, at the timestep that it was told.
-
-    Inversion tells the network another timestep than the latents are at, so only here is it still known at which
-    noise level a velocity (Salimans & Ho 2022, arXiv 2202.00512: v = sqrt(a) noise - sqrt(1 - a) x_0) was meant.
-    """
-    kind = scheduler.config.prediction_type
-    if kind == "epsilon":
-        return predict
-    if kind != "v_prediction":
-        raise TavError(f"Only networks that predict epsilon or v_prediction can be used, got {kind!r}.")
-
-    def predict_noise(latents: Tensor, timestep: int) -> Tensor:
-        alpha = scheduler.alphas_cumprod[timestep]
-        return alpha.sqrt() * predict(latents, timestep) + (1 - alpha).sqrt() * latents
-
-    return predict_noise
-
-
-@dataclass(frozen=True)
-class NoisePredictor:
-    """The noise that an inflated network sees in video latents under a text (`prompt_embeds` as it takes them)."""
-
-    unet: InflatedUNet
-    prompt_embeds: Tensor
-    scheduler: DDIMScheduler
-    controls: tuple[Control, ...] = ()
-
-    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
-        return as_noise(self._predict, self.scheduler)(latents, timestep)
-
-    def _predict(self, latents: Tensor, timestep: int) -> Tensor:
-        return self.unet(
-            latents, timestep, self.prompt_embeds, **residuals(self.controls, latents, timestep, self.prompt_embeds)
-        )
-
-
-def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_scale: float) -> PredictNoise:
-    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): u + scale * (c - u).
-
-    A scale of 1 or less asks the conditional prediction alone, as the original does. Two NoisePredictors of one
-    network are asked in one batch.
-    """
-    if guidance_scale <= 1:
-        return predict_cond
-    predict_both = _in_one_batch(predict_uncond, predict_cond)
-
-    def predict_noise(latents: Tensor, timestep: int) -> Tensor:
-        uncond, cond = predict_both(latents, timestep)
-        return uncond + guidance_scale * (cond - uncond)
-
-    return predict_noise
-
-
-def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-    """Asks two predictors; at once, where it is one network that reads two texts of the same shape."""
-    both = first, second
-    if (
-        not all(isinstance(predict, NoisePredictor) for predict in both)
-        or first.unet is not second.unet
-        or first.prompt_embeds.shape[1:] != second.prompt_embeds.shape[1:]
-        or first.controls != second.controls
-    ):
-        return lambda latents, timestep: (first(latents, timestep), second(latents, timestep))
-
-    def predict(latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-        texts = [p.prompt_embeds.expand(len(latents), *p.prompt_embeds.shape[1:]) for p in both]
-        joined = replace(first, prompt_embeds=torch.cat(texts))
-        return joined(torch.cat([latents, latents]), timestep).chunk(2)
-
-    return predict
 
 
 def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInverseScheduler:
@@ -155,8 +82,7 @@ def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInver
 def visited_timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps: int) -> list[int]:
     """The timesteps that the network is told, in order; TavError where the schedule cannot be followed."""
     last = scheduler.config.num_train_timesteps - 1
-    if not 1 <= num_steps <= last:
-        raise TavError(f"The number of steps must be from 1 to {last}, got {num_steps}.")
+    need(1 <= num_steps <= last, "The number of steps", num_steps, f"from 1 to {last}")
     if scheduler.config.timestep_spacing not in ("leading", "trailing"):
         raise TavError(
             f"Inversion and sampling need timestep_spacing 'leading' or 'trailing', "
@@ -170,3 +96,18 @@ def visited_timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps
             "DDIM on noise leads back; use timestep_spacing='leading', which does not visit it."
         )
     return timesteps
+
+
+def check_steps(num_steps: int, name: str = "steps") -> None:
+    """Raises TavError unless DDIM in so many steps begins near full noise; fewer than 10, for a quick try, need not.
+
+    The steps are 1000 // num_steps timesteps apart, so 500 begin at timestep 999, and 501 at 501.
+    """
+    need(1 <= num_steps <= 999, name, num_steps, "from 1 to 999")
+    stride = 1000 // num_steps
+    if num_steps >= 10 and (num_steps - 1) * stride < 900:
+        first = (num_steps - 1) * stride + 1
+        raise TavError(
+            f"{name} is {num_steps}, and so many steps of DDIM begin at timestep {first} of 1000, far from full noise; "
+            f"take {1000 // (stride + 1)} or {min(1000 // stride, 999)}."
+        )

@@ -40,45 +40,58 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             _sync(path.parent)
 
 
-def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], kind: str, facts: dict) -> None:
-    """Writes a .safetensors file, whole or not at all, that says what kind of file it is and, as JSON, some facts."""
-    metadata = {"format": kind, "facts": json.dumps(facts)}
+def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], kind: str, metadata: dict) -> None:
+    """Writes a .safetensors file, whole or not at all, with its kind and its metadata, as JSON, in the header.
+
+    kind: a name and a version, such as "tune-a-video/1".
+    """
+    header = {"format": kind, "facts": json.dumps(metadata)}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_file(tensors, temporary, header)
 
 
-def read_facts(path: str | os.PathLike, kind: str) -> dict:
-    """The facts of a file that `write_tensors` wrote; a TavError says why another cannot be read."""
+def read_metadata(path: str | os.PathLike, kind: str) -> dict:
+    """The metadata of a file written by `write_tensors`; TavError for any other file."""
+    header = read_header(path)
+    if (found := header.get("format")) != kind:
+        if found and found.rpartition("/")[0] == kind.rpartition("/")[0]:
+            raise TavError(f"{path} is of format {found!r}, which a newer version writes; update Tune-A-Video.")
+        raise TavError(f"{path} is of format {found!r}, and {kind!r} is needed.")
+    try:
+        metadata = json.loads(header["facts"])
+    except (KeyError, ValueError) as error:
+        raise TavError(f"{path} is damaged: its metadata cannot be read ({error}).") from error
+    if not isinstance(metadata, dict):
+        raise TavError(f"{path} is damaged: its metadata is {type(metadata).__name__}, and a table is needed.")
+    return metadata
+
+
+def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors, on the CPU, and the metadata of a file written by `write_tensors`; TavError as `read_metadata`."""
+    metadata = read_metadata(path, kind)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+
+
+def read_header(path: str | os.PathLike) -> dict[str, str]:
+    """What the header of a .safetensors file holds beside its tensors; TavError for any other file."""
     if not os.path.isfile(path):
         raise TavError(f"There is no file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            return file.metadata() or {}
     except SafetensorError as error:
-        raise TavError(f"{path} is damaged, or no .safetensors file ({error}).") from error
-    if metadata.get("format") != kind:
-        raise TavError(f"{path} is of format {metadata.get('format')!r}, and {kind!r} is needed.")
-    try:
-        return json.loads(metadata["facts"])
-    except (KeyError, ValueError) as error:
-        raise TavError(f"{path} is damaged: its facts cannot be read ({error}).") from error
-
-
-def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:
-    """The tensors, on the CPU, and the facts of a file that `write_tensors` wrote; TavError as `read_facts`."""
-    facts = read_facts(path, kind)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a dict)
+        raise TavError(f"{path} is damaged, or not a .safetensors file ({error}).") from error
 
 
 def ensure_writable(folder: str | os.PathLike) -> None:
-    """Makes the folder and tries to write into it, so that hours of work do not end at a closed door."""
+    """Makes the folder and writes into it once, so that hours of work do not end in a folder that cannot be written."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise TavError(f"Nothing can be written into {folder} ({error.strerror}); choose another place.") from error
+        raise TavError(f"Cannot write to {folder} ({error.strerror}); choose another place.") from error
 
 
 def _sync(path: Path) -> None:

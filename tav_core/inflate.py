@@ -1,64 +1,61 @@
 """A text-to-image UNet that reads its batch as the frames of a video (paper, section 3.2)."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.attention_processor import Attention
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import PATTERNS, FrameAttnProcessor, FrameCount, TemporalAttnProcessor, TextAttnProcessor
+from .attention import FrameAttnProcessor, FrameCount, TextAttnProcessor
 from .errors import TavError
 from .families import family_of_config
-from .frozen import lighten, restore
-
-GROUP_NORMS = ("video", "frame")
-QUERIES, TEMPORAL = (".attn1.to_q.", ".attn2.to_q."), ".attn_temp."
+from .inflation import PLACES, Addition, Inflation, difference_names
+from .light_layers import lighten, restore
 
 
-def inflate(
-    unet: UNet2DConditionModel, *, attention: str = "sparse-causal", group_norm: str = "video", temporal: bool = True
-) -> "InflatedUNet":
+def inflate(unet: UNet2DConditionModel, inflation: Inflation = Inflation(), **changes) -> "InflatedUNet":
     """Turns a text-to-image UNet into one for videos, in place (Tune-A-Video, section 3.2).
 
-    attention: the frames that a frame's self-attention looks at: "sparse-causal" (the first and the previous one, as
-        in the paper), "first", "frame" (its own alone), "full-causal" (all up to its own) or "full".
-    group_norm: "video" takes the statistics of the residual blocks over all frames jointly, as the original does;
-        "frame" leaves them per frame.
-    temporal: whether each transformer block ends in temporal attention. It starts as the identity, so that on
-        equal frames the inflated network computes what the 2-D one does.
+    changes: fields of `Inflation`; `inflate(unet, attention="first")` is short for
+    `inflate(unet, Inflation(attention="first"))`. Added modules start by adding nothing, so on equal frames the
+    inflated network computes what the 2-D one does.
+
+    Raises TavError for a network that cannot be inflated, or is inflated already.
     """
-    _check(unet, attention, group_norm)
-    return InflatedUNet(unet, attention=attention, group_norm=group_norm, temporal=temporal)
+    inflation = replace(inflation, **changes)
+    _check(unet)
+    return InflatedUNet(unet, inflation)
 
 
 class InflatedUNet(nn.Module):
     """A UNet called on videos; made by `inflate`. `unet` is the network itself, with its weights where they were."""
 
-    def __init__(self, unet: UNet2DConditionModel, *, attention: str, group_norm: str, temporal: bool):
+    def __init__(self, unet: UNet2DConditionModel, inflation: Inflation):
         super().__init__()
-        self.unet, self.attention, self.group_norm, self.temporal = unet, attention, group_norm, temporal
+        self.unet, self.inflation = unet, inflation
         self.count = FrameCount()
         self.base_queries: dict[str, Tensor] | None = None
         self._processors = dict(unet.attn_processors)
-        self._norms = _residual_norms(unet) if group_norm == "video" else {}
-        self._hooks = []
-        generator = torch.Generator().manual_seed(0)  # the same network always inflates to the same network
+        self._norms = _residual_norms(unet) if inflation.group_norm == "video" else {}
         for block in transformer_blocks(unet).values():
-            block.attn1.set_processor(FrameAttnProcessor(attention, self.count))
+            block.attn1.set_processor(FrameAttnProcessor(inflation.attention, self.count))
             block.attn2.set_processor(TextAttnProcessor())
-            if temporal:
-                _add_temporal_attention(block, self.count, generator)
-                self._hooks.append(block.register_forward_hook(_attend_over_time))
+        generator = torch.Generator().manual_seed(0)  # the same network always inflates to the same network
+        self._added = [
+            (addition, block, block.register_forward_hook(partial(_add_residual, addition, self.count)))
+            for addition in inflation.additions
+            for block in _add_parts(unet, addition, generator)
+        ]
         for name, norm in self._norms.items():
             _replace(unet, name, VideoGroupNorm(norm, self.count))
         lighten(unet)
-        unet.to(memory_format=torch.channels_last)  # in which folding frames and flattening pictures moves nothing
+        unet.to(memory_format=torch.channels_last)  # in which folding frames and flattening images moves nothing
         self.train(unet.training)
 
     def forward(
@@ -89,13 +86,13 @@ class InflatedUNet(nn.Module):
             prompt_embeds = prompt_embeds.expand(batch, *prompt_embeds.shape[1:])
         if prompt_embeds.ndim == 4:
             prompt_embeds = rearrange(prompt_embeds, "b f n d -> (b f) n d")
-        folded = rearrange(latents, "b c f h w -> (b f) c h w").to(self._dtype, memory_format=torch.channels_last)
+        folded = rearrange(latents, "b c f h w -> (b f) c h w").to(self.dtype, memory_format=torch.channels_last)
         adapter = down_intrablock_additional_residuals
         with self._one_precision():
             prediction = self.unet(
                 folded,
                 timestep.repeat_interleave(frames),
-                encoder_hidden_states=prompt_embeds.to(self._dtype),
+                encoder_hidden_states=prompt_embeds.to(self.dtype),
                 down_block_additional_residuals=down_block_additional_residuals,
                 mid_block_additional_residual=mid_block_additional_residual,
                 down_intrablock_additional_residuals=adapter and list(adapter),  # diffusers empties the list it gets
@@ -104,15 +101,16 @@ class InflatedUNet(nn.Module):
         return rearrange(prediction, "(b f) c h w -> b c f h w", f=frames).to(latents.dtype)
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """What the frozen weights are stored in, and the network computes in."""
         return self.unet.conv_in.weight.dtype
 
     def _one_precision(self):
         block = next(module for module in self.unet.modules() if isinstance(module, BasicTransformerBlock))
         trained = block.attn1.to_q.weight
-        if trained.dtype == self._dtype or torch.is_autocast_enabled(trained.device.type):
+        if trained.dtype == self.dtype or torch.is_autocast_enabled(trained.device.type):
             return nullcontext()
-        return torch.autocast(trained.device.type, dtype=self._dtype)
+        return torch.autocast(trained.device.type, dtype=self.dtype)
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """The keys and shapes of the original's UNet3DConditionModel: the 2-D ones plus attn_temp.* and norm_temp.*.
@@ -127,25 +125,23 @@ class InflatedUNet(nn.Module):
         return self.unet.load_state_dict(state_dict, *args, **kwargs)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """What Tune-A-Video trains: both query projections and the temporal attention, 7 tensors a block."""
-        trained = (*QUERIES, TEMPORAL)
-        return {name: p for name, p in self.unet.named_parameters() if any(part in name for part in trained)}
+        """What tuning trains. By the paper: both query projections and the temporal attention, 7 tensors a block."""
+        return {name: p for name, p in self.unet.named_parameters() if self.inflation.trains(name)}
 
     def keep_base_queries(self) -> None:
         """Copies the query projections into `base_queries`, once, before tuning or tuned weights first change them."""
         if self.base_queries is None:
             parameters = self.trainable_parameters()
-            self.base_queries = {name: parameters[name].detach().clone() for name in query_names(parameters)}
+            self.base_queries = {name: parameters[name].detach().clone() for name in difference_names(parameters)}
 
     def deflate(self) -> UNet2DConditionModel:
         """Takes the inflation back, in place; the query projections keep their values as they are now."""
         for parameter in self.trainable_parameters().values():
-            parameter.data = parameter.data.to(self._dtype)
-        for hook in self._hooks:
+            parameter.data = parameter.data.to(self.dtype)
+        for addition, block, hook in self._added:
             hook.remove()
-        if self.temporal:
-            for block in transformer_blocks(self.unet).values():
-                del block.norm_temp, block.attn_temp
+            for name in addition.build(1, 1, device="meta"):
+                delattr(block, name)
         for name, norm in self._norms.items():
             _replace(self.unet, name, norm)
         self.unet.set_attn_processor(self._processors)
@@ -161,7 +157,7 @@ class VideoGroupNorm(nn.GroupNorm):
         self.weight, self.bias, self.count = norm.weight, norm.bias, count
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        # with channels last in memory, frames one below the other are one tall picture, and nothing is copied
+        # with channels last in memory, frames one below the other are one tall image, and nothing is copied
         frames, height = self.count.num_frames, hidden_states.shape[-2]
         tall = rearrange(hidden_states, "(b f) c h w -> b c (f h) w", f=frames)
         return rearrange(super().forward(tall), "b c (f h) w -> (b f) c h w", h=height)
@@ -172,11 +168,6 @@ def transformer_blocks(unet: nn.Module) -> dict[str, BasicTransformerBlock]:
     return {name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
 
 
-def query_names(names: Iterable[str]) -> list[str]:
-    """Those of the names that are query projections, of which tuned weights hold the difference to the base."""
-    return [name for name in names if any(part in name for part in QUERIES)]
-
-
 def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
     """The GroupNorms of the residual blocks and of the output, by path; those inside transformers stay per frame."""
     transformers = [f"{name}." for name, m in unet.named_modules() if isinstance(m, Transformer2DModel)]
@@ -184,32 +175,24 @@ def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
     return {name: norm for name, norm in norms.items() if not name.startswith(tuple(transformers))}
 
 
-def _add_temporal_attention(block: BasicTransformerBlock, count: FrameCount, generator: torch.Generator) -> None:
-    """Adds `norm_temp` and `attn_temp`, with as many heads as the block has, starting as the identity.
-
-    The original zeroes the output's weight but leaves its bias random, so its fresh network is not the pretrained
-    one; here both are zero.
-    """
-    like, channels = block.attn1, block.attn1.query_dim
-    with torch.device("meta"):
-        norm = nn.LayerNorm(channels)
-        attn = Attention(
-            channels, heads=like.heads, dim_head=channels // like.heads, processor=TemporalAttnProcessor(count)
-        )
-    weight = like.to_q.weight
-    block.norm_temp, block.attn_temp = (m.to_empty(device=weight.device).to(weight.dtype) for m in (norm, attn))
-    block.norm_temp.reset_parameters()
-    for projection in (attn.to_q, attn.to_k, attn.to_v):
-        initial = torch.empty(projection.weight.shape)
-        nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)  # nn.Linear's own default
-        projection.weight.data.copy_(initial)
-    nn.init.zeros_(block.attn_temp.to_out[0].weight)
-    nn.init.zeros_(block.attn_temp.to_out[0].bias)
+def _add_parts(unet: nn.Module, addition: Addition, generator: torch.Generator) -> Iterator[nn.Module]:
+    """Adds a module's parts to each block of its kind, and yields these blocks."""
+    end = f".{PLACES[addition.place]}.weight"
+    for name, weight in list(unet.named_parameters()):
+        if name.endswith(end):
+            block = unet.get_submodule(name.removesuffix(end))
+            heads = block.attn1.heads if addition.place == "transformer" else 1
+            parts = addition.build(len(weight), heads, device="meta")  # no draw from the global generator
+            parts = {name: part.to_empty(device=weight.device).to(weight.dtype) for name, part in parts.items()}
+            addition.initialise(parts, generator)
+            for part_name, part in parts.items():
+                setattr(block, part_name, part)
+            yield block
 
 
-def _attend_over_time(block: BasicTransformerBlock, _args, hidden_states: Tensor) -> Tensor:
-    """The last residual of an inflated block, after its feed-forward; a forward hook, so checkpointing covers it."""
-    return hidden_states + block.attn_temp(block.norm_temp(hidden_states))
+def _add_residual(addition: Addition, count: FrameCount, block: nn.Module, _args, hidden_states: Tensor) -> Tensor:
+    """The last residual of an inflated block; a forward hook, so that gradient checkpointing covers it."""
+    return hidden_states + addition.residual(block, hidden_states, count.num_frames)
 
 
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -217,15 +200,12 @@ def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
     setattr(root.get_submodule(parent), name, module)
 
 
-def _check(unet, attention: str, group_norm: str) -> None:
-    if isinstance(unet, InflatedUNet) or any(hasattr(b, "attn_temp") for b in transformer_blocks(unet).values()):
-        raise TavError("This UNet is inflated already; call its deflate() first to inflate it in another way.")
-    if not isinstance(unet, UNet2DConditionModel):
-        raise TavError(f"Only diffusers' UNet2DConditionModel can be inflated, got a {type(unet).__name__}.")
-    if attention not in PATTERNS:
-        raise TavError(f"Unknown attention pattern {attention!r}; choose one of {', '.join(PATTERNS)}.")
-    if group_norm not in GROUP_NORMS:
-        raise TavError(f"Unknown group_norm {group_norm!r}; choose one of {', '.join(GROUP_NORMS)}.")
+def _check(unet) -> None:
+    inflated = isinstance(unet, InflatedUNet)
+    if not inflated and not isinstance(unet, UNet2DConditionModel):
+        raise TavError(f"Only diffusers' UNet2DConditionModel can be inflated, got {type(unet).__name__}.")
+    if inflated or any(isinstance(b.attn1.processor, FrameAttnProcessor) for b in transformer_blocks(unet).values()):
+        raise TavError("This UNet is already inflated; call its deflate() first to inflate it in another way.")
     family_of_config(unet.config, "This UNet")
     blocks = transformer_blocks(unet).values()
     if not blocks or any(b.attn2 is None or b.only_cross_attention or b.attn2.norm_cross is not None for b in blocks):

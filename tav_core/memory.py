@@ -35,7 +35,7 @@ def tuning_memory(
             lambda: network(*_inputs(network, latents_shape)).float().square().mean().backward(), network
         )
     count = sum(parameter.numel() for parameter in trained)
-    master = 0 if unet.unet.conv_in.weight.dtype == torch.float32 else 4 * count
+    master = 0 if unet.dtype == torch.float32 else 4 * count
     gradients = sum(p.numel() * p.element_size() for p in trained)  # already in the peak, at the network's precision
     activations -= gradients
     casts = 0
@@ -49,7 +49,7 @@ def tuning_memory(
 def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
     """The bytes that one prediction takes beside the network's weights; latents_shape: (b, c, f, h, w)."""
     with torch.device("meta"), torch.no_grad():
-        network = _shapes_of(unet, unet.unet.conv_in.weight.dtype)
+        network = _shapes_of(unet, unet.dtype)
         return _peak(lambda: network(*_inputs(network, latents_shape)), network)
 
 
@@ -105,19 +105,10 @@ def fits(needed: int, device: torch.device | str) -> bool:
     return available is not None and with_losses(needed, device) < available
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that the device, or the machine, has no memory left."""
-    said = str(error).lower()
-    signs = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in said for sign in signs)
-    )
-
-
 def _shapes_of(unet: InflatedUNet, dtype: torch.dtype) -> InflatedUNet:
     """The same network without weights, inflated in the same way."""
     twin = nn.Module.to(UNet2DConditionModel.from_config(unet.unet.config), dtype).requires_grad_(False)
-    return inflate(twin, attention=unet.attention, group_norm=unet.group_norm, temporal=unet.temporal)
+    return inflate(twin, unet.inflation)
 
 
 def _inputs(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

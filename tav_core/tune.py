@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from .errors import TavError, need
 from .files import ensure_writable
+from .fingerprints import run_fingerprint
 from .inflate import InflatedUNet
 from .memory import fits, tuning_memory
-from .resume import TuneState, run_fingerprint
-from .watchdog import Watchdog
-
-PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+from .precision import PRECISIONS, tuning_precision
+from .resume import TuneState
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ def tune(
     _check_inputs(unet, latents, prompt_embeds, scheduler)
     clean = latents if torch.is_tensor(latents) else latents[0]
     device, parameters = clean.device, unet.trainable_parameters()
-    precision = resolve_precision(config, unet, device)
-    autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
+    precision = tuning_precision(config.mixed_precision, unet.dtype, device)
+    autocast = torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
     generator = torch.Generator(device).manual_seed(config.seed)
-    draw = draw or partial(_draw, latents, scheduler.config.num_train_timesteps, generator)
+    draw = draw or partial(draw_noise, latents, scheduler.config.num_train_timesteps, generator)
     unet.keep_base_queries()
     if checkpoint:
         ensure_writable(Path(checkpoint).parent)
@@ -128,42 +127,31 @@ def tune(
             fused=device.type in ("cuda", "cpu"),
         )
         scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        state = TuneState(parameters, optimizer, scaler, generator)
-        if checkpoint:
-            state.resume(checkpoint, run)
+        kept = {"keep_in": checkpoint, "keep_every": config.checkpoint_every, "run": run}
+        with TuneState(parameters, optimizer, scaler, generator, **kept) as state:
             if state.step > config.num_steps:
                 raise TavError(
                     f"{checkpoint} holds {state.step} steps, more than the {config.num_steps} asked for; ask for at "
                     f"least {state.step}, or delete it."
                 )
-        watchdog = Watchdog(parameters)
-        with state.kept_in(checkpoint, run):
             for step in range(state.step, config.num_steps):
                 clean, noise, timesteps = draw(step)
                 noisy = scheduler.add_noise(clean, noise, timesteps)
                 residuals = control(noisy, timesteps) if control else {}
                 with autocast:
                     prediction = unet(noisy, timesteps, prompt_embeds, **residuals)
-                loss = F.mse_loss(prediction.float(), _target(scheduler, clean, noise, timesteps).float())
-                watchdog.before_backward(step, loss)
-                scaler.scale(loss).backward()
-                scaler.unscale_(optimizer)
-                grad_norm = nn.utils.clip_grad_norm_(parameters.values(), config.max_grad_norm).item()
-                loss = loss.item()
-                watchdog.before_update(step, loss, grad_norm, scaled=scaler.is_enabled())
-                with state.update(loss, grad_norm):
-                    scaler.step(optimizer)
-                    scaler.update()
-                    optimizer.zero_grad()
-                watchdog.after_update(step)
-                if checkpoint and state.step % config.checkpoint_every == 0:
-                    state.save(checkpoint, run)
+                loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
+                state.backward(loss)
+                grad_norm = state.clip(config.max_grad_norm)
+                state.update(loss.item(), grad_norm.item())
                 if on_step:
-                    on_step(state.step, config.num_steps, loss=loss, grad_norm=grad_norm)
+                    on_step(state.step, config.num_steps, loss=loss.item(), grad_norm=grad_norm.item())
     return TuneReport(state.losses, state.grad_norms, state.step)
 
 
-def _draw(latents, num_train_timesteps: int, generator: torch.Generator, _step: int) -> tuple[Tensor, Tensor, Tensor]:
+def draw_noise(
+    latents, num_train_timesteps: int, generator: torch.Generator, _step: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Clean latents, noise and one timestep per video, independent from step to step; in float32."""
     clean = (latents if torch.is_tensor(latents) else latents[0]).float()
     random = partial(torch.randn, clean.shape, generator=generator, device=clean.device)
@@ -173,7 +161,8 @@ def _draw(latents, num_train_timesteps: int, generator: torch.Generator, _step: 
     return clean, noise, torch.randint(num_train_timesteps, clean.shape[:1], generator=generator, device=clean.device)
 
 
-def _target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+def target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the network should predict: the noise, or the velocity of Salimans & Ho 2022 (arXiv 2202.00512)."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(clean, noise, timesteps)
     return noise
@@ -205,30 +194,11 @@ def _switch_checkpointing(unet: InflatedUNet, on: bool) -> None:
         unet.unet.disable_gradient_checkpointing()
 
 
-def resolve_precision(config: TuneConfig, unet: InflatedUNet, device: torch.device) -> torch.dtype | None:
-    """The dtype of autocast that `mixed_precision` means for this network on this device; None for none."""
-    stored, precision = unet.unet.conv_in.weight.dtype, config.mixed_precision
-    halves = {dtype: name for name, dtype in PRECISIONS.items()}
-    if precision == "auto":
-        precision = halves.get(stored) or (_best_half(device) if device.type == "cuda" else "no")
-    if stored not in (torch.float32, PRECISIONS[precision]):
-        raise TavError(
-            f'mixed_precision "{precision}" does not go with a network stored in {stored}. Load it with '
-            f'dtype=torch.float32, or set mixed_precision to "{halves.get(stored, "auto")}".'
-        )
-    return PRECISIONS[precision]
-
-
-def _best_half(device: torch.device) -> str:
-    with torch.cuda.device(device):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-
-
 def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.Size, device: torch.device) -> bool:
     """What `gradient_checkpointing` means for latents of this shape (b, c, f, h, w) and the memory free now."""
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing
-    half = resolve_precision(config, unet, device) is not None
+    half = tuning_precision(config.mixed_precision, unet.dtype, device) != torch.float32
     return not fits(tuning_memory(unet, shape, checkpointing=False, half=half), device)
 
 

@@ -45,8 +45,8 @@ class Watchdog:
                 'learning_rate, or tune with mixed_precision "no".'
             )
 
-    def after_update(self, step: int) -> None:
-        """Raises TavError where tensors still stand as they were after PATIENCE updates."""
+    def after_update(self, steps: int) -> None:
+        """Raises TavError where tensors have not moved after PATIENCE updates; steps: done so far."""
         self.updates += 1
         if self.updates != PATIENCE:
             return
@@ -54,7 +54,7 @@ class Watchdog:
         if still:
             raise TavError(
                 f"{len(still)} of {len(self.parameters)} trained tensors have not moved in the {PATIENCE} steps up to "
-                f'{step + 1} ({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
+                f'{steps} ({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
             )
         self.at_start = {}
 

@@ -7,10 +7,10 @@ import torch
 from safetensors.torch import save_file
 
 from tav_core import NoisePredictor, TunedWeights, guided, inflate, invert, sample
+from tav_core.checkpoints.control_networks import open_controlnet
+from tav_core.checkpoints.lora import Lora
 from tav_core.control import Control
-from tav_core.control_files import open_controlnet
-from tav_core.jobs import open_base
-from tav_core.lora import Lora
+from tav_core.jobs.base import open_base
 from tests.networks import video
 
 WORDS, EDIT = "a ball is rolling", "a cube is rolling"
@@ -18,7 +18,8 @@ WORDS, EDIT = "a ball is rolling", "a cube is rolling"
 
 def opened(checkpoint, *, prediction_type=None, lora=None, control=None):
     """Checkpoint, inflated network, and controls on drawn pictures."""
-    parts, base = open_base(checkpoint, prediction_type=prediction_type, loras=[Lora.parse(lora)] if lora else [])
+    base = open_base(checkpoint, prediction_type=prediction_type, loras=[Lora.parse(lora)] if lora else [])
+    parts = base.checkpoint
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(7))
     controls = (Control(open_controlnet(control), pictures, 0.8),) if control else ()
     return parts, inflate(parts.unet), controls, base

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from tav_core.checkpoints.networks import clip_names, diffusers_network, text_encoder
+from tav_core.checkpoints.single_file import ddim_scheduler
+from tav_core.checkpoints.tokenizer import clip_tokenizer
 from tav_core.errors import TavError
 from tav_core.families import TEXT_ENCODER, UNET, VAE
 from tav_core.files import atomic_path
-from tav_core.networks import clip_names, diffusers_network, text_encoder
-from tav_core.single_file import ddim_scheduler
-from tav_core.tokenizer import clip_tokenizer
 
 Tensors = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ from einops import rearrange
 from safetensors.torch import save_file
 
 from tav_core import NoisePredictor, TavError, TuneConfig, guided, inflate, tune
+from tav_core.checkpoints.control_networks import open_controlnet, open_t2i_adapter
 from tav_core.control import Control, residuals
-from tav_core.control_files import open_controlnet, open_t2i_adapter
 from tests.golden import ddim
 from tests.host.assets import adapter_name, controlnet_name, drawn
 from tests.networks import SCHEDULE, text, tiny_unet, video

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tav_core import TavError
-from tav_core.files import atomic_path, read_facts, read_tensors, write_tensors
+from tav_core.files import atomic_path, read_metadata, read_tensors, write_tensors
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -70,9 +70,9 @@ def test_tensors_and_facts_come_back_and_other_files_are_told(tmp_path):
     assert torch.equal(tensors["a"], torch.arange(6).reshape(2, 3).t())
     assert facts == {"steps": 3}
     with pytest.raises(TavError, match=r"of format 'test/1', and 'other/1' is needed"):
-        read_facts(path, "other/1")
+        read_metadata(path, "other/1")
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(TavError, match="is damaged"):
-        read_facts(path, "test/1")
+        read_metadata(path, "test/1")
     with pytest.raises(TavError, match="There is no file"):
-        read_facts(tmp_path / "absent", "test/1")
+        read_metadata(tmp_path / "absent", "test/1")

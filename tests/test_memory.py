@@ -4,15 +4,8 @@ from diffusers import AutoencoderKL
 from torch import nn
 
 from tav_core import inflate
-from tav_core.memory import (
-    _LiveBytes,
-    available_memory,
-    decoding_memory,
-    fits,
-    inference_memory,
-    is_out_of_memory,
-    tuning_memory,
-)
+from tav_core.errors import is_out_of_memory
+from tav_core.memory import _LiveBytes, available_memory, decoding_memory, fits, inference_memory, tuning_memory
 from tests.networks import text, tiny_unet, video
 
 

@@ -11,9 +11,9 @@ from diffusers import DDPMScheduler
 from torch.utils import checkpoint as torch_checkpoint
 
 from tav_core import TavError, TuneConfig, inflate, tune
-from tav_core.files import read_facts
+from tav_core.files import read_metadata
 from tav_core.resume import FORMAT
-from tav_core.tune import _draw
+from tav_core.tune import draw_noise
 from tav_core.watchdog import PATIENCE, Watchdog
 from tests.networks import SCHEDULE, text, tiny_unet, video
 
@@ -70,7 +70,7 @@ def test_training_leaves_the_network_as_ready_to_use_as_before():
 def test_a_posterior_is_sampled_anew_each_step():
     mean, std = video(), torch.full_like(video(), 0.5)
     generator = torch.Generator().manual_seed(0)
-    first, second = (_draw((mean, std), 1000, generator, step)[0] for step in range(2))
+    first, second = (draw_noise((mean, std), 1000, generator, step)[0] for step in range(2))
     assert not torch.equal(first, second)
     assert (first - mean).std() == pytest.approx(0.5, rel=0.2)
     assert run(latents=(mean, std))[1].losses != run(latents=mean)[1].losses
@@ -117,7 +117,7 @@ def test_a_step_computes_in_the_precision_asked_for(precision, stored, computes)
 
 
 def test_half_precision_latents_are_noised_in_float32():
-    clean, noise, _ = _draw(video().half(), 1000, torch.Generator().manual_seed(0), 0)
+    clean, noise, _ = draw_noise(video().half(), 1000, torch.Generator().manual_seed(0), 0)
     assert clean.dtype == noise.dtype == torch.float32
 
 
@@ -151,7 +151,7 @@ def test_a_network_that_fails_in_the_middle_of_a_step_loses_nothing(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         run(unet=unet, checkpoint=path)
     handle.remove()
-    assert read_facts(path, FORMAT)["step"] == 3
+    assert read_metadata(path, FORMAT)["step"] == 3
     assert same(trained(run(checkpoint=path)[0]), trained(run()[0]))
 
 
@@ -217,7 +217,7 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_until_it_is_whole(tmp_path, mon
         for done in (1, 2):
             with pytest.raises(KeyboardInterrupt):
                 run(checkpoint=path)
-            assert read_facts(path, FORMAT)["step"] == done
+            assert read_metadata(path, FORMAT)["step"] == done
     assert same(trained(run(checkpoint=path)[0]), trained(run()[0]))
 
 
@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_good_weights(tmp_path):
     with pytest.raises(TavError, match=r"loss became nan at step 4.*Lower learning_rate"):
         run(unet=unet, draw=draw, checkpoint=tmp_path / "run.safetensors")
     assert all(p.isfinite().all() for p in unet.trainable_parameters().values())
-    assert read_facts(tmp_path / "run.safetensors", FORMAT)["step"] == 3
+    assert read_metadata(tmp_path / "run.safetensors", FORMAT)["step"] == 3
 
 
 def test_a_block_that_passes_no_gradients_on_is_told_by_its_tensors():

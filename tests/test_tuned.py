@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tav_core import TavError, TuneConfig, TunedWeights, inflate
-from tav_core.tuned import fingerprint
+from tav_core.fingerprints import fingerprint
 from tests.networks import text, tiny_unet, video
 
 
@@ -29,8 +29,8 @@ def test_a_saved_file_makes_a_fresh_network_the_tuned_one(tmp_path):
     loaded, fresh = TunedWeights.load(tmp_path / "tuned.safetensors"), inflate(tiny_unet())
     loaded.apply(fresh)
     torch.testing.assert_close(fresh(video(), 500, text()), unet(video(), 500, text()))
-    assert loaded.facts["prompt"] == "a man"
-    assert loaded.facts["base_fingerprint"] == fingerprint(inflate(tiny_unet()))
+    assert loaded.facts.prompt == "a man"
+    assert loaded.facts.base_fingerprint == fingerprint(inflate(tiny_unet()))
 
 
 @torch.no_grad()

@@ -10,8 +10,8 @@ import folder_paths
 import numpy as np
 from comfy_api.latest import Input
 
-from ...tav_core.decode import VideoFile
 from ...tav_core.errors import TavError
+from ...tav_core.video.decode import VideoFile
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Control on a CONDITIONING: as the `control` of tav_core's tuning, and what does not fit said before any work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...tav_core.errors import TavError
 from ...tav_core.families import check_addition, family_of_addition
-from ...tav_core.inversion import digest_of
+from ...tav_core.fingerprints import digest_of
 from .schedule import sigmas_of
 from .sd_model import family_of, unet_config
 
@@ -74,22 +74,46 @@ def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dic
     }
 
 
-def told_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
-    """What decides a control's say: settings that JSON holds, and the pictures it was given."""
-    settings, pictures = [], {}
+def settings_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
+    """What decides the effect of a control: settings that JSON holds, and its images."""
+    settings, images = [], {}
     for one in chain_of(control):
         # the others have no network of their own: they come from the MODEL's weights, or work outside of its blocks
         if not isinstance(one, (ControlNet, T2IAdapter)) or isinstance(one, ControlLora):
             raise TavError(
-                f"A {type(one).__name__} cannot take part in tuning; connect a ControlNet that is whole or a "
-                "T2I-Adapter, or tune without."
+                f"A {type(one).__name__} cannot take part in tuning; connect a whole ControlNet or a T2I-Adapter, or "
+                "tune without it."
             )
-        # safe: what core's apply nodes and copy_to set on each control, with its picture
-        told = [one.strength, *one.timestep_percent_range, one.extra_args, str(one.strength_type)]
-        settings.append([digest_of(_network(one)), *told])
-        for picture in (one.cond_hint_original, *one.extra_concat_orig):  # with the masks of an inpainting one
-            pictures[f"hint.{len(pictures)}"] = picture
-    return settings, pictures
+        # safe: what core's apply nodes and copy_to set on each control, with its image
+        settings.append(
+            [
+                digest_of(_network(one)),
+                one.strength,
+                *one.timestep_percent_range,
+                one.extra_args,
+                str(one.strength_type),
+            ]
+        )
+        for image in (one.cond_hint_original, *one.extra_concat_orig):  # with the masks of an inpainting one
+            images[f"hint.{len(images)}"] = image
+    return settings, images
+
+
+def recorded(control: ControlBase | None, names: Sequence[tuple[str | None, str | None]]) -> list[dict]:
+    """Controls as `TunedFacts` holds them; names: of networks and images, from the graph, if it names them all."""
+    chain = list(chain_of(control))
+    names = names if len(names) == len(chain) else [(None, None)] * len(chain)
+    return [
+        {
+            "kind": "t2i-adapter" if isinstance(one, T2IAdapter) else "controlnet",
+            "network": network,
+            "pictures": images,
+            "strength": one.strength,
+            "start": one.timestep_percent_range[0],
+            "end": one.timestep_percent_range[1],
+        }
+        for one, (network, images) in zip(chain, names, strict=True)
+    ]
 
 
 def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:

@@ -35,21 +35,18 @@ def way_back(patcher: ModelPatcher, num_steps: int) -> Tensor:
 
 
 class _PredictNoise:
-    """The noise that a guided MODEL sees in latents z (1, c, f, h, w); at z * sqrt(sigma^2 + 1) the host looks for it.
-
-    Keeps the clean video that the last prediction meant, for previews.
-    """
+    """The noise that a guided MODEL sees in latents z (1, c, f, h, w); the host wants them as z * sqrt(sigma^2 + 1)."""
 
     def __init__(self, guider: CFGGuider, extra_args: dict):
-        self.guider, self.extra_args, self.clean = guider, extra_args, None
+        self.guider, self.extra_args = guider, extra_args
         self.sigmas = sigmas_of(guider.model_patcher)
 
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         sigma = self.sigmas[timestep].to(latents)
         noisy = rearrange(latents, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
-        self.clean = self.guider(noisy, sigma.expand(len(noisy)), **self.extra_args)
-        return rearrange((noisy - self.clean) / sigma, "f c h w -> 1 c f h w")
+        denoised = self.guider(noisy, sigma.expand(len(noisy)), **self.extra_args)
+        return rearrange((noisy - denoised) / sigma, "f c h w -> 1 c f h w")
 
 
 class _DDIM(Sampler):
@@ -59,14 +56,13 @@ class _DDIM(Sampler):
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
-        predict_noise = _PredictNoise(guider, extra_args)
-
-        def on_step(step: int, total: int, *, timestep: int, latents: Tensor) -> None:
+        def on_step(step: int, total: int, *, latents: Tensor, denoised: Tensor, **_) -> None:
             if callback:
-                callback(step - 1, predict_noise.clean, rearrange(latents, "1 c f h w -> f c h w"), total)
+                denoised, latents = (rearrange(x, "1 c f h w -> f c h w") for x in (denoised, latents))
+                callback(step - 1, denoised, latents, total)
 
         latents = rearrange(self.start(noise, latent_image), "f c h w -> 1 c f h w")
-        return rearrange(self.follow(predict_noise, latents, on_step), "1 c f h w -> f c h w")
+        return rearrange(self.follow(_PredictNoise(guider, extra_args), latents, on_step), "1 c f h w -> f c h w")
 
 
 class _Invert(_DDIM):

@@ -10,26 +10,27 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
-import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...tav_core.attention import FrameCount, attend_across_frames, attended_frames
-from ...tav_core.inflate import query_names
+from ...tav_core.attention import attend_across_frames, attended_frames
+from ...tav_core.inflation import PLACES, Inflation, difference_names
+from ...tav_core.precision import PRECISIONS
 from ...tav_core.tuned import TunedWeights
-from .added import AddedWeights, added_model
+from .added import AddedBlock, AddedWeights, added_model
 from .lora import check_loras
 from .sd_model import (
     attention_places,
     block_paths,
+    blocks_of,
     compute_dtype,
     family_of,
     host_names,
+    modules_by_path,
     residual_norms,
-    transformer_blocks,
 )
 
 KEY = "tune_a_video"
@@ -37,12 +38,10 @@ FRAMES = "tune_a_video_frames"
 
 
 @dataclass(frozen=True, eq=False)
-class Inflation:
-    """How a MODEL is inflated; travels with it as an attachment."""
+class InflatedModel:
+    """How a MODEL is inflated, and the tuned weights on it; travels with it as an attachment."""
 
-    attention: str = "sparse-causal"
-    group_norm: str = "video"
-    temporal: bool = True
+    inflation: Inflation = Inflation()
     tuned: TunedWeights | None = None
     strength: float = 1.0
 
@@ -53,41 +52,44 @@ class QueryDifference(tuple):
     __slots__ = ()
 
 
-def inflation_of(patcher: ModelPatcher) -> Inflation | None:
+def inflated_of(patcher: ModelPatcher) -> InflatedModel | None:
+    """What this pack made of a MODEL; None for one that is not inflated."""
     return patcher.get_attachment(KEY)
 
 
-def inflate(patcher: ModelPatcher, **how) -> ModelPatcher:
-    """A clone of the MODEL that attends across frames; tuned weights that it has stay on it."""
-    return with_inflation(patcher, replace(inflation_of(patcher) or Inflation(), **how))
+def inflate(patcher: ModelPatcher, inflation: Inflation = Inflation(), **changes) -> ModelPatcher:
+    """A clone of the MODEL that attends across frames; tuned weights on it stay. changes: fields of Inflation."""
+    inflation = replace(inflation, **changes)
+    return _with(patcher, replace(inflated_of(patcher) or InflatedModel(), inflation=inflation))
 
 
 def with_tuned(patcher: ModelPatcher, tuned: TunedWeights, strength: float = 1.0) -> ModelPatcher:
-    """A clone of the MODEL with tuned weights, in place of any it has, inflated as it was when they were tuned."""
-    how = {name: tuned.facts[name] for name in ("attention", "group_norm", "temporal") if name in tuned.facts}
-    return with_inflation(patcher, Inflation(**how, tuned=tuned, strength=strength))
+    """A clone of the MODEL with tuned weights, replacing any it has, inflated as it was when they were tuned."""
+    return _with(patcher, InflatedModel(tuned.facts.inflation, tuned, strength))
 
 
-def with_inflation(patcher: ModelPatcher, inflation: Inflation) -> ModelPatcher:
+def without_tuned(patcher: ModelPatcher) -> ModelPatcher:
+    """A clone of an inflated MODEL without tuned weights."""
+    return _with(patcher, InflatedModel(inflated_of(patcher).inflation))
+
+
+def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
     """A clone of the MODEL, inflated in this way and no other, whatever it was before."""
     family_of(patcher)
     check_loras(patcher)
     # safe: attachments, wrappers, replacements and additional models are made for nodes, and clones copy them
     patcher = patcher.clone()
-    patcher.set_attachments(KEY, inflation)
+    patcher.set_attachments(KEY, inflated)
     patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
-    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _wrapper(inflation, block_paths(patcher)))
+    paths = {theirs: ours for place in PLACES for theirs, ours in block_paths(patcher, place).items()}
+    patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _wrapper(inflated, paths))
     for place in attention_places(patcher):
-        patcher.set_model_attn1_replace(_attention(inflation.attention), *place)
+        patcher.set_model_attn1_replace(_attention(inflated.inflation.attention), *place)
     patcher.remove_additional_models(KEY)
     _remove_query_differences(patcher)
-    if inflation.tuned and inflation.strength:
-        _add_tuned(patcher, inflation)
+    if inflated.tuned and inflated.strength:
+        _add_tuned(patcher, inflated)
     return patcher
-
-
-def without_tuned(patcher: ModelPatcher) -> ModelPatcher:
-    return with_inflation(patcher, replace(inflation_of(patcher), tuned=None))
 
 
 def _attention(pattern: str) -> Callable:
@@ -105,10 +107,10 @@ def _attention(pattern: str) -> Callable:
                 transformer_options=options,
             )
 
-        if FRAMES not in options:  # called around CFGGuider, without wrappers: an ordinary picture model
+        if FRAMES not in options:  # called around CFGGuider, without wrappers: an ordinary image model
             return attend(query, key, value)
         num_frames, batch = options[FRAMES]
-        tiles = len(query) // batch  # HyperTile adds a picture's tiles to the batch; here they are rejoined
+        tiles = len(query) // batch  # HyperTile adds an image's tiles to the batch; here they are rejoined
         query, key, value = (rearrange(x, "(b t) n c -> b (t n) c", b=batch) for x in (query, key, value))
         output = attend_across_frames(query, key, value, attended_frames(pattern, num_frames), attend)
         return rearrange(output, "b (t n) c -> (b t) n c", t=tiles)
@@ -116,7 +118,7 @@ def _attention(pattern: str) -> Callable:
     return attend_frames
 
 
-def _wrapper(inflation: Inflation, paths: dict[str, str]) -> Callable:
+def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
     def apply_inflated(
         executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
     ):
@@ -125,7 +127,7 @@ def _wrapper(inflation: Inflation, paths: dict[str, str]) -> Callable:
         num_frames = len(x) // len(stacked)
         options[FRAMES] = (num_frames, len(x))
         model = executor.class_obj  # safe: the BaseModel whose apply_model is wrapped
-        with _hooked(model.diffusion_model, inflation, paths, _added_to(model.current_patcher), num_frames):
+        with _hooked(model.diffusion_model, inflated, paths, _added_to(model.current_patcher), num_frames):
             return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
     return apply_inflated
@@ -138,23 +140,22 @@ def _added_to(patcher: ModelPatcher | None) -> AddedWeights | None:
 
 
 @contextmanager
-def _hooked(unet, inflation: Inflation, paths: dict[str, str], added: AddedWeights | None, num_frames: int) -> Iterator:
-    """While the block runs, norms take their statistics over the video, and blocks end in attention over time."""
+def _hooked(unet, inflated: InflatedModel, paths: dict[str, str], added: AddedWeights | None, num_frames: int):
+    """While the block runs, norms take their statistics over the video, and added modules add to their blocks."""
     with ExitStack() as hooks:
-        if inflation.group_norm == "video":
+        if inflated.inflation.group_norm == "video":
             for norm in residual_norms(unet):
-                hooks.callback(norm.register_forward_pre_hook(_as_tall_picture(num_frames)).remove)
+                hooks.callback(norm.register_forward_pre_hook(_as_tall_image(num_frames)).remove)
                 hooks.callback(norm.register_forward_hook(_as_frames(num_frames)).remove)
         if added is not None:
-            blocks, count = transformer_blocks(unet), FrameCount()
-            count.num_frames = num_frames
+            modules = modules_by_path(unet)
             for path, own in zip(added.paths, added.blocks, strict=True):
-                for module, hook in _block_hooks(blocks[paths[path]], own, inflation.strength, count):
+                for module, hook in _block_hooks(modules[paths[path]], own, inflated.strength, num_frames):
                     hooks.callback(module.register_forward_hook(hook).remove)
         yield
 
 
-def _as_tall_picture(num_frames: int) -> Callable:
+def _as_tall_image(num_frames: int) -> Callable:
     return lambda _norm, args: (rearrange(args[0], "(b f) c h w -> b c (f h) w", f=num_frames),)
 
 
@@ -162,37 +163,38 @@ def _as_frames(num_frames: int) -> Callable:
     return lambda _norm, _args, output: rearrange(output, "b c (f h) w -> (b f) c h w", f=num_frames)
 
 
-def _block_hooks(block, own, strength: float, count: FrameCount) -> Iterator[tuple[torch.nn.Module, Callable]]:
-    if hasattr(own, "attn_temp"):
-        yield block, lambda _block, _args, output: output + strength * own.over_time(output, count)
+def _block_hooks(block, own: AddedBlock, strength: float, num_frames: int) -> Iterator[tuple[nn.Module, Callable]]:
+    if own.additions:
+        yield block, lambda _block, _args, output: output + strength * own.residuals(output, num_frames)
     for name in ("attn1", "attn2"):
         if hasattr(own, name):
             difference = getattr(own, name).to_q
             yield getattr(block, name).to_q, lambda _to_q, args, output, d=difference: output + strength * d(args[0])
 
 
-def _add_tuned(patcher: ModelPatcher, inflation: Inflation) -> None:
-    tensors, names = inflation.tuned.tensors, host_names(patcher)
-    _check_fits(patcher, inflation.tuned, names)
-    queries = query_names(tensors)
-    added = {name: tensor for name, tensor in tensors.items() if name not in queries and inflation.temporal}
+def _add_tuned(patcher: ModelPatcher, inflated: InflatedModel) -> None:
+    """At the strength, by the rule of `Inflation.at_strength`: differences here, added modules at their output."""
+    tensors, names, inflation = inflated.tuned.tensors, host_names(patcher), inflated.inflation
+    _check_fits(patcher, inflated.tuned, names)
+    differences = difference_names(tensors)
+    added = {name: t for name, t in tensors.items() if any(part.trains(name) for part in inflation.additions)}
     if _holds_differences(patcher):
-        patches = {names[name]: QueryDifference(("diff", (tensors[name],))) for name in queries}
-        patcher.add_patches(patches, strength_patch=inflation.strength)
+        patches = {names[name]: QueryDifference(("diff", (tensors[name],))) for name in differences}
+        patcher.add_patches(patches, strength_patch=inflated.strength)
     else:
-        added |= {name: tensors[name] for name in queries}
+        added |= {name: tensors[name] for name in differences}
     if added:
-        blocks = transformer_blocks(patcher.model.diffusion_model)
-        heads = {theirs: blocks[ours].n_heads for theirs, ours in block_paths(patcher).items()}
-        patcher.set_additional_models(KEY, [added_model(added, heads, compute_dtype(patcher))])
+        heads = {path: block.heads for place in PLACES for path, block in blocks_of(patcher, place).items()}
+        added_weights = added_model(added, inflation.additions, heads, compute_dtype(patcher))
+        patcher.set_additional_models(KEY, [added_weights])
 
 
 def _holds_differences(patcher: ModelPatcher) -> bool:
     """Whether the weights are stored finely enough; in 8 bits, a small difference drowns in rounding."""
-    block = next(iter(transformer_blocks(patcher.model.diffusion_model).values()))
-    weight = block.attn1.to_q.weight
+    path = next(iter(block_paths(patcher, "transformer").values()))
+    weight = modules_by_path(patcher.model.diffusion_model)[path].attn1.to_q.weight
     plain = type(weight.data) is Tensor  # the host's quantized tensors are a subclass that names their original dtype
-    return plain and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return plain and weight.dtype in PRECISIONS.values()
 
 
 def _remove_query_differences(patcher: ModelPatcher) -> None:
@@ -207,12 +209,9 @@ def _remove_query_differences(patcher: ModelPatcher) -> None:
 
 
 def _check_fits(patcher: ModelPatcher, tuned: TunedWeights, names: dict[str, str]) -> None:
-    weights, shapes = patcher.model.state_dict(), {}
-    for path in block_paths(patcher):
-        for name in (f"{path}.attn1.to_q.weight", f"{path}.attn2.to_q.weight"):
-            shapes[name] = weights[names[name]].shape
-        if tuned.facts.get("temporal", True):
-            square = shapes[f"{path}.attn1.to_q.weight"]
-            shapes |= {f"{path}.attn_temp.{name}.weight": square for name in ("to_q", "to_k", "to_v", "to_out.0")}
-            shapes[f"{path}.attn_temp.to_out.0.bias"] = square[:1]
+    weights, inflation = patcher.model.state_dict(), tuned.facts.inflation
+    shapes = {name: weights[names[name]].shape for name in difference_names(names) if name.endswith("weight")}
+    for addition in inflation.additions:
+        for path, block in blocks_of(patcher, addition.place).items():
+            shapes |= {f"{path}.{name}": shape for name, shape in addition.shapes(block.channels, block.heads).items()}
     tuned.check_fits(shapes, family_of(patcher))

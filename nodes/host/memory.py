@@ -6,9 +6,7 @@ from contextlib import contextmanager
 
 import comfy.model_management
 
-from ...tav_core.errors import TavError
-from ...tav_core.failures import sentence_for
-from ...tav_core.memory import is_out_of_memory
+from ...tav_core.errors import TavError, is_out_of_memory, message_for
 
 
 def free_all() -> None:
@@ -21,14 +19,14 @@ def free_all() -> None:
 
 @contextmanager
 def in_plain_words(advice: str | None = None) -> Iterator[None]:
-    """Ends a job that ran out of memory, disk or the like with a sentence; `advice` is what to do about memory."""
+    """Ends a job that ran out of memory, disk or the like with a clear message; `advice` is what to do about memory."""
     try:
         yield
     except Exception as error:
-        sentence = f"The memory is not enough: {advice}." if advice and is_out_of_memory(error) else sentence_for(error)
-        if sentence is None or isinstance(error, TavError):
+        message = f"Out of memory; {advice}." if advice and is_out_of_memory(error) else message_for(error)
+        if message is None or isinstance(error, TavError):
             raise
         if is_out_of_memory(error):
             error.__traceback__ = None  # it holds the tensors of each function that it came through
             free_all()
-        raise TavError(sentence) from error
+        raise TavError(message) from error

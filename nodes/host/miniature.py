@@ -13,13 +13,13 @@ from comfy.supported_models_base import ClipTarget
 from comfy_api.latest import Input, InputImpl, Types
 from safetensors.torch import load_file
 
+from ...tav_core.checkpoints.networks import clip_names
 from ...tav_core.demo.miniature import STRIPED_BALL, miniature_path
 from ...tav_core.demo.settings import SETTINGS
 from ...tav_core.demo.showcase import FPS, MOTION, SOURCE
 from ...tav_core.demo.world import clip_scenes, draw_clip
 from ...tav_core.errors import TavError
-from ...tav_core.networks import clip_names
-from ..sockets import known
+from .versions import known
 
 HOST_WORDS = 49408
 

@@ -4,7 +4,6 @@ A run is a folder of models/tune_a_video/.runs: its inputs, and then either the 
 ComfyUI's own cache may be emptied at any time, and its temp folder is, so neither can keep them.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ...tav_core.errors import TavError
-from ...tav_core.files import ensure_writable, read_facts, read_tensors, write_tensors
+from ...tav_core.files import ensure_writable, read_metadata, read_tensors, write_tensors
+from ...tav_core.fingerprints import key_of
 from ...tav_core.tuned import TunedWeights
 
 FORMAT = "tune-a-video/run-inputs/1"
@@ -63,12 +63,14 @@ class Run:
             tuned = TunedWeights.load(self._result)
         except TavError:  # damaged, so it is tuned again
             return None
-        facts = dict(tuned.facts)
-        return replace(tuned, facts=facts), facts.pop("losses")
+        more = dict(tuned.facts.more)
+        losses = more.pop("losses", None)
+        return replace(tuned, facts=replace(tuned.facts, more=more)), losses
 
     def finish(self, tuned: TunedWeights, losses: list[float]) -> None:
         """Keeps the result, and only then drops the state, which is three times as large, and halves of killed ones."""
-        replace(tuned, facts=tuned.facts | {"losses": losses}).save(self._result)
+        facts = replace(tuned.facts, more=tuned.facts.more | {"losses": losses})
+        replace(tuned, facts=facts).save(self._result)
         for file in self.folder.iterdir():
             if file not in (self._inputs, self._result):
                 file.unlink()
@@ -93,13 +95,8 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
     for folder in set(folders) - set(worth_keeping):
         if time.time() - folder.stat().st_mtime > DAY:  # a younger one may be a run of another server that has begun
             shutil.rmtree(folder, ignore_errors=True)
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for tensor in inputs.values():
-        digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-    run = Run(
-        root / digest.hexdigest()[:32],
-        {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()},
-    )
+    name = key_of(*inputs.values(), settings=settings)[:32]
+    run = Run(root / name, {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()})
     write_tensors(run._inputs, run.inputs, FORMAT, settings)
     return run
 
@@ -112,7 +109,7 @@ def _opened(folder: Path) -> Run | None:
 
 
 def _settings(folder: Path) -> dict:
-    return read_facts(folder / "inputs.safetensors", FORMAT)
+    return read_metadata(folder / "inputs.safetensors", FORMAT)
 
 
 def _alike(kept: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> bool:

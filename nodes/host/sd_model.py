@@ -1,18 +1,22 @@
 """What a MODEL is: its family, where its blocks are, and what its parts are called in diffusers."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from comfy import utils
-from comfy.ldm.modules.attention import BasicTransformerBlock, SpatialTransformer
+from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ...tav_core.errors import TavError
 from ...tav_core.families import family_of_config
+from ...tav_core.inflation import PLACES
 
 UNET = "diffusion_model."
+HOST_PLACES = {"transformer": "attn1.to_q", "resnet": "out_layers.3"}
+"""tav_core's PLACES, by the host's names."""
 
 
 def unet_config(patcher: ModelPatcher) -> dict:
@@ -58,16 +62,36 @@ def host_names(patcher: ModelPatcher) -> dict[str, str]:
     return {theirs: UNET + ours for theirs, ours in names.items() if ours in weights}
 
 
-def block_paths(patcher: ModelPatcher) -> dict[str, str]:
-    """The transformer blocks, by diffusers' paths: -> their paths in the MODEL's UNet."""
-    end = ".attn1.to_q.weight"
-    names = host_names(patcher).items()
-    return {theirs[: -len(end)]: ours[len(UNET) : -len(end)] for theirs, ours in names if theirs.endswith(end)}
+class Block(NamedTuple):
+    """A block of the network: `channels` of its output, and the `heads` of its attention, 1 where it has none."""
+
+    channels: int
+    heads: int
 
 
-def transformer_blocks(unet: UNetModel) -> dict[str, BasicTransformerBlock]:
-    blocks = ((name, module) for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock))
-    return {name.replace("_orig_mod.", ""): block for name, block in blocks}  # torch.compile wraps modules so
+def block_paths(patcher: ModelPatcher, place: str) -> dict[str, str]:
+    """The blocks of a kind (of tav_core's PLACES), by diffusers' paths: -> their paths in the MODEL's UNet."""
+    theirs_end, ours_end = (f".{layers[place]}.weight" for layers in (PLACES, HOST_PLACES))
+    return {
+        theirs.removesuffix(theirs_end): ours.removeprefix(UNET).removesuffix(ours_end)
+        for theirs, ours in host_names(patcher).items()
+        if theirs.endswith(theirs_end)
+    }
+
+
+def blocks_of(patcher: ModelPatcher, place: str) -> dict[str, Block]:
+    """The blocks of a kind, by diffusers' paths."""
+    modules, layer = modules_by_path(patcher.model.diffusion_model), HOST_PLACES[place]
+    blocks = {}
+    for theirs, ours in block_paths(patcher, place).items():
+        heads = getattr(modules[ours], "n_heads", 1)
+        blocks[theirs] = Block(len(modules[f"{ours}.{layer}"].weight), heads)
+    return blocks
+
+
+def modules_by_path(unet: UNetModel) -> dict[str, nn.Module]:
+    """Its modules by their paths, also where torch.compile has wrapped some."""
+    return {name.replace("_orig_mod.", ""): module for name, module in unet.named_modules()}
 
 
 def residual_norms(unet: UNetModel) -> list[nn.GroupNorm]:
@@ -79,6 +103,6 @@ def residual_norms(unet: UNetModel) -> list[nn.GroupNorm]:
 def attention_places(patcher: ModelPatcher) -> list[tuple[str, int]]:
     """(block, number) of each transformer, as the host's attention patches count them."""
     kinds = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-    parts = [path.split(".") for path in block_paths(patcher).values()]
+    parts = [path.split(".") for path in block_paths(patcher, "transformer").values()]
     # safe: openaimodel.py names blocks so, and the middle one always 0
     return [(kinds[kind], 0 if kind == "middle_block" else int(number)) for kind, number, *_ in parts]

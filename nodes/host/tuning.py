@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import comfy.model_management
@@ -16,16 +16,18 @@ from einops import rearrange
 from torch import Tensor
 
 from ...tav_core.errors import TavError
-from ...tav_core.files import read_facts
-from ...tav_core.inflate import InflatedUNet
-from ...tav_core.inflate import inflate as inflate_diffusers
-from ...tav_core.resume import FORMAT, FREE
-from ...tav_core.tune import PRECISIONS, TuneConfig, tune
+from ...tav_core.fingerprints import FREE
+from ...tav_core.inflate import InflatedUNet, inflate
+from ...tav_core.inflation import Inflation
+from ...tav_core.precision import PRECISIONS
+from ...tav_core.resume import steps_kept_in
+from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
 from .conditioning import only_sentence
-from .control import check_controls, residuals_of, told_of
-from .inflate import QueryDifference, inflation_of, without_tuned
+from .control import check_controls, recorded, residuals_of, settings_of
+from .differences import has_loras
+from .inflate import QueryDifference, inflated_of, without_tuned
 from .lora import check_loras
 from .memory import free_all
 from .runs import Run, open_run
@@ -54,21 +56,25 @@ def tune_model(
     on_step: called as (step, total, loss=, estimate=); estimate() gives the clean latents (f, c, h, w) as the network
     sees them now.
     """
-    began, inflation, device = time.perf_counter(), _inflation(patcher), comfy.model_management.get_torch_device()
+    began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
     prompt_embeds, options = only_sentence(positive)
     check_loras(patcher)
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
-    controls, pictures = told_of(options.get("control"))
+    controls, images = settings_of(options.get("control"))
+    notes = notes | {
+        "loras": notes["loras"] or ([{"file": None, "strength": None}] if has_loras(patcher) else None),
+        "controls": recorded(options.get("control"), notes["controls"]) or None,
+    }
     own = options.get("cross_attn_controlnet")  # a sentence for ControlNets alone, from a node of core
     if own is not None:
-        pictures["control_embeds"] = own
+        images["control_embeds"] = own
     plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
     base = base_fingerprint(plain)
     settings = {
         "base": base,
         "patches": _digest_of_patches(patcher),
-        "inflation": [inflation.attention, inflation.group_norm, inflation.temporal],
+        "inflation": [*inflation.as_metadata().values()],
         "network": [kind, str(dtype), device.type],
         "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
         "control": controls,
@@ -76,25 +82,20 @@ def tune_model(
     }
     with torch.inference_mode(False), torch.no_grad():
         latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
-        run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **pictures})
+        run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **images})
         if result := run.result():
             logging.info("Tune-A-Video: already tuned, %d steps of run %s are taken.", config.num_steps, run.name)
             tuned, losses = result
-            tuned.facts.update(notes)
+            tuned = replace(tuned, facts=replace(tuned.facts, **notes))
             seconds = time.perf_counter() - began
             return tuned, losses, {"run": run.name, "how": "already tuned", "seconds": seconds}
-    first_step = _steps_in(run)
+    first_step = _steps_done(run)
     told = f"resumed at step {first_step}" if first_step else "new"
     logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, told, config.num_steps)
     free_all()
     try:
         with torch.inference_mode(False), torch.no_grad():
-            unet = inflate_diffusers(
-                diffusers_unet(plain, device, dtype),
-                attention=inflation.attention,
-                group_norm=inflation.group_norm,
-                temporal=inflation.temporal,
-            )
+            unet = inflate(diffusers_unet(plain, device, dtype), inflation)
             scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
             losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, on_step)
             facts = {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
@@ -151,14 +152,14 @@ def _tune(
         ).losses
 
 
-def _inflation(patcher: ModelPatcher):
+def _inflation_of(patcher: ModelPatcher) -> Inflation:
     if any(patcher.injections.values()):  # safe: the host's own list of what changes the network while it computes
         raise TavError(
             "This MODEL is changed while it computes, as by Load LoRA (Bypass), and tuning would leave that out; load "
             "the LoRA with Load LoRA."
         )
-    if inflation := inflation_of(patcher):
-        return inflation
+    if inflated := inflated_of(patcher):
+        return inflated.inflation
     raise TavError("This MODEL looks at each frame by itself; insert Inflate UNet between it and One-Shot Tune.")
 
 
@@ -168,11 +169,9 @@ def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
     return own if mixed_precision == "auto" or PRECISIONS[mixed_precision] is own else torch.float32
 
 
-def _steps_in(run: Run) -> int:
-    if not run.state.exists():
-        return 0
+def _steps_done(run: Run) -> int:
     try:
-        return read_facts(run.state, FORMAT)["step"]
+        return steps_kept_in(run.state)
     except TavError as error:
         logging.warning("Tune-A-Video: run %s starts again: %s", run.name, error)
         run.state.unlink()

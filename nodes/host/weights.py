@@ -8,8 +8,8 @@ from comfy.model_patcher import ModelPatcher
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from ...tav_core.networks import diffusers_network
-from ...tav_core.tuned import fingerprint_of
+from ...tav_core.checkpoints.networks import diffusers_network
+from ...tav_core.fingerprints import fingerprint_of
 from .inflate import QueryDifference
 from .sd_model import compute_dtype, host_names, unet_config
 

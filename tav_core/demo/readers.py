@@ -1,5 +1,6 @@
 """Reads a picture of the drawn world back: ground, style, colour, shape and centre, by plain image processing."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -96,3 +97,8 @@ def _empty_pictures() -> tuple[list[tuple[str, str]], np.ndarray]:
 def _lab(colours: np.ndarray) -> np.ndarray:
     """(n, 3) RGB in 0..255 to (n, 3) CIE L*a*b*."""
     return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+
+
+def share_right(readings: Sequence[Reading], facts: Mapping[str, str]) -> float:
+    """The share of pictures, 0..1, that show all these facts."""
+    return float(np.mean([all(getattr(r, fact) == value for fact, value in facts.items()) for r in readings]))

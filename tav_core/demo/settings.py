@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..edit_config import EditConfig
+from ..jobs.edit_config import EditConfig
 from ..tune import TuneConfig
 
 

@@ -11,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..edit_config import EditConfig
-from ..editing_job import prepare_edit
 from ..errors import TavError
 from ..files import atomic_path, ensure_writable
-from ..jobs import Selection, ensure_prompt
+from ..inflation import Inflation
+from ..jobs.base import ensure_prompt
+from ..jobs.edit_config import EditConfig
+from ..jobs.editing import prepare_edit
+from ..jobs.selection import Selection
+from ..jobs.tuning import prepare_tuning
 from ..metrics import trajectory_correlation
 from ..tune import TuneConfig
-from ..tuning_job import prepare_tuning
-from ..video import read_frames, write_video
-from .judging import share_right
+from ..video.read import read_frames
+from ..video.write import write_video
 from .miniature import miniature_path
-from .readers import read_picture
+from .readers import read_picture, share_right
 from .settings import SETTINGS, Settings
 from .vocabulary import facts_in, unknown_words
 from .world import SIZE, Scene, clip_scenes, draw_clip
@@ -89,7 +91,7 @@ def run_demo(
         miniature_path(),
         weights,
         config=TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate),
-        group_norm=settings.group_norm,
+        inflation=Inflation(group_norm=settings.group_norm),
         device=device,
         replace_output=True,
     )

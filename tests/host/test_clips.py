@@ -30,7 +30,7 @@ def video(source, **trim):
 
 def numbers_in(clip, num_frames=None, **how) -> list[int]:
     with pack("nodes.host.clips").opened(clip) as source:
-        images, _ = pack("tav_core.video").take_frames(source, num_frames or source.num_frames, **HOW | how)
+        images, _ = pack("tav_core.video.read").take_frames(source, num_frames or source.num_frames, **HOW | how)
     return [clips.number_in(image.numpy()) for image in images]
 
 

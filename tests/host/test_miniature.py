@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tav_core.checkpoint import load_checkpoint
+from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.miniature import miniature_path
 from tav_core.demo.readers import read_picture
 from tav_core.demo.settings import SETTINGS
@@ -15,10 +15,10 @@ from tav_core.demo.showcase import MOTION, PROMPTS, SOURCE
 from tav_core.demo.vocabulary import facts_in
 from tav_core.demo.world import SIZE, clip_scenes, draw_clip
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
+from tests.demo.test_miniature import white_inside
 from tests.host.client import Client
 from tests.host.inprocess import core, pack, predict
 from tests.host.workflows import changed, ending_in, new, small, workflow
-from tests.test_miniature import white_inside
 
 WORKFLOW = workflow("try-with-the-miniature")
 SENTENCE = "a red ball is moving on the grass, cartoon style"

@@ -22,11 +22,10 @@ def random(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
 
 def tuned_weights(unet, seed: int = 5):
     """Random tuned weights for a diffusers network that is inflated already."""
-    names, query_names = unet.trainable_parameters(), pack("tav_core.inflate").query_names
+    names, difference_names = unet.trainable_parameters(), pack("tav_core.inflation").difference_names
     tensors = {name: random(*p.shape, seed=seed + i, scale=0.02) for i, (name, p) in enumerate(names.items())}
-    assert query_names(tensors)
-    how = {"attention": unet.attention, "group_norm": unet.group_norm, "temporal": unet.temporal}
-    return pack("tav_core.tuned").TunedWeights(tensors, how)
+    assert difference_names(tensors)
+    return pack("tav_core").TunedWeights(tensors, pack("tav_core.tuned_facts").TunedFacts(inflation=unet.inflation))
 
 
 def diffusers_twin(model):
@@ -42,10 +41,10 @@ def told(core_unet, latents, timestep, text):
 
 def test_the_weights_taken_from_a_model_are_the_checkpoints(sd):
     unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
-    read = pack("tav_core.checkpoint").load_checkpoint(sd.path, device=CPU, dtype=torch.float32)
+    read = pack("tav_core.checkpoints.checkpoint").load_checkpoint(sd.path, device=CPU, dtype=torch.float32)
     theirs = read.unet.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in unet.state_dict().items())
-    assert pack("nodes.host.weights").base_fingerprint(sd.model) == pack("tav_core.tuned").fingerprint(read.unet)
+    assert pack("nodes.host.weights").base_fingerprint(sd.model) == pack("tav_core.fingerprints").fingerprint(read.unet)
 
 
 @pytest.mark.parametrize("with_lora", [False, True])
@@ -139,9 +138,10 @@ def golden_model(case):
     model.load_state_dict({ours: theirs[name] for name, ours in names.items()}, strict=False)
     assert names.keys() == theirs.keys()
     host = pack("nodes.host.inflate")
-    patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").transformer_blocks(model.diffusion_model)
-    heads_of = {name: blocks[path].n_heads for name, path in pack("nodes.host.sd_model").block_paths(patcher).items()}
-    added = pack("nodes.host.added").added_model(case.part("temp."), heads_of, torch.float32)
+    patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").blocks_of(patcher, "transformer")
+    heads_of = {path: block.heads for path, block in blocks.items()}
+    additions = pack("tav_core.inflation").Inflation().additions
+    added = pack("nodes.host.added").added_model(case.part("temp."), additions, heads_of, torch.float32)
     patcher.set_additional_models(host.KEY, [added])
     return patcher
 

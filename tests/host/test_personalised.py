@@ -65,16 +65,16 @@ def controlled(conditioning, net):
 
 def shell(path, *, loras=(), weights=None):
     """Checkpoint and inflated network as `tav` opens them."""
-    opened, base = pack("tav_core.jobs").open_base(path, loras=loras)
-    unet = pack("tav_core.inflate").inflate(opened.unet)
+    base = pack("tav_core.jobs.base").open_base(path, loras=loras)
+    unet = pack("tav_core.inflate").inflate(base.checkpoint.unet)
     if weights:
         weights.apply(unet)
-    return opened, unet, base
+    return base.checkpoint, unet, base.fingerprint
 
 
 def shell_controls(models, names):
     """The controls of test_parity's `control`, as `tav` opens them."""
-    files = pack("tav_core.control_files")
+    files = pack("tav_core.checkpoints.control_networks")
     opens = {CONTROLNET: files.open_controlnet, T2I_ADAPTER: files.open_t2i_adapter}
     return tuple(
         pack("tav_core.control").Control(
@@ -89,11 +89,11 @@ def shell_controls(models, names):
 @pytest.mark.parametrize("nets", ["ControlNet", "both"])
 def test_a_lora_and_control_do_in_a_graph_what_they_do_in_the_shell(exact, host, models, clip, nets):
     """From the files on: text, UNet, LoRA on both, control, inversion, an edit under guidance."""
-    ddim, path = pack("tav_core.ddim"), models / "loras" / LORA
+    ddim, path = pack("tav_core"), models / "loras" / LORA
     personalised, net = with_lora(exact, path), control(models, *NETS[nets])
     plain, unet, _ = shell(exact.path)
     weights = tuned_weights(unet)
-    opened, unet, _ = shell(exact.path, loras=[pack("tav_core.lora").Lora(path, 0.8)], weights=weights)
+    opened, unet, _ = shell(exact.path, loras=[pack("tav_core.checkpoints.lora").Lora(path, 0.8)], weights=weights)
     controls = shell_controls(models, NETS[nets])
     embeds = {text: opened.encode_prompt(text) for text in ("", "a man is skiing")}
     assert worst(personalised.text("a man is skiing")[0][0], embeds["a man is skiing"]) < 1e-4
@@ -140,7 +140,7 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
         weights, losses, _ = pack("nodes.host.tuning").tune_model(
             host.inflate(personalised.model), clip, text, settings, root=tmp_path, notes={}, on_step=lambda *_, **__: 0
         )
-    opened, unet, base = shell(exact.path, loras=[pack("tav_core.lora").Lora(lora, 0.8)])
+    opened, unet, base = shell(exact.path, loras=[pack("tav_core.checkpoints.lora").Lora(lora, 0.8)])
     controls, embeds = shell_controls(models, NETS[nets]), opened.encode_prompt("a man is skiing")
     residuals = pack("tav_core.control").residuals
     report = tune.tune(
@@ -152,7 +152,7 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
         control=lambda noisy, timesteps: residuals(controls, noisy, timesteps, embeds),
     )
     assert losses == pytest.approx(report.losses, rel=1e-4)
-    assert weights.facts["base_fingerprint"] == base
+    assert weights.facts.base_fingerprint == base
     theirs = pack("tav_core.tuned").TunedWeights.from_unet(unet).tensors
     # not the largest difference: where a gradient is all rounding, Adam makes a whole step of it (reference-facts, 36)
     told = max(
@@ -160,14 +160,14 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
     )
     print(f"tuned with a LoRA and {nets}: losses alike, weights to {told:.1e} of their norm")
     assert told < 0.02
-    assert weights.facts["checkpoint"] in (CHECKPOINT, None)
+    assert weights.facts.checkpoint in (CHECKPOINT, None)
 
 
 def test_sentences_and_masks_per_frame_reach_their_frames(sd, host, models, clip):
     """A batch of texts, as packs that schedule prompts give it, is tav_core's text per frame; masks weigh frames."""
     unet, sentences = shell(sd.path)[1], ["a man is skiing", "a dog", "a red ball"]
     texts = torch.cat([sd.text(sentence)[0][0] for sentence in sentences])
-    scheduler, ddim = pack("nodes.host.ddim").ddim_scheduler(sd.model), pack("tav_core.ddim")
+    scheduler, ddim = pack("nodes.host.ddim").ddim_scheduler(sd.model), pack("tav_core")
     noise = rearrange(clip * SCALE, "f c h w -> 1 c f h w")
     predict = ddim.NoisePredictor(unet, rearrange(texts.clone(), "f n d -> 1 f n d"), scheduler)
     expected = rearrange(ddim.invert(predict, noise, scheduler, 4)[-1], "1 c f h w -> f c h w")
@@ -204,8 +204,8 @@ def opened2(sd2):
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
 def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, opened2, host, clip, predicts):
     """768 wide pictures or not, the two kinds differ in what they predict alone."""
-    ddim, model, (opened, unet, weights) = pack("tav_core.ddim"), sd2.model, opened2
-    opened = pack("tav_core.jobs").with_prediction(opened, predicts)
+    ddim, model, (opened, unet, weights) = pack("tav_core"), sd2.model, opened2
+    opened = pack("tav_core.jobs.base").Base(sd2.path, opened, "").predicting(predicts).checkpoint
     if predicts == "v_prediction":
         (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(model, predicts, False)
     assert pack("nodes.host.sd_model").family_of(model) == opened.family == "sd2"
@@ -224,7 +224,7 @@ def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, opened2,
 
 def test_weights_of_one_family_do_not_go_onto_another(sd, sd2, host):
     weights = tuned_weights(shell(sd.path)[1])
-    weights.facts["family"] = "sd1"
+    weights.facts.family = "sd1"
     with pytest.raises(ValueError, match=r"tuned on Stable Diffusion 1\.x, and this is Stable Diffusion 2\.x"):
         host.with_tuned(sd2.model, weights)
 
@@ -233,7 +233,7 @@ def test_weights_of_one_family_do_not_go_onto_another(sd, sd2, host):
 
 
 def test_weights_on_a_sibling_are_told_in_the_node_and_in_the_log(sd, models, host, caplog):
-    sibling, tell = checkpoint(models / "checkpoints" / PERSONALISED), pack("nodes.host.siblings").tell_of_sibling
+    sibling, tell = checkpoint(models / "checkpoints" / PERSONALISED), pack("nodes.host.differences").tell_of_sibling
     weights = tuned_weights(shell(sd.path)[1])
     base = pack("nodes.host.weights").base_fingerprint(sd.model)
     weights.facts.update(base_fingerprint=base, checkpoint=CHECKPOINT)
@@ -372,4 +372,6 @@ def test_a_diffusers_folder_of_full_size_is_inflated_with_its_own_weights(host, 
     config = pack("nodes.host.weights").diffusers_config(model.model.model_config.unet_config)
     told = SD15_UNET | {"use_linear_projection": False} | changes
     assert {name: config[name] for name in told} == told
-    assert pack("nodes.host.weights").base_fingerprint(inflated) == pack("tav_core.tuned").fingerprint_of(tensors)
+    assert pack("nodes.host.weights").base_fingerprint(inflated) == pack("tav_core.fingerprints").fingerprint_of(
+        tensors
+    )

@@ -64,13 +64,13 @@ def core_scheduler(model):
 
 
 def predictor(unet, conditioning, scheduler):
-    return pack("tav_core.ddim").NoisePredictor(unet, conditioning[0][0].clone(), scheduler)
+    return pack("tav_core").NoisePredictor(unet, conditioning[0][0].clone(), scheduler)
 
 
 @pytest.mark.parametrize(("inversion_steps", "sampling_steps"), [(8, 8), (8, 5), (1, 3)])
 def test_inversion_and_an_edit_are_tav_cores(sd, tuned, clip, inversion_steps, sampling_steps):
     """Also where they take different numbers of steps, from another noise level than the inversion ended at."""
-    (model, unet), ddim = tuned, pack("tav_core.ddim")
+    (model, unet), ddim = tuned, pack("tav_core")
     scheduler = core_scheduler(model)
     cond, uncond = (predictor(unet, sd.text(text), scheduler) for text in ("a man is skiing", ""))
     noise = ddim.invert(uncond, to_core(clip), scheduler, inversion_steps)[-1]
@@ -84,7 +84,7 @@ def test_inversion_and_an_edit_are_tav_cores(sd, tuned, clip, inversion_steps, s
 
 
 def test_the_schedule_is_the_checkpoints(sd):
-    read = pack("tav_core.checkpoint").load_checkpoint(sd.path, device=torch.device("cpu"))
+    read = pack("tav_core.checkpoints.checkpoint").load_checkpoint(sd.path, device=torch.device("cpu"))
     ours = core_scheduler(sd.model)
     assert worst(ours.alphas_cumprod, read.scheduler.alphas_cumprod) < 1e-6
     names = ("timestep_spacing", "steps_offset", "set_alpha_to_one", "clip_sample", "num_train_timesteps")
@@ -142,7 +142,7 @@ def test_sampler_custom_advanced_takes_the_sigmas(sd, tuned, clip, monkeypatch):
 def test_v_prediction_with_zero_terminal_snr_is_inverted_and_sampled_as_tav_core_does(sd, clip):
     """The MODEL may be told to predict otherwise by a node of the host."""
     (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(sd.model, "v_prediction", True)
-    unet, ddim, host = diffusers_twin(sd.model), pack("tav_core.ddim"), pack("nodes.host.inflate")
+    unet, ddim, host = diffusers_twin(sd.model), pack("tav_core"), pack("nodes.host.inflate")
     model = host.inflate(model)
     assert pack("nodes.host.schedule").prediction_type_of(model) == "v_prediction"
     scheduler = type(core_scheduler(model)).from_config(core_scheduler(model).config, prediction_type="v_prediction")
@@ -250,7 +250,7 @@ def test_a_clean_video_that_kept_the_key_of_its_noise_is_not_taken_for_noise(sd,
 
 
 def test_steps_that_begin_far_from_full_noise_are_refused_and_near_ones_named(sd):
-    check, ddim = pack("tav_core.edit_config").check_steps, pack("nodes.host.ddim")
+    check, ddim = pack("tav_core.jobs.edit_config").check_steps, pack("nodes.host.ddim")
     refused = {}
     for steps in range(1, 1000):
         first = ddim.visited_timesteps(core_scheduler(sd.model), steps)[0]

@@ -115,7 +115,7 @@ def test_tuned_weights_hold_the_tuning_and_not_the_lora(sd, models, tmp_path):
         tensor.abs().max() for name, tensor in weights.tensors.items() if "to_q" in name and "temp" not in name
     )
     assert 0 < largest < 3e-3  # two steps of 1e-3; the LoRA is larger by far
-    assert weights.facts["base_fingerprint"] == pack("nodes.host.weights").base_fingerprint(sd.model)
+    assert weights.facts.base_fingerprint == pack("nodes.host.weights").base_fingerprint(sd.model)
     assert (
         weights.facts | {"family": "sd1", "frames": 2, "size": [64, 64], "steps": 2, "prompt": "a man"} == weights.facts
     )

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load, load_file
 from torch.nn.functional import interpolate
 
-from tav_core.files import read_facts
+from tav_core.files import read_metadata
 from tav_core.tuned import FORMAT
 from tests.host.assets import LORA
 from tests.host.client import Client
@@ -255,7 +255,7 @@ def test_a_checked_inversion_tells_of_pixels_where_there_is_a_vae(client, tuned)
 
 
 def test_the_saved_weights_hold_the_clips_fps_and_sentence(server, client, tuned):
-    facts = read_facts(server.base / "models" / "tune_a_video" / tuned, FORMAT)
+    facts = read_metadata(server.base / "models" / "tune_a_video" / tuned, FORMAT)
     assert facts["prompt"] == "a man is skiing"
     assert facts["fps"] == pytest.approx(8 / 5.5)  # 3 of 12 frames at 8 a second, 5.5 apart
 

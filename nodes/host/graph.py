@@ -1,0 +1,72 @@
+"""What a graph says in words, for the metadata of tuned weights: nodes themselves get only tensors and objects.
+
+A graph is in API format, {id: {"inputs": {name: value or [id, output]}}}, as a hidden `prompt` input holds it.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import PureWindowsPath
+
+WORDS = ("text", "value", "string")  # what core's nodes call a prompt: CLIP Text Encode, and primitives behind it
+FILES = ("image", "video", "shows")  # what loaders call where their images come from
+SOURCES = ("images", "image", "pixels", "clip", "video")  # the sockets that images come through
+
+Graph = Mapping[str, dict] | None
+
+
+def prompt_behind(graph: Graph, node_id: str | None, socket: str = "positive") -> str:
+    """The text of the nearest node with one, upstream of a socket; "" where there is none."""
+    nodes = _upstream(graph, _inputs(graph, node_id), socket, ("conditioning", "positive", *WORDS))
+    return next(_texts(nodes, WORDS), "")
+
+
+def loras_behind(graph: Graph, node_id: str | None, socket: str = "model") -> list[dict]:
+    """The LoRAs upstream of a MODEL socket in the order they are applied, as `TunedFacts` holds them.
+
+    strength: None where it comes over a link.
+    """
+    loras = []
+    for inputs in _upstream(graph, _inputs(graph, node_id), socket, ("model", "model1")):
+        strength = inputs.get("strength_model", inputs.get("strength"))
+        strength = strength if isinstance(strength, (int, float)) else None
+        if strength != 0:
+            files = [value for name, value in inputs.items() if "lora" in name and _is_file(value)]
+            loras += [{"file": _name(file), "strength": strength} for file in files]
+    return loras[::-1]
+
+
+def controls_behind(graph: Graph, node_id: str | None, socket: str = "positive") -> list[tuple[str | None, str | None]]:
+    """(file of the network, source of the images) of each control upstream of a CONDITIONING socket, nearest first."""
+    controls = []
+    for inputs in _upstream(graph, _inputs(graph, node_id), socket, ("conditioning", "positive")):
+        if "control_net" in inputs:
+            loaders = _upstream(graph, inputs, "control_net", ("control_net",))
+            network = next((value for each in loaders for value in each.values() if _is_file(value)), None)
+            images = next(_texts(_upstream(graph, inputs, "image", SOURCES), FILES), None)
+            controls.append((network and _name(network), images and _name(images)))
+    return controls
+
+
+def _upstream(graph: Graph, inputs: dict, socket: str, sockets: tuple[str, ...]) -> Iterator[dict]:
+    """The inputs of the nodes upstream of a socket, nearest first; on through the first of `sockets` with a link."""
+    for _ in graph or ():
+        if not isinstance(link := inputs.get(socket), list):
+            return
+        inputs = _inputs(graph, str(link[0]))
+        yield inputs
+        socket = next((name for name in sockets if isinstance(inputs.get(name), list)), "")
+
+
+def _inputs(graph: Graph, node_id: str | None) -> dict:
+    return (graph or {}).get(node_id, {}).get("inputs", {})
+
+
+def _texts(nodes: Iterator[dict], names: tuple[str, ...]) -> Iterator[str]:
+    return (inputs[name] for inputs in nodes for name in names if inputs.get(name) and isinstance(inputs[name], str))
+
+
+def _is_file(value: object) -> bool:
+    return isinstance(value, str) and value.lower().endswith((".safetensors", ".pt", ".pth", ".ckpt", ".bin"))
+
+
+def _name(path: str) -> str:
+    return PureWindowsPath(path).name  # which takes both kinds of slash

@@ -1,0 +1,161 @@
+"""Opens a Stable Diffusion checkpoint from disk: a diffusers folder or one .safetensors file. Never asks a network."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from einops import rearrange
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..errors import TavError
+from ..families import family_of_config
+from .networks import clip_names, diffusers_network, read_config, read_weights, text_encoder
+from .original import image_config, image_tensors, is_original, is_original_config
+from .single_file import open_single_file
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+ORIGINAL_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+# Folders of before diffusers 0.17 name the attention of the VAE in this way.
+OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The five parts of Stable Diffusion, frozen and in evaluation mode, all networks on one device in one dtype."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    scheduler: DDIMScheduler
+
+    @property
+    def family(self) -> str:
+        """The label of the model's family: "sd1" or "sd2"."""
+        return family_of_config(self.unet.config, "This UNet")
+
+    @torch.no_grad()
+    def encode_prompt(self, prompts: str | list[str]) -> Tensor:
+        """Embeds n prompts as StableDiffusionPipeline does: (n, 77, d), padded to 77 tokens and cut there."""
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        ids = tokens.input_ids.reshape(-1, length)
+        return self.text_encoder(ids.to(self.text_encoder.device))[0]
+
+    def truncated_words(self, prompt: str) -> str:
+        """The end of the prompt that does not fit into 77 tokens and is not seen by the model; "" if all of it fits."""
+        ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 2 :])
+
+    @torch.no_grad()
+    def encode_video(self, frames: Tensor, posterior: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Encodes frames (f, h, w, 3) in 0..1 to latents (1, 4, f, h/8, w/8): the VAE's mean times scaling_factor.
+
+        With `posterior` returns (mean, std), both of that shape and scale. One frame at a time goes through the VAE.
+        """
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        fits = frames.ndim == 4 and frames.shape[3] == 3 and not any(side % factor for side in frames.shape[1:3])
+        if not fits or not frames.is_floating_point():
+            raise TavError(
+                f"Encoding needs float frames (f, h, w, 3) in 0..1 whose height and width divide by {factor}, "
+                f"got {tuple(frames.shape)} of {frames.dtype}: resize or crop the clip first."
+            )
+        pixels = rearrange(frames * 2 - 1, "f h w c -> f c h w").split(1)
+        posteriors = [self.vae.encode(frame.to(self.vae.device, self.vae.dtype)).latent_dist for frame in pixels]
+        mean, std = (
+            rearrange(torch.cat(parts) * self.vae.config.scaling_factor, "f c h w -> 1 c f h w")
+            for parts in zip(*((p.mean, p.std) for p in posteriors), strict=True)
+        )
+        return (mean, std) if posterior else mean
+
+    @torch.no_grad()
+    def decode_video(self, latents: Tensor) -> Tensor:
+        """Decodes scaled latents (1, 4, f, h, w) to frames (f, 8 h, 8 w, 3) in 0..1, float32 on the CPU."""
+        if latents.ndim != 5 or latents.shape[0] != 1:
+            raise TavError(f"Decoding needs the latents (1, c, f, h, w) of one video, got {tuple(latents.shape)}.")
+        latents = rearrange(latents / self.vae.config.scaling_factor, "1 c f h w -> f c h w")
+        frames = (self.vae.decode(frame.to(self.vae.device, self.vae.dtype)).sample for frame in latents.split(1))
+        pixels = torch.cat([frame.float().cpu() for frame in frames])
+        return rearrange((pixels / 2 + 0.5).clamp(0, 1), "f c h w -> f h w c")
+
+
+def load_checkpoint(
+    path: str | os.PathLike, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> Checkpoint:
+    """Opens a diffusers folder or a single .safetensors file of Stable Diffusion 1.x or 2.x, by default on the CPU in
+    float32. A TavError tells in one sentence what any other file or folder is. Of what the original Tune-A-Video saved
+    it opens the 2-D part, with the query projections as they were tuned.
+    """
+    path, dtype = Path(path).absolute(), dtype or torch.float32
+    if path.is_dir():
+        parts = _open_folder(path, dtype)
+    elif not path.is_file():
+        raise TavError(f"There is no checkpoint at {path}: give a .safetensors file or a diffusers folder.")
+    elif path.suffix.lower() == ".safetensors":
+        parts = open_single_file(path, dtype)
+    elif path.suffix.lower() in PICKLES:
+        raise _pickle(path.name)
+    else:
+        raise TavError(f"{path.name} is no checkpoint: give a .safetensors file or a diffusers folder.")
+    for network in ("unet", "vae", "text_encoder"):
+        parts[network].to(device or "cpu")
+    return Checkpoint(**parts)
+
+
+def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
+    if (folder / "transformer").is_dir():
+        family_of_config(read_config(folder / "transformer"), folder.name)
+    absent = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
+    if absent and is_original(folder):
+        raise TavError(
+            f"The folder {folder.name} holds but the network that the original Tune-A-Video tuned: give the checkpoint "
+            "that it was tuned on, too."
+        )
+    if absent:
+        raise TavError(
+            f"The folder {folder.name} has no {', '.join(absent)}: give a diffusers folder or a .safetensors file."
+        )
+    config = read_config(folder / "unet")
+    if original := is_original_config(config):
+        config = image_config(config)
+    family_of_config(config, folder.name)
+    tensors = read_weights(folder / "unet", dtype)
+    if original:
+        tensors = image_tensors(tensors, folder.name)
+    unet = diffusers_network(UNet2DConditionModel, config, tensors, f"The unet/ of {folder.name}")
+    tensors = _modern_attention(read_weights(folder / "vae", dtype))
+    vae = diffusers_network(AutoencoderKL, read_config(folder / "vae"), tensors, f"The vae/ of {folder.name}")
+    config = CLIPTextConfig.from_dict(read_config(folder / "text_encoder"))
+    tensors = clip_names(read_weights(folder / "text_encoder", dtype))
+    schedule = read_config(folder / "scheduler", "scheduler_config.json")
+    return {
+        "unet": unet,
+        "vae": vae,
+        "text_encoder": text_encoder(config, tensors, f"The text_encoder/ of {folder.name}"),
+        "tokenizer": _tokenizer(folder / "tokenizer", config.max_position_embeddings),
+        # The original's own choices for inverting and sampling, whatever sampler the folder was published with.
+        "scheduler": DDIMScheduler.from_config(schedule, **ORIGINAL_DDIM),
+    }
+
+
+def _tokenizer(folder: Path, length: int) -> CLIPTokenizer:
+    if not any((folder / vocabulary).is_file() for vocabulary in ("vocab.json", "tokenizer.json")):
+        raise TavError(f"{folder.parent.name}/{folder.name} holds no vocabulary: download the folder again.")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True)
+
+
+def _modern_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    old = rf"(mid_block\.attentions\.0)\.({'|'.join(OLD_ATTENTION)})\."
+    return {re.sub(old, lambda m: f"{m[1]}.{OLD_ATTENTION[m[2]]}.", key): tensor for key, tensor in tensors.items()}
+
+
+def _pickle(name: str) -> TavError:
+    return TavError(
+        f"{name} is a pickle, which can run any code when opened: convert it to .safetensors first "
+        "(torch.load with weights_only=True, then safetensors.torch.save_file) or download the .safetensors version."
+    )

@@ -1,0 +1,117 @@
+"""LoRA files as people share them, fused into a checkpoint before it is inflated; diffusers and peft do the work."""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import transformers
+from torch import Tensor
+
+from ..errors import TavError, need
+from .checkpoint import Checkpoint
+from .lora_file import layers_of, read_lora
+
+STRENGTHS = -10.0, 10.0
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"  # as the shell takes one behind a colon
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A file and how much of it is applied, to UNet and text encoder alike; 1 is all of it, 0 nothing."""
+
+    path: str | os.PathLike
+    strength: float = 1.0
+
+    def __post_init__(self):
+        low, high = STRENGTHS
+        need(low <= self.strength <= high, "The strength of a LoRA", self.strength, f"from {low:g} to {high:g}")
+
+    @classmethod
+    def parse(cls, text: str) -> "Lora":
+        """Reads FILE[:STRENGTH], as the shell takes it."""
+        match = re.fullmatch(rf"(.+?):({NUMBER})", text)
+        return cls(Path(match[1]), float(match[2])) if match and not Path(text).exists() else cls(Path(text))
+
+    def as_metadata(self) -> dict:
+        """As JSON holds it, without the folder."""
+        return {"file": self.name, "strength": self.strength}
+
+    @property
+    def name(self) -> str:
+        """The file's, without the folder."""
+        return Path(self.path).name
+
+
+def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
+    """Adds LoRAs to the weights of a checkpoint's UNet and text encoder, in place.
+
+    Takes the key styles of kohya's scripts, of diffusers (all of its ages) and of peft. Raises TavError for a file
+    that is no LoRA, is made for another family, or would be applied only in part.
+    """
+    if not loras:
+        return
+    opened = [(lora, read_lora(Path(lora.path), checkpoint.family)) for lora in loras]
+    # Stable Diffusion 2.x leaves the last of its text encoder's layers out, and some trainers do not
+    unused = re.compile(
+        rf"^(lora_te1?_|text_encoder\.).*layers[._]{checkpoint.text_encoder.config.num_hidden_layers}[._]"
+    )
+    for lora, tensors in opened:
+        _fuse(checkpoint, lora, {key: tensor for key, tensor in tensors.items() if not unused.match(key)})
+
+
+def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> None:
+    try:
+        from diffusers import StableDiffusionPipeline  # slow to import, and needed for nothing else
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ModuleNotFoundError as error:
+        raise TavError(f"LoRAs need {error.name}: pip install 'peft>=0.14', or 'tune-a-video[lora]'.") from error
+    pipeline = StableDiffusionPipeline(
+        vae=checkpoint.vae,
+        text_encoder=checkpoint.text_encoder,
+        tokenizer=checkpoint.tokenizer,
+        unet=checkpoint.unet,
+        scheduler=checkpoint.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    networks = checkpoint.unet, checkpoint.text_encoder
+    with _quiet():
+        try:
+            pipeline.load_lora_weights(tensors, unet_config=checkpoint.unet.config)
+        except (ValueError, RuntimeError, KeyError, IndexError) as error:
+            pipeline.unload_lora_weights()
+            reason = re.split(r"[{\n]", str(error).strip())[0][:150].strip()
+            raise TavError(f"{lora.name} does not fit this checkpoint ({reason}): choose another LoRA.") from error
+    given = len(layers_of(tensors))
+    taken = len([module for network in networks for module in network.modules() if isinstance(module, BaseTunerLayer)])
+    if given != taken:
+        pipeline.unload_lora_weights()
+        raise TavError(
+            f"{lora.name} changes {given} layers, of which this checkpoint has {taken}: choose a LoRA that was "
+            "made for its family."
+        )
+    pipeline.fuse_lora(lora_scale=lora.strength)
+    pipeline.unload_lora_weights()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what diffusers and transformers say of LoRAs for one network alone, and without their progress bars."""
+    was_shown = transformers.utils.logging.is_progress_bar_enabled()
+    levels = {library: library.utils.logging.get_verbosity() for library in (diffusers, transformers)}
+    transformers.utils.logging.disable_progress_bar()
+    for library in levels:
+        library.utils.logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for library, level in levels.items():
+            library.utils.logging.set_verbosity(level)
+        if was_shown:
+            transformers.utils.logging.enable_progress_bar()

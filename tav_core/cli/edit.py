@@ -1,0 +1,112 @@
+"""`tav edit`: a clip edited by other prompts, with weights tuned on it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..jobs.base import choose_device
+from ..jobs.control_choice import choices
+from ..jobs.edit_config import EditConfig
+from ..jobs.editing import prepare_edit
+from .app import app
+from .options import (
+    ClipPath,
+    Controls,
+    Device,
+    Fit,
+    FitHelp,
+    FramesHelp,
+    Loras,
+    OptionalCheckpoint,
+    Pictures,
+    Precision,
+    PredictionType,
+    SizeHelp,
+    StartHelp,
+    StrideHelp,
+    laid_over,
+    size_of,
+    value_of,
+)
+from .screen import run_edit, say
+
+
+@app.command(no_args_is_help=True)
+def edit(
+    clip: ClipPath,
+    weights: Annotated[
+        Path,
+        typer.Option(
+            "--weights",
+            "-w",
+            metavar="FILE",
+            help="What `tav tune` wrote, or the folder that the original Tune-A-Video's training wrote.",
+        ),
+    ],
+    prompt: Annotated[
+        list[str], typer.Option("--prompt", "-p", help="A sentence to edit by; again for each further video.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results.")],
+    checkpoint: OptionalCheckpoint = None,
+    frames: Annotated[int | None, typer.Option(help=FramesHelp, show_default="as tuned")] = None,
+    size: Annotated[str | None, typer.Option(help=SizeHelp, show_default="as tuned")] = None,
+    start: Annotated[int | None, typer.Option(help=StartHelp, show_default="as tuned")] = None,
+    stride: Annotated[int | None, typer.Option(help=StrideHelp, show_default="as tuned")] = None,
+    fit: Annotated[Fit | None, typer.Option(help=FitHelp, show_default="as tuned")] = None,
+    steps: Annotated[int, typer.Option(help="DDIM steps of each video, 1 to 999.")] = 50,
+    inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion, 1 to 999.")] = 50,
+    inversion_prompt: Annotated[str, typer.Option(help="The sentence to invert under.")] = "",
+    guidance: Annotated[
+        float, typer.Option(help="Classifier-free guidance; 1 or less is none, and twice as fast.")
+    ] = 12.5,
+    negative: Annotated[str, typer.Option(help="The sentence to guide away from.")] = "",
+    eta: Annotated[float, typer.Option(help="Noise added while sampling, 0 (none) to 1 (as much as DDPM).")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The seed of that noise.")] = 0,
+    strength: Annotated[float, typer.Option(help="How much of the tuned weights; 0 is the checkpoint as it is.")] = 1.0,
+    precision: Annotated[
+        Precision, typer.Option(help="The precision of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
+    ] = "auto",
+    lora: Loras = None,
+    control: Controls = None,
+    control_pictures: Pictures = None,
+    prediction_type: PredictionType = "auto",
+    device: Device = "auto",
+) -> None:
+    """Edit a clip by other sentences, with weights tuned on it.
+
+    The clip is inverted once; DIR keeps that, and it is used again while clip, weights and settings are the same. Then
+    each sentence gives an mp4. reconstruction.mp4 is the clip sampled back from its noise: how far to trust the
+    inversion. sheet.png shows all side by side, and manifest.json says how they were made.
+
+    \b
+    Example:
+      tav edit skiing.mp4 -w skiing.safetensors -c sd15.safetensors -o skiing \\
+        -p "spider man is skiing on the beach" -p "a panda is skiing"
+    """
+    config = EditConfig(
+        num_steps=steps,
+        inversion_steps=inversion_steps,
+        inversion_prompt=inversion_prompt,
+        guidance_scale=guidance,
+        negative_prompt=negative,
+        eta=eta,
+        seed=seed,
+        strength=strength,
+        precision=value_of(precision),
+    )
+    asked = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
+    say(f"Reading {clip.name}, opening {(checkpoint or weights).name} with {weights.name}.")
+    job = prepare_edit(
+        clip,
+        weights,
+        checkpoint,
+        prompt,
+        output,
+        config=config,
+        changed={name: value for name, value in asked.items() if value is not None},
+        device=choose_device(device),
+        controls=choices(control or (), control_pictures or ()),
+        **laid_over(lora, prediction_type),
+    )
+    run_edit(job)

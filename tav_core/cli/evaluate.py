@@ -1,0 +1,199 @@
+"""`tav eval`: the claims measured on the drawn world, or the paper's CLIP scores of people's own edits."""
+
+import json
+import platform
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..demo.miniature import miniature_path
+from ..demo.settings import SETTINGS, Settings
+from ..errors import TavError, need
+from ..evaluation.evaluate import Outcome, evaluate
+from ..evaluation.paper_table import edited_videos, score_videos, scores_as_json, scores_as_rows
+from ..evaluation.protocol import WorldClip, clips_to_choose_by, clips_to_report
+from ..evaluation.report import as_claims, as_json, as_tables, by_variant, explanation, table
+from ..evaluation.variants import VARIANTS, Variant
+from ..files import atomic_path, ensure_writable
+from ..jobs.base import choose_device, open_base, versions
+from ..metrics import ClipScorer
+from ..video.contact_sheet import contact_sheet
+from .app import app
+from .options import Device, GroupNorm, Loras, PredictionType, laid_over
+from .screen import progress_bars
+
+CLIPS = {
+    "report": clips_to_report,
+    "choose": clips_to_choose_by,
+    "all": lambda: clips_to_choose_by() + clips_to_report(),
+}
+Clips = Enum("Clips", [(name, name) for name in CLIPS], type=str)
+FOR_BOTH = ("output", "results", "clip_model", "device")  # of the command's options; all others are the drawn world's
+VariantName = Enum("VariantName", [(name, name) for name in VARIANTS], type=str)
+
+
+@app.command("eval", no_args_is_help=True)
+def evaluation(
+    context: typer.Context,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="The folder for eval.md, eval.json and eval.png, or for scores.md and scores.json.",
+        ),
+    ],
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RESULTS]...", help="Folders that `tav edit` wrote, to be scored with --clip-model."),
+    ] = None,
+    clip_model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="For RESULTS: a CLIP model's folder, or its name on the hub.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", "-c", metavar="PATH", help="What is tuned.", show_default="the miniature"),
+    ] = None,
+    variant: Annotated[
+        list[VariantName] | None,
+        typer.Option(help="A variant to measure; again for each further one.", show_default="all"),
+    ] = None,
+    clips: Annotated[
+        Clips, typer.Option(help="The clips: those to choose settings by, those to report, or all.")
+    ] = "report",
+    count: Annotated[int | None, typer.Option(help="Take the first few of them.", show_default="all")] = None,
+    tuning_steps: Annotated[int, typer.Option(help="Tuning steps.")] = SETTINGS.tuning_steps,
+    learning_rate: Annotated[float, typer.Option(help="The learning rate of tuning.")] = SETTINGS.learning_rate,
+    steps: Annotated[int, typer.Option(help="DDIM steps of each edit.")] = SETTINGS.steps,
+    inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion.")] = SETTINGS.inversion_steps,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = SETTINGS.guidance_scale,
+    group_norm: Annotated[
+        GroupNorm, typer.Option(help="Normalise over the whole video or per frame, where a variant does not say.")
+    ] = SETTINGS.group_norm,
+    seed: Annotated[int, typer.Option(help="The seed of tuning and of all random noise.")] = 0,
+    lora: Loras = None,
+    prediction_type: PredictionType = "auto",
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Sample anew what DIR/.eval keeps of an earlier run.")] = False,
+) -> None:
+    """Measure the method and what is left of it without its parts, or score edits as the paper does.
+
+    Without RESULTS a checkpoint is tuned on clips of a drawn world, of which everything is known, and each variant of
+    the method edits them. DIR/.eval keeps what is done, so that a stopped run goes on, and a sheet of all edits of each
+    clip. With RESULTS and --clip-model, frame consistency and textual faithfulness of those videos stand beside the
+    published ones.
+
+    \b
+    Examples:
+      tav eval -o docs
+      tav eval skiing surfing --clip-model openai/clip-vit-large-patch14 -o scores
+    """
+    if bool(results) != bool(clip_model):
+        raise TavError("To score videos give folders of results and a --clip-model; for the drawn world give neither.")
+    if results:
+        _refuse_what_is_not_for_results(context)
+    need(count is None or count > 0, "count", count, "1 or more")
+    need(seed >= 0, "seed", seed, "a whole number of at least 0")
+    ensure_writable(output)
+    chosen = choose_device(device)
+    if results:
+        _score(results, clip_model, output, chosen)
+        return
+    asked = {VariantName(name).value for name in variant or VariantName}
+    _measure(
+        CLIPS[Clips(clips).value]()[:count],
+        {name: each for name, each in VARIANTS.items() if name in asked},
+        Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, group_norm=GroupNorm(group_norm).value),
+        open_base(checkpoint or miniature_path(), device=chosen, **laid_over(lora, prediction_type)).checkpoint,
+        output,
+        seed=seed,
+        device=chosen,
+        force=force,
+    )
+
+
+def _refuse_what_is_not_for_results(context: typer.Context) -> None:
+    # by its name, for typer's versions differ in whose class the source is of
+    given = (name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE")
+    if strange := [f"--{name.replace('_', '-')}" for name in given if name not in FOR_BOTH]:
+        raise TavError(f"{', '.join(strange)} is for the drawn world, and RESULTS are only scored; leave it out.")
+
+
+def _measure(
+    clips: list[WorldClip],
+    variants: dict[str, Variant],
+    settings: Settings,
+    opened: Checkpoint,
+    output: Path,
+    *,
+    seed: int,
+    device: torch.device,
+    force: bool,
+) -> None:
+    work = output / ".eval"
+    work.mkdir(exist_ok=True)
+    for kept in work.glob("*.safetensors") if force else ():
+        kept.unlink()
+    pictured = next((clip for clip in clips if clip.motion == "arc"), clips[0])
+    rows, measured = {}, []
+    with tqdm(total=len(variants) * len(clips), desc="Evaluating", unit="variant") as bar:
+        for outcome in evaluate(opened, clips, variants, settings, seed=seed, work=work):
+            bar.write(_line(outcome), file=sys.stderr)
+            bar.update()
+            measured.append((outcome.variant, outcome.clip.name, outcome.figures))
+            if outcome.clip == pictured:
+                rows["source"] = f"source: {pictured.prompt}", outcome.source
+                rows[outcome.variant] = f"{outcome.variant}: {pictured.edits[0].prompt}", outcome.edits[0]
+    values = by_variant(measured)
+    head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
+    tables = as_tables(values)
+    if claims := as_claims(values):
+        tables += f"\n\n## Is each part needed?\n\n{claims}"
+    contact_sheet(output / "eval.png", [rows[name] for name in ("source", *variants)])
+    _write(output / "eval", f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))
+    typer.echo(f"{tables}\n")
+    for name in ("eval.md", "eval.json", "eval.png"):
+        typer.echo(output / name)
+
+
+def _score(results: list[Path], clip_model: str, output: Path, device: torch.device) -> None:
+    videos = [video for folder in results for video in edited_videos(folder)]
+    scores = score_videos(videos, ClipScorer(clip_model, device), progress_bars())
+    scored = table(["prompt", "frame consistency", "textual faithfulness"], scores_as_rows(videos, scores))
+    head = f"""# CLIP scores
+
+By `{clip_model}`, times 100: the mean cosine of all pairs of frames, and of frames and prompt. The published rows
+are the paper's Table 1, on its own clips and sentences and by its own CLIP model."""
+    _write(output / "scores", f"{head}\n\n{scored}\n", scores_as_json(videos, scores, clip_model))
+    typer.echo(f"{scored}\n")
+    for name in ("scores.md", "scores.json"):
+        typer.echo(output / name)
+
+
+def _write(stem: Path, report: str, figures: dict) -> None:
+    """Writes STEM.md and STEM.json."""
+    for suffix, text in ((".md", report), (".json", json.dumps(figures, indent=1) + "\n")):
+        with atomic_path(stem.with_suffix(suffix)) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def _made_on(device: torch.device) -> str:
+    threads = f"{platform.machine()} CPU, threads: {torch.get_num_threads()}"
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else threads
+    return f"{machine}, " + ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def _line(outcome: Outcome) -> str:
+    of = outcome.figures
+    return (
+        f"{outcome.clip.name}, {outcome.variant}: edit right {of['attribute_right']:.0%}, "
+        f"trajectory {of['trajectory_correlation']:.2f}, {of['seconds']:.0f} s"
+    )

@@ -1,0 +1,190 @@
+"""The original implementation's YAML configs, read as they are and turned into our own settings."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from ..checkpoints.original import TRAIN
+from ..errors import TavError
+from ..jobs.edit_config import EditConfig
+from ..jobs.selection import Selection
+from ..tune import TuneConfig
+
+TRAINED = {"attn1.to_q", "attn2.to_q", "attn_temp"}
+# What the original's own defaults are, where its config does not say; read together with it as one table.
+TOP = {
+    "pretrained_model_path": None,
+    "output_dir": None,
+    "train_data": {},
+    "validation_data": {},
+    "trainable_modules": sorted(TRAINED),
+    "max_train_steps": 500,
+    "learning_rate": 3e-5,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.999,
+    "adam_weight_decay": 1e-2,
+    "adam_epsilon": 1e-8,
+    "max_grad_norm": 1.0,
+    "lr_scheduler": "constant",
+    "gradient_accumulation_steps": 1,
+    "gradient_checkpointing": True,
+    "mixed_precision": "fp16",
+    "seed": 0,
+}
+VALIDATION = {
+    "prompts": None,
+    "video_length": None,
+    "width": None,
+    "height": None,
+    "num_inference_steps": 50,
+    "guidance_scale": 7.5,
+    "negative_prompt": "",
+    "eta": 0.0,
+    "use_inv_latent": False,
+    "num_inv_steps": 50,
+}
+WITHOUT_MEANING = {
+    "checkpointing_steps",  # a run keeps its own resume file
+    "resume_from_checkpoint",  # and takes it up by itself
+    "validation_steps",  # the prompts are sampled once, at the end
+    "train_batch_size",  # of a data set of one video
+    "scale_lr",  # by that batch size
+    "lr_warmup_steps",  # which a constant schedule does not have
+    "use_8bit_adam",
+    "enable_xformers_memory_efficient_attention",
+}
+
+
+@dataclass(frozen=True)
+class OriginalConfig:
+    """What a config says. `edited` names the frames of the validation videos; `ignored`, the keys without meaning."""
+
+    checkpoint: Path
+    output: Path
+    tuned: Selection
+    edited: Selection
+    prompt: str
+    prompts: list[str]
+    tune: TuneConfig
+    edit: EditConfig
+    ignored: list[str]
+
+
+def read_config(
+    path: str | os.PathLike, *, checkpoint: Path | None = None, output: Path | None = None
+) -> OriginalConfig:
+    """Reads a YAML config of the original; `checkpoint` and `output` override the paths in it.
+
+    Inputs are looked for in the working directory, then in the folder of the YAML, then in the one above it. As in the
+    original, pictures are stretched to the size. Raises TavError for keys and values that it does not know.
+    """
+    path = Path(path)
+    top = _read(path)
+    ignored = sorted(WITHOUT_MEANING & top.keys())
+    top = _with_defaults({name: value for name, value in top.items() if name not in ignored}, TOP, path, "")
+    train = _with_defaults(top["train_data"], TRAIN, path, "train_data.")
+    validation = _with_defaults(top["validation_data"], VALIDATION, path, "validation_data.")
+    _refuse_other_methods(top, path)
+    prompts = _given(validation, "prompts", path, "validation_data.")
+    if not (isinstance(prompts, list) and prompts and all(isinstance(p, str) and p.strip() for p in prompts)):
+        raise TavError(f"{path}: validation_data.prompts must be a list of sentences, got {prompts!r}.")
+    try:
+        tuned = Selection(
+            clip=_found(_given(train, "video_path", path, "train_data."), path),
+            frames=int(train["n_sample_frames"]),
+            size=(int(train["width"]), int(train["height"])),
+            start=int(train["sample_start_idx"]),
+            stride=int(train["sample_frame_rate"]),
+            fit="stretch",
+        )
+        edited = Selection(
+            clip=tuned.clip,
+            frames=int(validation["video_length"] or tuned.frames),
+            size=(int(validation["width"] or tuned.size[0]), int(validation["height"] or tuned.size[1])),
+            start=tuned.start,
+            stride=tuned.stride,
+            fit=tuned.fit,
+        )
+        tune = TuneConfig(
+            num_steps=int(top["max_train_steps"]),
+            learning_rate=float(top["learning_rate"]),
+            adam_beta1=float(top["adam_beta1"]),
+            adam_beta2=float(top["adam_beta2"]),
+            adam_weight_decay=float(top["adam_weight_decay"]),
+            adam_epsilon=float(top["adam_epsilon"]),
+            max_grad_norm=float(top["max_grad_norm"]),
+            seed=int(top["seed"] or 0),
+            gradient_checkpointing=bool(top["gradient_checkpointing"]),
+            mixed_precision=str(top["mixed_precision"] or "no"),
+        )
+        edit = EditConfig(
+            num_steps=int(validation["num_inference_steps"]),
+            inversion_steps=int(validation["num_inv_steps"]),
+            guidance_scale=float(validation["guidance_scale"]),
+            negative_prompt=str(validation["negative_prompt"] or ""),
+            eta=float(validation["eta"]),
+            seed=int(top["seed"] or 0),
+            from_inversion=bool(validation["use_inv_latent"]),
+        )
+    except (TypeError, ValueError) as error:
+        raise TavError(f"{path}: {error}") from error
+    return OriginalConfig(
+        checkpoint=checkpoint or _found(_given(top, "pretrained_model_path", path, ""), path),
+        output=output or Path(_given(top, "output_dir", path, "")),
+        tuned=tuned,
+        edited=edited,
+        prompt=str(_given(train, "prompt", path, "train_data.")),
+        prompts=prompts,
+        tune=tune,
+        edit=edit,
+        ignored=ignored,
+    )
+
+
+def _read(path: Path) -> dict:
+    if not path.is_file():
+        raise TavError(f"There is no config {path}; give a YAML file as the original's configs are.")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TavError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict):
+        raise TavError(f"{path} holds no settings; give a YAML file as the original's configs are.")
+    return content
+
+
+def _with_defaults(said: Mapping, defaults: Mapping, path: Path, section: str) -> dict:
+    if not isinstance(said, dict):
+        raise TavError(f"{path}: {section.rstrip('.')} must be a table of settings, got {said!r}.")
+    if unknown := [f"{section}{name}" for name in said if name not in defaults]:
+        raise TavError(f"{path} has settings that nobody here knows: {', '.join(unknown)}; correct or remove them.")
+    return {**defaults, **said}
+
+
+def _given(settings: Mapping, name: str, path: Path, section: str):
+    if settings[name] is None:
+        raise TavError(f"{path} does not say {section}{name}, which is needed.")
+    return settings[name]
+
+
+def _refuse_other_methods(top: Mapping, path: Path) -> None:
+    """What would change the method is refused rather than passed over."""
+    modules = top["trainable_modules"]
+    if not isinstance(modules, (list, tuple, set, frozenset)) or set(map(str, modules)) != TRAINED:
+        raise TavError(
+            f"{path}: trainable_modules are {top['trainable_modules']}, but only the paper's can be tuned: "
+            f"{', '.join(sorted(TRAINED))}."
+        )
+    for name, only in (("lr_scheduler", "constant"), ("gradient_accumulation_steps", 1)):
+        if top[name] != only:
+            raise TavError(f"{path}: {name} is {top[name]!r}, but only {only!r} can be tuned with; set it so.")
+
+
+def _found(name: object, config: Path) -> Path:
+    """An input by the path in a config; where it is nowhere, the path as it is said, for the sentence that tells so."""
+    name, folder = str(name), config.absolute().parent
+    places = [Path(name), folder / name, folder.parent / name]
+    return next((place for place in places if place.exists()), Path(name))

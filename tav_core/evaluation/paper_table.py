@@ -1,0 +1,85 @@
+"""The paper's own measurement (section 5.2): CLIP's scores of edited videos, beside the published ones."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import TavError
+from ..metrics import ClipScorer, ClipScores
+from ..video.read import read_frames
+
+MANIFEST = "manifest.json"
+# Table 1 of the paper, on its own clips and sentences.
+PUBLISHED = {
+    "CogVideo": ClipScores(90.64, 23.91),
+    "Plug-and-Play": ClipScores(88.89, 27.56),
+    "Tune-A-Video": ClipScores(92.40, 27.58),
+}
+
+
+@dataclass(frozen=True)
+class EditedVideo:
+    """A video that was made by a prompt; num_frames and size (width, height) are those that it was made with."""
+
+    path: Path
+    prompt: str
+    num_frames: int
+    size: tuple[int, int]
+
+
+def edited_videos(folder: Path) -> list[EditedVideo]:
+    """The videos of a folder that `tav edit`, `tav run` or `tav demo` wrote, as its manifest.json names them."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise TavError(f"{folder} holds no {MANIFEST}: give a folder that `tav edit`, `tav run` or `tav demo` wrote.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        frames, size = manifest["selection"]["frames"], tuple(manifest["selection"]["size"])
+        return [EditedVideo(folder / edit["path"], edit["prompt"], frames, size) for edit in manifest["edits"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TavError(f"{path} cannot be read ({error!r}): make the edits again.") from error
+
+
+def score_videos(
+    videos: Sequence[EditedVideo], scorer: ClipScorer, on_step: Callable | None = None
+) -> list[ClipScores]:
+    """Scores each video with its prompt. on_step: called as (step, total, part=) after each."""
+    scores = []
+    for number, video in enumerate(videos, 1):
+        frames = read_frames(video.path, video.num_frames, size=video.size).frames
+        scores.append(scorer.score(frames, video.prompt))
+        if on_step:
+            on_step(number, len(videos), part="scoring")
+    return scores
+
+
+def scores_as_json(videos: Sequence[EditedVideo], scores: Sequence[ClipScores], clip_model: str) -> dict:
+    """Mean and standard deviation (of a sample) over the videos, each video's scores, and the published ones."""
+    columns = dict(zip(ClipScores._fields, zip(*scores, strict=True), strict=True))
+    return {
+        "clip_model": clip_model,
+        **{name: {"mean": float(np.mean(column)), "std": _std(column)} for name, column in columns.items()},
+        "videos": [
+            {"path": video.path.as_posix(), "prompt": video.prompt, **of._asdict()}
+            for video, of in zip(videos, scores, strict=True)
+        ],
+        "published": {name: of._asdict() for name, of in PUBLISHED.items()},
+    }
+
+
+def scores_as_rows(videos: Sequence[EditedVideo], scores: Sequence[ClipScores]) -> list[list[str]]:
+    """Rows of a table: each video, their mean ± standard deviation, and the published rows, labelled so."""
+    rows = [
+        [video.prompt.replace("|", "\\|"), *(f"{score:.2f}" for score in of)]
+        for video, of in zip(videos, scores, strict=True)
+    ]
+    spread = [f"{np.mean(column):.2f} ± {_std(column):.2f}" for column in zip(*scores, strict=True)]
+    published = [[f"{name} (published)", *(f"{score:.2f}" for score in of)] for name, of in PUBLISHED.items()]
+    return [*rows, [f"**these {len(videos)} videos**", *spread], *published]
+
+
+def _std(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

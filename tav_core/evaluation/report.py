@@ -1,0 +1,178 @@
+"""What an evaluation found: figures with their spread, as tables for people and as JSON for machines."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..demo.settings import Settings
+from .variants import VARIANTS, Variant
+
+Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # variant -> figure -> clip -> value
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column of the tables. `up` says that more is better; `scale` is what a value is shown times."""
+
+    title: str
+    up: bool
+    digits: int = 2
+    scale: float = 1.0
+
+
+FIGURES = {
+    "attribute_right": Figure("edit right, %", True, 0, 100),
+    "attribute_right_object": Figure("object, %", True, 0, 100),
+    "attribute_right_background": Figure("background, %", True, 0, 100),
+    "attribute_right_attribute": Figure("attribute, %", True, 0, 100),
+    "attribute_right_style": Figure("style, %", True, 0, 100),
+    "rest_kept": Figure("rest kept, %", True, 0, 100),
+    "background_psnr": Figure("background kept, dB", True, 1),
+    "trajectory_correlation": Figure("trajectory correlation", True, 3),
+    "centre_error": Figure("centre error, % of width", False, 1, 100),
+    "constancy": Figure("constancy, %", True, 1, 100),
+    "ground_constancy": Figure("of ground, %", True, 1, 100),
+    "colour_constancy": Figure("of colour, %", True, 1, 100),
+    "shape_constancy": Figure("of shape, %", True, 1, 100),
+    "size_spread": Figure("size spread, %", False, 1, 100),
+    "warp_error": Figure("warp error, 10⁻³", False, 2, 1000),
+    "reconstruction_psnr": Figure("reconstruction, dB", True, 1),
+    "reconstruction_ssim": Figure("reconstruction, SSIM", True, 3),
+    "seconds": Figure("seconds a clip", False, 0),
+}
+TABLES = {
+    "Does the edit land, and does the rest stay?": list(FIGURES)[:7],
+    "Does it move as the clip does, and is it one video?": list(FIGURES)[7:15],
+    "Does the inversion hold the clip, and what does it cost?": list(FIGURES)[15:],
+}
+
+
+def by_variant(measured: Iterable[tuple[str, str, Mapping[str, float]]]) -> Values:
+    """Gathers (variant, clip, figures), in the order of VARIANTS."""
+    values: dict = {}
+    for variant, clip, figures in measured:
+        for name, value in figures.items():
+            values.setdefault(variant, {}).setdefault(name, {})[clip] = value
+    return {name: values[name] for name in VARIANTS if name in values}
+
+
+def as_json(values: Values) -> dict:
+    """Variant -> figure -> mean, std (over clips, of a sample) and the value of each clip."""
+    return {
+        variant: {
+            name: {"mean": _mean(of), "std": _std(of), "clips": {clip: round(v, 6) for clip, v in of.items()}}
+            for name in FIGURES
+            if (of := figures.get(name))
+        }
+        for variant, figures in values.items()
+    }
+
+
+def as_tables(values: Values) -> str:
+    """Markdown: a row for each variant, mean ± standard deviation over the clips."""
+    parts = []
+    for heading, names in TABLES.items():
+        titles = [f"{FIGURES[name].title} {'↑' if FIGURES[name].up else '↓'}" for name in names]
+        rows = [
+            [f"`{variant}`", *(_cell(FIGURES[name], figures.get(name)) for name in names)]
+            for variant, figures in values.items()
+        ]
+        parts += [f"## {heading}", table(["variant", *titles], rows)]
+    return "\n\n".join(parts)
+
+
+def explanation(variants: Mapping[str, Variant], num_clips: int, settings: Settings, command: str, made_by: str) -> str:
+    """Markdown: what was measured, how, and what each figure means."""
+    listed = "\n".join(f"- `{name}`: {variant.title}" for name, variant in variants.items())
+    return f"""# The claims, measured
+
+{num_clips} clips of {settings.frames} frames of the drawn world (`tav_core/demo/`), each edited by four sentences:
+another object, another background, another attribute, another style. Made by
+
+    {command}
+
+on {made_by}. Settings: {settings.tuning_steps} steps of tuning at {settings.learning_rate:g},
+{settings.inversion_steps} of inversion, {settings.steps} of sampling, guidance {settings.guidance_scale:g},
+GroupNorm over each {settings.group_norm}.
+Each value is the mean over the clips ± their standard deviation; a clip's value is the mean over its edits.
+
+- *edit right*: frames in which all that the sentence changes is read back; *rest kept*: in which all else is as it was.
+- *background kept*: PSNR against the clip outside of both objects, where the sentence keeps the ground.
+- *trajectory correlation*: of the object's centres with the clip's, each about its mean; *centre error*: how far apart.
+- *constancy*: frames that read as most of the same video do, in ground, colour and shape, and the mean of the three.
+- *size spread*: standard deviation of the object's size over the frames; no sentence tells it, so only the frames can
+  agree on it.
+- *warp error*: mean squared difference of neighbouring frames along their optical flow (DIS).
+- *reconstruction*: the clip inverted and sampled back, with the VAE's own loss in it.
+
+The variants:
+
+{listed}"""
+
+
+def as_claims(values: Values) -> str:
+    """Markdown: each figure in which a variant should be worse than another, with the difference clip by clip.
+
+    Empty where there is nothing to compare.
+    """
+    rows = []
+    for variant in values:
+        against = VARIANTS[variant].against
+        for name in VARIANTS[variant].worse_in if against in values else ():
+            full, without, figure = values[against][name], values[variant][name], FIGURES[name]
+            worse = {clip: (full[clip] - without[clip]) * (1 if figure.up else -1) for clip in full if clip in without}
+            rows.append(
+                [
+                    f"`{variant}`",
+                    figure.title,
+                    VARIANTS[variant].says,
+                    f"`{against}`",
+                    _cell(figure, full),
+                    _cell(figure, without),
+                    _cell(figure, worse),
+                    f"{sum(difference > 0 for difference in worse.values())} of {len(worse)}",
+                    "yes" if _is_clear(list(worse.values())) else "**no**",
+                ]
+            )
+    heads = [
+        "variant",
+        "should be worse in",
+        "says",
+        "than",
+        "its",
+        "variant's",
+        "worse by",
+        "worse in so many clips",
+        "clearly",
+    ]
+    return table(heads, rows) if rows else ""
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up as text, too."""
+    widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
+    lines = [heads, ["-" * width for width in widths], *rows]
+    padded = [[f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in padded)
+
+
+def _cell(figure: Figure, values: Mapping[str, float] | None) -> str:
+    if not values:
+        return "-"
+    return f"{figure.scale * _mean(values):.{figure.digits}f} ± {figure.scale * _std(values):.{figure.digits}f}"
+
+
+def _is_clear(differences: Sequence[float]) -> bool:
+    """Whether the mean difference lies more than two standard errors above none."""
+    if len(differences) < 2:
+        return False
+    return bool(np.mean(differences) > 2 * np.std(differences, ddof=1) / np.sqrt(len(differences)))
+
+
+def _mean(values: Mapping[str, float]) -> float:
+    return round(float(np.mean(list(values.values()))), 6)
+
+
+def _std(values: Mapping[str, float]) -> float:
+    return round(float(np.std(list(values.values()), ddof=1)), 6) if len(values) > 1 else 0.0

@@ -1,0 +1,102 @@
+"""The method and what is left of it without one of its parts (paper, section 5.3), with the baselines beside it."""
+
+from dataclasses import dataclass
+
+from ..inflation import Inflation
+
+
+@dataclass(frozen=True)
+class TemporallyTuned(Inflation):
+    """An inflation of which tuning trains the added temporal attention alone."""
+
+    def trains(self, name: str) -> bool:
+        return super().trains(name) and not self.is_difference(name)
+
+
+@dataclass(frozen=True)
+class Network:
+    """How a text-to-image network is inflated, and whether it is tuned; the defaults are the method's.
+
+    group_norm: None is the one of the evaluation's settings.
+    """
+
+    attention: str = "sparse-causal"
+    group_norm: str | None = None
+    temporal: bool = True
+    kind: type[Inflation] = Inflation
+    is_tuned: bool = True
+
+    def inflation(self, group_norm: str) -> Inflation:
+        """How the network is inflated; group_norm: that of the settings."""
+        return self.kind(self.attention, self.group_norm or group_norm, self.temporal)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the evaluation.
+
+    inverted: starts from the clip's own noise; False starts from random noise.
+    worse_in: the figures in which it should fall behind another variant, `against`; says: by whose word.
+    """
+
+    title: str
+    network: Network = Network()
+    inverted: bool = True
+    worse_in: tuple[str, ...] = ()
+    says: str = "we, by its design"
+    against: str = "full"
+
+
+ABLATION = "the paper, section 5.3"
+VARIANTS = {
+    "full": Variant("Tune-A-Video, in full"),
+    "no-sparse-causal": Variant(
+        "no sparse-causal attention: each frame looks at itself alone",
+        Network(attention="frame"),
+        worse_in=("constancy", "size_spread", "warp_error"),
+        says=ABLATION,
+    ),
+    "first-frame": Variant(
+        "attention to the first frame alone",
+        Network(attention="first"),
+        worse_in=("trajectory_correlation",),
+    ),
+    "no-temporal": Variant(
+        "no temporal attention",
+        Network(temporal=False),
+        worse_in=("trajectory_correlation",),
+    ),
+    "no-tuning": Variant(
+        "no tuning",
+        Network(is_tuned=False),
+        worse_in=("constancy", "size_spread", "warp_error", "trajectory_correlation"),
+        says=ABLATION,
+    ),
+    "video-norm": Variant("GroupNorm over the whole video, as the original has it", Network(group_norm="video")),
+    "video-norm-no-tuning": Variant(
+        "the same without tuning",
+        Network(group_norm="video", is_tuned=False),
+        worse_in=("constancy", "size_spread", "warp_error", "trajectory_correlation"),
+        says=ABLATION,
+        against="video-norm",
+    ),
+    "no-inversion": Variant(
+        "no inversion: random noise",
+        inverted=False,
+        worse_in=("trajectory_correlation",),
+        says=ABLATION,
+    ),
+    "text-to-image": Variant(
+        "the text-to-image network, frame by frame, from random noise",
+        Network(attention="frame", group_norm="frame", temporal=False, is_tuned=False),
+        inverted=False,
+        worse_in=("constancy", "size_spread", "warp_error", "trajectory_correlation"),
+        says="the paper, figure 2",
+    ),
+    # Video diffusion as Ho et al. 2022 factorise it, on a pretrained network: the paper's figure of where that fails.
+    "factorised": Variant(
+        "factorised: attention within each frame as it was, temporal attention tuned",
+        Network(attention="frame", kind=TemporallyTuned),
+        worse_in=("constancy", "size_spread", "warp_error"),
+    ),
+}

@@ -1,0 +1,107 @@
+"""Names of base models, runs and inversions, made of all that decides each."""
+
+from __future__ import annotations  # networks are named for readers alone; diffusers is not imported for them
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import SchedulerMixin, UNet2DConditionModel
+
+    from .control import Control
+    from .inflate import InflatedUNet
+    from .tune import TuneConfig
+
+FREE = ("num_steps", "checkpoint_every", "gradient_checkpointing")
+"""Settings that may change when a run resumes: none changes what a step computes, except for rounding."""
+
+
+def fingerprint(unet: InflatedUNet | UNet2DConditionModel, queries: Mapping[str, Tensor] | None = None) -> str:
+    """Names a base model by `fingerprint_of` its weights.
+
+    queries: the query projections before tuning; by default the network's own copies, if it was tuned.
+    """
+    queries = queries or getattr(unet, "base_queries", None) or {}
+    return fingerprint_of({name: queries.get(name, tensor) for name, tensor in unet.state_dict().items()})
+
+
+def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
+    """Sha256 over a network's attention projections in fp16, by sorted diffusers key.
+
+    The same for a folder and a single file, fp16 and fp32.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        if (".attn1." in name or ".attn2." in name) and name.endswith("weight"):
+            digest.update(name.encode())
+            digest.update(tensor.detach().to(torch.float16).cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def run_fingerprint(
+    unet: InflatedUNet,
+    latents: Tensor | tuple[Tensor, Tensor],
+    prompt_embeds: Tensor,
+    scheduler: SchedulerMixin,
+    config: TuneConfig,
+) -> str:
+    """Names a tuning run by what decides its result: base, inflation, clip, prompt, schedule, settings, device.
+
+    The base is the network before it was first tuned, so an interrupted run may resume in the same process.
+    """
+    given = (latents,) if torch.is_tensor(latents) else latents
+    inflation = unet.inflation.as_metadata().values()
+    decisive = [
+        fingerprint(unet),
+        [*inflation, str(unet.dtype), given[0].device.type],
+        schedule_of(scheduler),
+        {name: value for name, value in asdict(config).items() if name not in FREE},
+    ]
+    return _digest([*given, prompt_embeds], decisive)
+
+
+def personalised_run(run: str, unet: InflatedUNet | None, controls: Sequence[Control]) -> str:
+    """Names a run with LoRAs, which may change more of `unet` than `run_fingerprint` looks at, or with controls."""
+    settings = [[digest_of(control.network), control.strength, control.start, control.end] for control in controls]
+    digest = hashlib.sha256(json.dumps([run, unet and digest_of(unet), settings]).encode())
+    for control in controls:
+        digest.update(control.images.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def inversion_key(*tensors: Tensor, method: str, **settings) -> str:
+    """Names an inversion by its method and all else that decides its result. settings: anything JSON can hold."""
+    return key_of(*tensors, method=method, **settings)
+
+
+def key_of(*tensors: Tensor, **settings) -> str:
+    """Names a result by the tensors and settings that decide it; sha256, hex. settings: anything JSON can hold."""
+    return _digest(tensors, settings)
+
+
+def digest_of(network: nn.Module) -> str:
+    """Distinguishes a network's weights from others by a sample of each tensor; sha256, hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().flatten()[::1009].to("cpu", torch.float32).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def schedule_of(scheduler: SchedulerMixin) -> dict:
+    """A scheduler's settings, without the names of the library's classes and versions."""
+    return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
+
+
+def _digest(tensors: Sequence[Tensor], settings: object) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for tensor in tensors:
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()

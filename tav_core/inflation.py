@@ -1,0 +1,138 @@
+"""How a text-to-image UNet becomes one for videos: what both hosts add, train, store and scale (paper, section 3.2).
+
+One `Inflation` travels whole from the options to the network, the weights file and back. A new module, per transformer
+block or per residual block, is one entry of ADDITIONS and the field that switches it on.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import PATTERNS, TemporalAttention
+from .errors import need
+
+GROUP_NORMS = ("video", "frame")
+QUERIES = (".attn1.to_q.", ".attn2.to_q.")
+PLACES = {"transformer": "attn1.to_q", "resnet": "conv2"}
+"""The kinds of block that a module can be added to, and the layer by which each is found in diffusers' UNet. That
+layer's output channels are the block's."""
+
+
+@dataclass(frozen=True)
+class Addition:
+    """A module added to every block of a kind; what it computes is added to the block's output.
+
+    place: one of PLACES.
+    build: (channels, heads, layers, **placement) -> its parts by name, which become attributes of the block. `layers`
+        is torch.nn or a host's own version of it; `placement` is the device and dtype of the layers.
+    initialise: (parts by name, generator), in place, so that the module starts by adding nothing.
+    residual: (block, hidden_states, num_frames) -> what is added; `block` holds the parts as attributes.
+    trained: the part that is trained and stored; the other parts are norms that stay at the identity.
+    output: the layer of it that a strength scales.
+    """
+
+    place: str
+    build: Callable[..., dict[str, nn.Module]]
+    initialise: Callable[[Mapping[str, nn.Module], torch.Generator], None]
+    residual: Callable[[Any, Tensor, int], Tensor]
+    trained: str
+    output: str
+
+    def trains(self, name: str) -> bool:
+        """Whether a tensor of this name (a module path of diffusers) belongs to the trained part."""
+        return f".{self.trained}." in name
+
+    def shapes(self, channels: int, heads: int) -> dict[str, torch.Size]:
+        """The shapes of the trained tensors in one block, by name."""
+        part = self.build(channels, heads, nn, device="meta")[self.trained]
+        return {f"{self.trained}.{name}": tensor.shape for name, tensor in part.named_parameters()}
+
+
+def _build_temporal(channels: int, heads: int, layers=nn, **placement) -> dict[str, nn.Module]:
+    norm = layers.LayerNorm(channels, **placement)
+    return {"norm_temp": norm, "attn_temp": TemporalAttention(channels, heads, layers, **placement)}
+
+
+def _initialise_temporal(parts: Mapping[str, nn.Module], generator: torch.Generator) -> None:
+    """Starts as the identity. The original zeroes the output's weight but leaves its bias random, so its freshly
+    inflated network is not the pretrained one; here both are zero."""
+    parts["norm_temp"].reset_parameters()
+    attn = parts["attn_temp"]
+    for projection in (attn.to_q, attn.to_k, attn.to_v):
+        initial = torch.empty(projection.weight.shape)
+        nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)  # nn.Linear's own default
+        projection.weight.data.copy_(initial)
+    nn.init.zeros_(attn.to_out[0].weight)
+    nn.init.zeros_(attn.to_out[0].bias)
+
+
+TEMPORAL_ATTENTION = Addition(
+    place="transformer",
+    build=_build_temporal,
+    initialise=_initialise_temporal,
+    residual=lambda block, hidden_states, num_frames: block.attn_temp(block.norm_temp(hidden_states), num_frames),
+    trained="attn_temp",
+    output="attn_temp.to_out",
+)
+ADDITIONS = {"temporal": TEMPORAL_ATTENTION}
+"""By the field of `Inflation` that switches each on."""
+
+
+@dataclass(frozen=True)
+class Inflation:
+    """How a network is inflated; the defaults are the paper's. Raises TavError for unknown values.
+
+    attention: the frames that a frame's self-attention looks at: "sparse-causal" (the first and the previous one, as
+        in the paper), "first", "frame" (its own alone), "full-causal" (all up to its own) or "full".
+    group_norm: "video" takes the statistics of the residual blocks over all frames jointly, as the original does;
+        "frame" leaves them per frame.
+    temporal: whether each transformer block ends in temporal attention.
+    """
+
+    attention: str = "sparse-causal"
+    group_norm: str = "video"
+    temporal: bool = True
+
+    def __post_init__(self):
+        need(self.attention in PATTERNS, "attention", self.attention, f"one of {', '.join(PATTERNS)}")
+        need(self.group_norm in GROUP_NORMS, "group_norm", self.group_norm, f"one of {', '.join(GROUP_NORMS)}")
+        need(isinstance(self.temporal, bool), "temporal", self.temporal, "True or False")
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping) -> "Inflation":
+        """Picks its fields out of a file's metadata; those that are missing keep their defaults."""
+        return cls(**{field.name: metadata[field.name] for field in fields(cls) if field.name in metadata})
+
+    def as_metadata(self) -> dict[str, str | bool]:
+        """The fields by name, as JSON holds them."""
+        return asdict(self)
+
+    @property
+    def additions(self) -> list[Addition]:
+        """The modules that are added to the network."""
+        return [addition for field, addition in ADDITIONS.items() if getattr(self, field)]
+
+    def trains(self, name: str) -> bool:
+        """Whether tuning trains a tensor of this name: a query projection, or a part of an added module."""
+        return self.is_difference(name) or any(addition.trains(name) for addition in self.additions)
+
+    def is_difference(self, name: str) -> bool:
+        """Whether a trained tensor is stored as the difference to the base, as query projections are."""
+        return any(part in name for part in QUERIES)
+
+    def at_strength(self, name: str, tensor: Tensor, strength: float, base: Tensor | None) -> Tensor:
+        """What a stored tensor puts into the network at a strength: a difference is scaled and added to the base; of
+        an added module, the output layer is scaled, and with it all that the module adds."""
+        if self.is_difference(name):
+            return base.to(tensor) + strength * tensor
+        scaled = any(f".{addition.output}." in name for addition in self.additions)
+        return strength * tensor if scaled else tensor
+
+
+def difference_names(names: Iterable[str]) -> list[str]:
+    """Those of the names that are stored as differences to the base."""
+    return [name for name in names if Inflation().is_difference(name)]

@@ -1,0 +1,46 @@
+"""How a clip is edited."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from ..ddim import check_steps
+from ..errors import need
+from ..precision import PRECISIONS, sampling_precision
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """How to edit; the paper's values are the defaults.
+
+    from_inversion: starts from the noise that the clip came from; False starts from random noise of the seed.
+    seed: of that random noise, and of what eta > 0 adds while sampling; each prompt starts from it anew.
+    strength: of the tuned weights; 0 is the base model.
+    precision: of the network: "no" (float32), "bf16" or "fp16"; "auto" is fp16 on a GPU, float32 on the CPU.
+    """
+
+    num_steps: int = 50
+    inversion_steps: int = 50
+    inversion_prompt: str = ""
+    guidance_scale: float = 12.5
+    negative_prompt: str = ""
+    eta: float = 0.0
+    seed: int = 0
+    strength: float = 1.0
+    precision: str = "auto"
+    from_inversion: bool = True
+
+    def __post_init__(self):
+        for name in ("num_steps", "inversion_steps"):
+            check_steps(getattr(self, name), name)
+        need(math.isfinite(self.guidance_scale), "guidance_scale", self.guidance_scale, "a number, such as 12.5")
+        need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0")
+        need(0 <= self.eta <= 1, "eta", self.eta, "from 0 to 1")
+        need(math.isfinite(self.strength), "strength", self.strength, "a number, such as 1")
+        choices = ("auto", *PRECISIONS)
+        need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
+
+    def dtype(self, device: torch.device) -> torch.dtype:
+        """The precision in which the networks are loaded on that device."""
+        return sampling_precision(self.precision, device)

@@ -1,0 +1,193 @@
+"""An edit that is ready to start: inverts the clip once, samples each prompt from there, and says what it did."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..control import Control
+from ..ddim import invert, sample
+from ..errors import TavError
+from ..files import atomic_path
+from ..inflate import InflatedUNet
+from ..metrics import peak_signal_to_noise
+from ..prediction import NoisePredictor, guided
+from ..video.contact_sheet import contact_sheet, shown_frames
+from ..video.read import Clip
+from ..video.write import write_video
+from .base import MemoryPlan, versions
+from .edit_config import EditConfig
+from .kept_inversion import Inversion
+from .names import file_names
+from .selection import Selection
+
+INVERSION, RECONSTRUCTION, SHEET, MANIFEST = "inversion.safetensors", "reconstruction", "sheet.png", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One prompt and the video that was made of it."""
+
+    prompt: str
+    path: Path
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EditReport:
+    """psnr: of the reconstruction against the source frames, in dB; None without an inversion."""
+
+    edits: list[Edit]
+    psnr: float | None
+    sheet: Path
+    manifest: Path
+
+
+@dataclass(eq=False)
+class EditRun:
+    """An edit that is ready to start, made by `prepare_edit`.
+
+    kept: the inversion that an earlier edit left in `folder`, if it is of the same clip, weights and settings.
+    used: the LoRAs and controls, as JSON holds them.
+    notes: sentences that the user should read. embeds: of each text, by the text, (1, n, d).
+    """
+
+    selection: Selection
+    clip: Clip
+    checkpoint: Checkpoint
+    unet: InflatedUNet
+    latents: Tensor
+    embeds: dict[str, Tensor]
+    prompts: Sequence[str]
+    config: EditConfig
+    folder: Path
+    sources: dict[str, Path]
+    used: dict[str, list[dict]]
+    controls: tuple[Control, ...]
+    key: str
+    kept: Inversion | None
+    memory: MemoryPlan
+    notes: list[str]
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, on_step: Callable | None = None) -> EditReport:
+        """Inverts or takes the kept inversion, samples each prompt, and writes videos, sheet and manifest.
+
+        on_step: called as (step, total, part=, timestep=, latents=) after each step of DDIM; part is "inversion",
+            "reconstruction" or the prompt.
+        """
+        rows, psnr, noise = [("source", self.clip.frames)], None, None
+        for name in (MANIFEST, SHEET):  # they must never tell of other videos than lie beside them
+            (self.folder / name).unlink(missing_ok=True)
+        if self.config.from_inversion:
+            inversion = self._inversion(on_step)
+            noise = inversion.noise.to(self.latents)
+            with self._timed("reconstruction"):
+                frames = self._write(inversion.reconstruction, RECONSTRUCTION)
+            psnr = peak_signal_to_noise(frames, self.clip.frames)
+            rows.append((f"reconstruction, {psnr:.1f} dB", frames[shown_frames(len(frames))]))
+        edits = []
+        taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
+        for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
+            began = time.perf_counter()
+            frames = self._write(self._sampled(prompt, noise, on_step), name)
+            edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
+            rows.append((prompt, frames[shown_frames(len(frames))]))
+        with self._timed("sheet"):
+            contact_sheet(self.folder / SHEET, rows)
+        report = EditReport(edits, psnr, self.folder / SHEET, self.folder / MANIFEST)
+        with atomic_path(report.manifest) as temporary:
+            temporary.write_text(json.dumps(self._manifest(report), indent=2) + "\n", encoding="utf-8")
+        return report
+
+    def _inversion(self, on_step: Callable | None) -> Inversion:
+        if self.kept:
+            return self.kept
+        predict_noise, steps = self._predictor(self.config.inversion_prompt), self.config.inversion_steps
+        scheduler = self.checkpoint.scheduler
+        with self._timed("inversion"):
+            on_inversion = on_step and partial(on_step, part="inversion")
+            noise = invert(predict_noise, self.latents, scheduler, steps, on_step=on_inversion)[-1]
+        with self._timed("reconstruction"):
+            on_reconstruction = on_step and partial(on_step, part="reconstruction")
+            reconstruction = sample(predict_noise, noise, scheduler, steps, on_step=on_reconstruction)
+        if not (noise.isfinite().all() and reconstruction.isfinite().all()):
+            raise TavError(
+                f"The inversion left the range of {self.unet.dtype}; edit with precision bf16 or no instead."
+            )
+        inversion = Inversion(noise, reconstruction)
+        inversion.save(self.folder / INVERSION, self.key)
+        return inversion
+
+    def _sampled(self, prompt: str, noise: Tensor | None, on_step: Callable | None) -> Tensor:
+        # On the CPU, so that every device draws the same.
+        generator = torch.Generator().manual_seed(self.config.seed)
+        if noise is None:
+            noise = torch.randn(self.latents.shape, generator=generator).to(self.latents.device)
+        texts = self._predictor(prompt), self._predictor(self.config.negative_prompt)
+        return sample(
+            guided(*texts, self.config.guidance_scale),
+            noise,
+            self.checkpoint.scheduler,
+            self.config.num_steps,
+            eta=self.config.eta,
+            generator=generator,
+            on_step=on_step and partial(on_step, part=prompt),
+        )
+
+    def _predictor(self, text: str) -> NoisePredictor:
+        return NoisePredictor(self.unet, self.embeds[text], self.checkpoint.scheduler, self.controls)
+
+    def _write(self, latents: Tensor, name: str) -> Tensor:
+        """Decodes latents, writes them as a video, and returns the frames."""
+        frames = self.checkpoint.decode_video(latents)
+        write_video(self.folder / f"{name}.mp4", frames, self.clip.fps)
+        return frames
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+    def _manifest(self, report: EditReport) -> dict:
+        """All that it takes to do this again; paths are relative to the folder."""
+        sources = {name: _relative(path, self.folder) for name, path in self.sources.items()}
+        inverted = self.config.from_inversion
+        return {
+            **sources,
+            **self.used,
+            "selection": self.selection.as_metadata() | {"fps": self.clip.fps},
+            "settings": asdict(self.config) | {"device": str(self.latents.device), "dtype": str(self.unet.dtype)},
+            "prediction_type": self.checkpoint.scheduler.config.prediction_type,
+            "inversion": {"path": INVERSION, "reused": self.kept is not None} if inverted else None,
+            "reconstruction": f"{RECONSTRUCTION}.mp4" if inverted else None,
+            "reconstruction_psnr": report.psnr,
+            "edits": [
+                {
+                    "prompt": edit.prompt,
+                    "path": edit.path.name,
+                    "seed": self.config.seed,
+                    "seconds": round(edit.seconds, 3),
+                }
+                for edit in report.edits
+            ],
+            "sheet": SHEET,
+            "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
+            "versions": versions(),
+        }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return path.absolute().as_posix()

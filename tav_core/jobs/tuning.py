@@ -1,0 +1,212 @@
+"""A tuning run from files to a file: clip, prompt and checkpoint in, tuned weights out. It resumes by itself."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from ..checkpoints.lora import Lora
+from ..control import Control, residuals
+from ..errors import TavError
+from ..files import ensure_writable
+from ..fingerprints import FREE, personalised_run, run_fingerprint
+from ..inflate import InflatedUNet, inflate
+from ..inflation import Inflation
+from ..memory import tuning_memory
+from ..precision import tuning_precision
+from ..resume import steps_kept_in
+from ..tune import TuneConfig, TuneReport, resolve_checkpointing, tune
+from ..tuned import TunedWeights
+from ..version import __version__
+from .base import Base, MemoryPlan, ensure_prompt, ensure_room, open_base, unseen_words
+from .control_choice import ControlChoice
+from .selection import Selection
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(eq=False)
+class TuningRun:
+    """A run that is ready to start, made by `prepare_tuning`.
+
+    resume_file: keeps the steps of an interrupted run. is_done: whether `output` holds the result of this very run.
+    memory: the plan; None where it is done. notes: what the user should read.
+    """
+
+    unet: InflatedUNet
+    latents: Tensor | tuple[Tensor, Tensor]
+    prompt_embeds: Tensor
+    scheduler: DDPMScheduler
+    config: TuneConfig
+    output: Path
+    resume_file: Path
+    facts: dict
+    notes: list[str]
+    is_done: bool
+    controls: tuple[Control, ...] = ()
+    memory: MemoryPlan | None = None
+
+    @property
+    def first_step(self) -> int:
+        """The steps done so far by an interrupted run."""
+        return steps_kept_in(self.resume_file)
+
+    def run(self, on_step: Callable | None = None) -> TuneReport:
+        """Tunes, writes the weights, and only then removes the resume file. `on_step` as `tune` calls it."""
+        report = tune(
+            self.unet,
+            self.latents,
+            self.prompt_embeds,
+            self.scheduler,
+            replace(self.config, gradient_checkpointing=self.memory.checkpointing),
+            control=partial(residuals, self.controls, prompt_embeds=self.prompt_embeds) if self.controls else None,
+            checkpoint=self.resume_file,
+            run=self.facts["run"],
+            on_step=on_step,
+        )
+        outcome = {"steps": report.steps, "final_loss": report.losses[-1]}
+        TunedWeights.from_unet(self.unet, **self.facts, **outcome).save(self.output)
+        self.resume_file.unlink(missing_ok=True)
+        return report
+
+
+def prepare_tuning(
+    selection: Selection,
+    prompt: str,
+    checkpoint: str | os.PathLike | Base,
+    output: str | os.PathLike,
+    *,
+    config: TuneConfig,
+    inflation: Inflation = Inflation(),
+    posterior: bool = False,
+    loras: Sequence[Lora] = (),
+    controls: Sequence[ControlChoice] = (),
+    prediction_type: str | None = None,
+    device: torch.device,
+    replace_output: bool = False,
+) -> TuningRun:
+    """Checks everything, reads the clip, opens the checkpoint and encodes; VAE and text encoder are then released.
+
+    checkpoint, prediction_type: as `open_base` takes them.
+    loras: become a part of the base that is tuned, and not of the tuned weights.
+    controls: hold the network to their images while it is tuned.
+    posterior: samples the VAE's posterior at every step, as the original does, instead of using its mean.
+    replace_output: lets the run replace a file that holds something else.
+    Raises TavError for wrong inputs, and where `output` holds anything other than this run's result.
+    """
+    output = Path(output)
+    ensure_prompt(prompt, "The clip's prompt")
+    if output.suffix != SUFFIX:
+        raise TavError(f"Tuned weights are written to a {SUFFIX} file, got {output.name!r}; give it that suffix.")
+    asked = {"prompt": prompt, **selection.as_metadata(), "posterior": posterior}
+    if loras := checkpoint.loras if isinstance(checkpoint, Base) else loras:
+        asked["loras"] = [lora.as_metadata() for lora in loras]
+    if controls:
+        asked["controls"] = [control.as_metadata() for control in controls]
+    existing = None if replace_output else _existing(output, asked | inflation.as_metadata(), config)
+    ensure_writable(output.parent)
+    clip = selection.read()
+    own = () if isinstance(checkpoint, Base) else loras
+    base = open_base(checkpoint, loras=own, prediction_type=prediction_type, device=device)
+    opened = base.checkpoint
+    notes, family = unseen_words(opened, [prompt]), opened.family
+    unet = inflate(opened.unet, inflation)
+    precision = tuning_precision(config.mixed_precision, unet.dtype, device)
+    controls = tuple(control.open(selection, unet.unet, device, precision) for control in controls)
+    prompt_embeds = opened.encode_prompt(prompt)
+    latents = opened.encode_video(clip.frames, posterior=posterior)
+    scheduler = DDPMScheduler.from_config(opened.scheduler.config)
+    facts = {
+        "family": family,
+        "checkpoint": base.path.name,
+        "base_fingerprint": base.fingerprint,
+        "prediction_type": scheduler.config.prediction_type,
+        **asked,
+        "fps": clip.fps,
+        "config": asdict(config),
+        "version": __version__,
+    }
+    del opened, base  # tuning needs neither VAE nor text encoder; free their memory before it is counted
+
+    run = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
+    if loras or controls:
+        run = personalised_run(run, unet if loras else None, controls)
+    if existing and existing.facts.run != run:
+        raise _occupied(output, "tuned weights of another run (another clip, checkpoint or device)")
+    prefix = f".{output.stem[:100]}."
+    job = TuningRun(
+        unet,
+        latents,
+        prompt_embeds,
+        scheduler,
+        config,
+        output,
+        output.with_name(f"{prefix}{run[:12]}.resume{SUFFIX}"),
+        facts | {"run": run},
+        notes,
+        is_done=bool(existing),
+        controls=controls,
+    )
+    if not job.is_done:
+        if job.first_step > config.num_steps:
+            raise TavError(
+                f"This run was interrupted after step {job.first_step}, which is more than the {config.num_steps} "
+                f"asked for; ask for at least {job.first_step} steps, or delete {job.resume_file}."
+            )
+        # two checkpoints of three numbers each while one takes the other's place, and the result
+        ensure_room(output.parent, 28 * sum(p.numel() for p in unet.trainable_parameters().values()))
+        notes += _notes_on_other_runs(job.resume_file, prefix)
+        job.memory = _plan(unet, latents, config)
+    return job
+
+
+def _existing(output: Path, asked: dict, config: TuneConfig) -> TunedWeights | None:
+    """What lies at `output`, if it may be this run's result; TavError if it cannot be."""
+    if not output.exists():
+        return None
+    try:
+        weights = TunedWeights.load(output)
+    except TavError:
+        raise _occupied(output, "something else") from None
+    asked = asked | _decisive(asdict(config))
+    there = weights.facts.as_metadata() | (weights.facts.config or {})
+    if differs := [name for name, value in asked.items() if there.get(name) != value]:
+        name = differs[0]
+        raise _occupied(output, f"weights of another run ({name} {there.get(name)!r}, not {asked[name]!r})")
+    if weights.facts.steps != config.num_steps:
+        raise _occupied(output, f"this run's weights after {weights.facts.steps} steps, not {config.num_steps}")
+    return weights
+
+
+def _decisive(config: dict) -> dict:
+    return {name: value for name, value in config.items() if name not in FREE}
+
+
+def _occupied(output: Path, content: str) -> TavError:
+    return TavError(f"{output} already holds {content}; choose another name, or replace it with --force.")
+
+
+def _notes_on_other_runs(resume_file: Path, prefix: str) -> list[str]:
+    """Work is kept under a run's fingerprint; another run's file next to it may mean that a setting is a mistake."""
+    of_this_output = re.compile(re.escape(prefix) + r"[0-9a-f]{12}\.resume\.safetensors")
+    others = [p for p in sorted(resume_file.parent.iterdir()) if of_this_output.fullmatch(p.name) and p != resume_file]
+    return [
+        f"{other.name} keeps an interrupted run for the same output with another clip, checkpoint, prompt, device or "
+        "settings; this run starts from the beginning and leaves it alone. Delete it if you do not need it."
+        for other in others
+    ]
+
+
+def _plan(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], config: TuneConfig) -> MemoryPlan:
+    """By the same estimate that `tune` uses to decide what "auto" means."""
+    mean = latents if torch.is_tensor(latents) else latents[0]
+    checkpointing = resolve_checkpointing(config, unet, mean.shape, mean.device)
+    half = tuning_precision(config.mixed_precision, unet.dtype, mean.device) != torch.float32
+    needed = tuning_memory(unet, mean.shape, checkpointing=checkpointing, half=half)
+    return MemoryPlan.on(mean.device, needed, checkpointing=checkpointing)

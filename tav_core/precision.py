@@ -1,0 +1,40 @@
+"""The precisions that networks are tuned and sampled in."""
+
+import torch
+
+from .errors import TavError
+
+PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def tuning_precision(mixed_precision: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype that a tuning step computes in; float32 means no autocast.
+
+    mixed_precision: one of PRECISIONS, or "auto": what the network is stored in, and for float32 bf16 on GPUs that
+        have it, fp16 on others and float32 on a CPU.
+    Raises TavError for a network stored in a half precision that is not the one asked for.
+    """
+    if mixed_precision == "auto":
+        if stored != torch.float32 or device.type != "cuda":
+            return stored
+        return _best_half(device)
+    precision = PRECISIONS[mixed_precision]
+    if stored not in (torch.float32, precision):
+        own = next((name for name, dtype in PRECISIONS.items() if dtype == stored), "auto")
+        raise TavError(
+            f'mixed_precision "{mixed_precision}" does not go with a network stored in {stored}. Load it with '
+            f'dtype=torch.float32, or set mixed_precision to "{own}".'
+        )
+    return precision
+
+
+def sampling_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype that networks are sampled in: one of PRECISIONS, or "auto": fp16 on a GPU, float32 on the CPU."""
+    if precision == "auto":
+        return torch.float16 if device.type == "cuda" else torch.float32
+    return PRECISIONS[precision]
+
+
+def _best_half(device: torch.device) -> torch.dtype:
+    with torch.cuda.device(device):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

@@ -1,0 +1,87 @@
+"""What a network predicts, as noise: predictors for inversion and sampling, and guidance."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from .control import Control, residuals
+from .errors import TavError
+from .inflate import InflatedUNet
+
+PredictNoise = Callable[[Tensor, int], Tensor]
+
+
+def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
+    """Turns what a network predicts, by `scheduler`'s prediction type, into noise, at the timestep that it was told.
+
+    Inversion tells the network another timestep than the latents are at, so only here is it still known at which
+    noise level a velocity (Salimans & Ho 2022, arXiv 2202.00512: v = sqrt(a) noise - sqrt(1 - a) x_0) was meant.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return predict
+    if kind != "v_prediction":
+        raise TavError(f"Only networks that predict epsilon or v_prediction can be used, got {kind!r}.")
+
+    def predict_noise(latents: Tensor, timestep: int) -> Tensor:
+        alpha = scheduler.alphas_cumprod[timestep]
+        return alpha.sqrt() * predict(latents, timestep) + (1 - alpha).sqrt() * latents
+
+    return predict_noise
+
+
+@dataclass(frozen=True)
+class NoisePredictor:
+    """The noise that an inflated network sees in video latents under a text (`prompt_embeds` as it takes them)."""
+
+    unet: InflatedUNet
+    prompt_embeds: Tensor
+    scheduler: DDIMScheduler
+    controls: tuple[Control, ...] = ()
+
+    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
+        return as_noise(self._predict, self.scheduler)(latents, timestep)
+
+    def _predict(self, latents: Tensor, timestep: int) -> Tensor:
+        return self.unet(
+            latents, timestep, self.prompt_embeds, **residuals(self.controls, latents, timestep, self.prompt_embeds)
+        )
+
+
+def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_scale: float) -> PredictNoise:
+    """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): u + scale * (c - u).
+
+    A scale of 1 or less asks the conditional prediction alone, as the original does. Two NoisePredictors of one
+    network are asked in one batch.
+    """
+    if guidance_scale <= 1:
+        return predict_cond
+    predict_both = _in_one_batch(predict_uncond, predict_cond)
+
+    def predict_noise(latents: Tensor, timestep: int) -> Tensor:
+        uncond, cond = predict_both(latents, timestep)
+        return uncond + guidance_scale * (cond - uncond)
+
+    return predict_noise
+
+
+def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+    """Asks two predictors; at once, where it is one network that reads two texts of the same shape."""
+    both = first, second
+    if (
+        not all(isinstance(predict, NoisePredictor) for predict in both)
+        or first.unet is not second.unet
+        or first.prompt_embeds.shape[1:] != second.prompt_embeds.shape[1:]
+        or first.controls != second.controls
+    ):
+        return lambda latents, timestep: (first(latents, timestep), second(latents, timestep))
+
+    def predict(latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
+        texts = [p.prompt_embeds.expand(len(latents), *p.prompt_embeds.shape[1:]) for p in both]
+        joined = replace(first, prompt_embeds=torch.cat(texts))
+        return joined(torch.cat([latents, latents]), timestep).chunk(2)
+
+    return predict

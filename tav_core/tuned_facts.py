@@ -1,0 +1,106 @@
+"""The metadata of a tuned-weights file: one typed schema for all who write or read it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import get_args, get_type_hints
+
+from .errors import TavError
+from .inflation import Inflation
+
+VERSION = 1
+"""Of the format: the keys below. A reader keeps keys it does not know; a key that changes its meaning needs the next
+version."""
+
+
+@dataclass(frozen=True)
+class TunedFacts:
+    """What weights were tuned on, and how; None where it is unknown.
+
+    family: "sd1" or "sd2". checkpoint: the base's file name. base_fingerprint: as `fingerprints.fingerprint` gives it.
+    prediction_type: "epsilon" or "v_prediction". inflation: how the network was inflated.
+    prompt: describes the clip. clip: its file name. frames, size ([width, height]), start, stride, fit: which frames of
+        it, as `Selection` has them. fps: of the chosen frames. posterior: whether the VAE was sampled.
+    loras: {"file", "strength"} of each LoRA in place. controls: {"kind", "network", "pictures", "strength", "start",
+        "end"} of each.
+    config: the fields of TuneConfig. steps: done. final_loss: of the last of them. run: the run's fingerprint.
+    source: the result of the original that they come from. version: of this package, when they were tuned.
+    more: keys that this version does not know, as they came.
+    """
+
+    family: str | None = None
+    checkpoint: str | None = None
+    base_fingerprint: str | None = None
+    prediction_type: str | None = None
+    inflation: Inflation = Inflation()
+    prompt: str | None = None
+    clip: str | None = None
+    frames: int | None = None
+    size: list | None = None
+    start: int | None = None
+    stride: int | None = None
+    fit: str | None = None
+    fps: float | None = None
+    posterior: bool | None = None
+    loras: list | None = None
+    controls: list | None = None
+    config: dict | None = None
+    steps: int | None = None
+    final_loss: float | None = None
+    run: str | None = None
+    source: str | None = None
+    version: str | None = None
+    more: dict = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **given) -> "TunedFacts":
+        """Takes fields by name, and anything else that JSON can hold into `more`."""
+        names = {each.name for each in fields(cls)} - {"more"}
+        known = {name: value for name, value in given.items() if name in names}
+        return cls(**known, more={name: value for name, value in given.items() if name not in names})
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping) -> "TunedFacts":
+        """Reads what `as_metadata` gave; raises TavError for a value of the wrong type."""
+        inflation = Inflation.from_metadata(metadata)
+        types = {name: kind for name, kind in get_type_hints(cls).items() if name not in ("inflation", "more")}
+        for name, value in metadata.items():
+            if name in types and not _is(value, types[name]):
+                raise TavError(f"{name} must be {_named(types[name])}; got {value!r}.")
+        own = {"inflation", *inflation.as_metadata()}
+        return cls.of(inflation=inflation, **{name: value for name, value in metadata.items() if name not in own})
+
+    def as_metadata(self) -> dict:
+        """As JSON holds it: what is known, flat, the inflation field by field."""
+        known = {name: value for name, value in vars(self).items() if name not in ("inflation", "more")}
+        known = {name: value for name, value in known.items() if value is not None}
+        return self.more | self.inflation.as_metadata() | known
+
+
+def sibling_note(facts: TunedFacts, checkpoint: str, fingerprint: str) -> str | None:
+    """Warns where weights are put onto another checkpoint than they were tuned on; None where it is the same."""
+    tuned_on = str(facts.base_fingerprint)
+    if tuned_on == fingerprint:
+        return None
+    return (
+        f"The weights were tuned on {facts.checkpoint or 'a checkpoint'} (fingerprint {tuned_on[:12]}), and "
+        f"{checkpoint} is another one ({fingerprint[:12]}); edits may follow the clip less closely."
+    )
+
+
+def missing_names(recorded: list[dict] | None, present: Collection[str], key: str) -> str:
+    """The LoRAs or controls that weights were tuned with and that are not present now, in words; "" if there are none.
+
+    recorded: as `TunedFacts` holds them. present: their names now. key: the field that holds the name.
+    """
+    names = [each.get(key) or "one without a name" for each in recorded or []]
+    return ", ".join(name for name in names if name not in present)
+
+
+def _is(value: object, kind: UnionType) -> bool:
+    return any(isinstance(value, (int, float) if option is float else option) for option in get_args(kind))
+
+
+def _named(kind: UnionType) -> str:
+    words = {str: "text", bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
+    return words.get(get_args(kind)[0], "a table")

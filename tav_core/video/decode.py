@@ -1,0 +1,205 @@
+"""A video file as a source of pictures, any of them by its number, few of them decoded and one held at a time.
+
+The file is read twice: once for its timeline, from its packets where they tell it and else by decoding, and once for
+the chosen pictures, seeking to the keyframe before each.
+"""
+
+import itertools
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+from av.error import FFmpegError
+
+from ..errors import TavError
+from .frames import display_matrix, rgb, upright
+
+UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
+
+# Codecs that put exactly one shown picture into each packet. Others hide some (VP8's alt-ref frames, MPEG-4's
+# skipped ones) or are too rare to trust, and are counted by decoding.
+PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
+
+
+class _Lost(Exception):
+    """The packets or a seek do not lead to every picture; only decoding from the start does."""
+
+
+class VideoFile:
+    """A video file as a source of pictures: its timeline, and any of its pictures in the order they are shown.
+
+    `times` holds a number for each picture: its pts where packets tell the timeline, its place where decoding did.
+    `moments` holds the seconds at which each is shown, None where the file does not say.
+    `keyframes` holds the pts at which decoding may begin; it is empty where only decoding from the start is safe.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with self._opened() as (container, stream):
+            self.format = container.format.name
+            self.rate = stream.average_rate
+            self.pixel_aspect = stream.codec_context.sample_aspect_ratio or 1
+            self.stated = stream.frames  # 0 where the header does not say
+        try:
+            self._read_packets()
+        except (_Lost, FFmpegError):
+            self._read_pictures()
+        if not self.times:
+            raise TavError(f"{path} has a video stream without a single frame; give another file.")
+        self.num_frames = len(self.times)
+
+    @property
+    def fps(self) -> float:
+        """The stated rate where it explains the timeline to half a frame (mkv rounds times), else the mean rate."""
+        steps = self.num_frames - 1
+        if self.rate and abs(float(self.rate) * self.seconds - steps) < 0.5:
+            return float(self.rate)
+        if steps and self.seconds > 0:
+            return steps / self.seconds
+        return float(self.rate or UNKNOWN_FPS)
+
+    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+        """The chosen pictures, uint8 (h, w, 3)."""
+        matrix = None
+        for frame in self._frames(chosen):
+            matrix = matrix or display_matrix(frame)
+            yield upright(rgb(frame, self.pixel_aspect), matrix)
+
+    def _frames(self, chosen: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """The chosen frames: by their pts where that finds them all, else by counting."""
+        found = 0
+        try:
+            for frame in self._frames_at([self.times[index] for index in chosen]):
+                yield frame
+                found += 1
+            return
+        except (_Lost, FFmpegError):
+            self._read_pictures()
+        if len(self.times) != self.num_frames:
+            raise self._damaged()
+        yield from self._frames_at(chosen[found:])
+
+    def _read_packets(self) -> None:
+        """The timeline without decoding; _Lost where packets are no pictures, lack true times, or end too early."""
+        packets = []
+        with self._opened() as (container, stream):
+            if stream.codec_context.name not in PICTURE_PER_PACKET or self.format == "avi":  # avi stores no pts
+                raise _Lost
+            for packet in container.demux(stream):
+                if packet.is_corrupt:
+                    raise _Lost
+                if packet.size and not packet.is_discard:  # an edit list discards what it cuts away
+                    packets.append((packet.pts, packet.is_keyframe))
+            time_base = stream.time_base
+        self.times = sorted({pts for pts, _ in packets if pts is not None})
+        self.keyframes = sorted(pts for pts, is_keyframe in packets if is_keyframe and pts is not None)
+        self.moments = [float(pts * time_base) for pts in self.times]
+        starts_with_keyframe = self.keyframes[:1] == self.times[:1]  # pictures before it may never be shown
+        if is_cut_short(self.path) or len(self.times) < len(packets) or not starts_with_keyframe:
+            raise _Lost
+        self.seconds = float((self.times[-1] - self.times[0]) * time_base) if packets else 0.0
+
+    def _read_pictures(self) -> None:
+        """The timeline by decoding it all; TavError where the file breaks off."""
+        packets, whole, moments = 0, not is_cut_short(self.path), []
+        with self._opened() as (container, stream):
+            try:
+                for packet in container.demux(stream):
+                    moments += [frame.time for frame in packet.decode()]
+                    packets += packet.size > 0
+                    whole = whole and not packet.is_corrupt
+            except FFmpegError:
+                whole = False
+        self.times, self.keyframes, self.moments = range(len(moments)), [], moments
+        # What mov and mp4 state includes what an edit list cuts away; there, an early end shows in other ways.
+        if not whole or (packets < self.stated and "mov" not in self.format):
+            raise self._damaged()
+        known = [moment for moment in moments if moment is not None]
+        self.seconds = max(known) - min(known) if known else 0.0
+
+    def _frames_at(self, times: Sequence[int]) -> Iterator[av.VideoFrame]:
+        with self._opened() as (container, stream):
+            now, frames = self.times[0], self._timed(container.demux(stream))
+            for time in times:
+                keyframe = self.keyframes[bisect_right(self.keyframes, time) - 1] if self.keyframes else now
+                if keyframe > now:
+                    frames = self._timed(_packets_from(container, stream, keyframe))
+                now, frame = next(((now, frame) for now, frame in frames if now >= time), (None, None))
+                if now != time:
+                    raise _Lost
+                yield frame
+
+    def _timed(self, packets: Iterator[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
+        place = itertools.count()
+        for packet in packets:
+            for frame in packet.decode():
+                if self.keyframes and frame.pts is None:
+                    raise _Lost
+                yield frame.pts if self.keyframes else next(place), frame
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
+        try:
+            container = av.open(str(self.path), metadata_errors="replace")
+        except (OSError, FFmpegError) as error:
+            raise TavError(
+                f"{self.path} is not a video, or not a whole one ({error.strerror}); "
+                "give an mp4, mov, mkv, webm or gif file, or a folder of images."
+            ) from error
+        with container:
+            if not container.streams.video or container.format.name == "tty":  # FFmpeg plays text files, too
+                raise TavError(f"{self.path} has no video stream; give a video file or a folder of images.")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise TavError(f"{self.path} uses a codec that this PyAV cannot decode; convert it to H.264.")
+            stream.thread_type = "AUTO"
+            yield container, stream
+
+    def _damaged(self) -> TavError:
+        stated = f" of its {self.stated}" if self.stated > len(self.times) else ""
+        return TavError(
+            f"{self.path} is damaged or cut short: only {len(self.times)}{stated} frames could be read; "
+            "download or export it again."
+        )
+
+
+def _packets_from(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream, keyframe: int
+) -> Iterator[av.Packet]:
+    """Packets from a keyframe (its pts) on, or from an earlier one; _Lost where the seek leads elsewhere."""
+    container.seek(keyframe, stream=stream)
+    packets = container.demux(stream)
+    first = next(packets)
+    if not first.is_keyframe or first.pts is None or first.pts > keyframe:
+        raise _Lost
+    yield from itertools.chain([first], packets)
+
+
+MP4_BOXES = {b"ftyp", b"moov", b"mdat", b"moof", b"mfra", b"styp", b"sidx", b"free", b"skip", b"wide", b"uuid"}
+
+
+def is_cut_short(path: Path) -> bool:
+    """Whether the file ends before its outermost element does, which FFmpeg often takes for the end of the video."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if head.startswith(b"GIF8"):
+            file.seek(max(size - 64, 0))
+            return not file.read().rstrip(b"\0\r\n").endswith(b";")
+        if head.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska: one segment; leading zeros of its length count its bytes
+            place = head.find(b"\x18\x53\x80\x67") + 4
+            width = 9 - head[place].bit_length()
+            length = int.from_bytes(head[place : place + width], "big") - (1 << 7 * width)
+            unknown = (1 << 7 * width) - 1  # a live recording
+            return length != unknown and place + width + length > size
+        place, box = 0, head
+        while box[4:8] in MP4_BOXES:
+            length = int.from_bytes(box[:4], "big")
+            length = int.from_bytes(box[8:16], "big") if length == 1 else length or size - place  # 0: to the end
+            place += max(length, 8)
+            file.seek(place)
+            box = file.read(16)
+        return place > size

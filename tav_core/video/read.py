@@ -1,0 +1,84 @@
+"""Frames in, frames out: videos, GIFs and folders of images become tensors, tensors become mp4 files."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import TavError
+from .choose import check_choice, check_size, select_frames
+from .decode import VideoFile
+from .frames import fitted
+from .image_folder import ImageFolder
+
+
+class Clip(NamedTuple):
+    """Frames (f, h, w, 3), float32 in 0..1, and the rate (1/s) that shows the source's motion at its own speed."""
+
+    frames: Tensor
+    fps: float
+
+
+def read_frames(
+    path: str | os.PathLike,
+    num_frames: int = 24,
+    *,
+    size: int | tuple[int, int] = 512,
+    start: int = 0,
+    stride: int = 0,
+    fit: str = "crop",
+) -> Clip:
+    """Reads `num_frames` frames of a video, a GIF or a folder of images.
+
+    Stride 0 spreads the frames uniformly from frame `start` to the last; otherwise every `stride`-th is taken, as in
+    the original. Frames are counted as displayed: upright, in time order, edit lists obeyed, at whatever rate.
+    A folder is read in natural order (frame2 before frame10) as if at 8 frames a second; its images share one size.
+
+    `size` is a side or (width, height), in multiples of 8. "crop" keeps the aspect and the centre, "pad" keeps the
+    aspect and the whole picture, on black, "stretch" keeps neither. Shrinking averages areas (INTER_AREA), enlarging
+    is bicubic. Transparency lies on black. A YUV video that does not name its colours is read as browsers do: BT.709
+    from 720 lines on, BT.601 below. Raises TavError for every wrong option and every missing or damaged file.
+    """
+    path = Path(path)
+    check_choice(num_frames, size, start, stride, fit)
+    if not path.exists():
+        raise TavError(f"There is no file or folder {path}; check the path of the video.")
+    source = ImageFolder(path) if path.is_dir() else VideoFile(path)
+    return take_frames(source, num_frames, size=size, start=start, stride=stride, fit=fit, name=str(path))
+
+
+class Pictures(Protocol):
+    """A source of pictures: how many, how fast (1/s), and the chosen ones, uint8 (h, w, 3)."""
+
+    num_frames: int
+    fps: float
+
+    def pictures(self, chosen: Sequence[int]) -> Iterable[np.ndarray]: ...
+
+
+def take_frames(
+    source: Pictures,
+    num_frames: int,
+    *,
+    size: int | tuple[int, int] = 512,
+    start: int = 0,
+    stride: int = 0,
+    fit: str = "crop",
+    name: str = "The clip",
+) -> Clip:
+    """As `read_frames`, from pictures that are open already; `name` begins the errors."""
+    check_choice(num_frames, size, start, stride, fit)
+    width, height = check_size(size)
+    try:
+        chosen = select_frames(source.num_frames, num_frames, start, stride)
+    except TavError as error:
+        raise TavError(f"{name}: {error}") from None
+    frames = torch.empty(num_frames, height, width, 3)
+    for kept, picture in zip(frames, source.pictures(chosen), strict=True):
+        kept.copy_(torch.from_numpy(fitted(picture, width, height, fit))).div_(255)
+    frames_per_step = (chosen[-1] - chosen[0]) / (num_frames - 1) if num_frames > 1 else 1
+    return Clip(frames, source.fps / frames_per_step)

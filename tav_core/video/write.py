@@ -1,0 +1,67 @@
+"""Frames out: tensors become mp4 files."""
+
+import math
+import os
+from fractions import Fraction
+from numbers import Real
+from pathlib import Path
+
+import av
+import numpy as np
+import torch
+from av.error import FFmpegError
+from torch import Tensor
+
+from ..errors import TavError
+from ..files import atomic_path
+from .frames import yuv
+
+
+def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
+    """Writes frames (f, h, w, 3), float in 0..1, as an H.264 mp4 that browsers play, whole or not at all.
+
+    yuv420p needs even sides: an odd one repeats its last row or column. Colours are BT.709, limited range, and tagged
+    so. Values up to 0.5 outside 0..1 are a decoder's overshoot and are clipped. Raises TavError for anything else
+    that is not such frames, an fps outside 0.001..1000, a suffix other than .mp4, and a file that cannot be written.
+    """
+    path = Path(path)
+    _check_writable(path, frames, fps)
+    rate = Fraction(float(fps)).limit_denominator(1001)  # finds 30000/1001 in 29.97003
+    odd_height, odd_width = frames.shape[1] % 2, frames.shape[2] % 2
+    colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
+    muxing = {"format": "mp4", "options": {"movflags": "+faststart"}}
+    try:
+        with atomic_path(path) as temporary, av.open(str(temporary), "w", **muxing) as container:
+            stream = container.add_stream("libx264", rate=rate, options={"crf": "17", **colours})
+            stream.width, stream.height = frames.shape[2] + odd_width, frames.shape[1] + odd_height
+            stream.pix_fmt = "yuv420p"
+            for number, pixels in enumerate(frames):
+                picture = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+                picture = np.pad(picture, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
+                frame = yuv(picture)
+                frame.pts, frame.time_base = number, 1 / rate
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    except (OSError, FFmpegError) as error:
+        raise TavError(
+            f"{path} could not be written ({error.strerror}); choose another place or free space."
+        ) from error
+
+
+def _check_writable(path: Path, frames: Tensor, fps: float) -> None:
+    if path.suffix.lower() != ".mp4":
+        raise TavError(f"The video's name is {path.name!r}, but it will be an mp4; give it the suffix .mp4.")
+    if "libx264" not in av.codecs_available:
+        raise TavError("This PyAV cannot write H.264, for it lacks libx264; get one that can by: pip install av.")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape or not frames.is_floating_point():
+        raise TavError(
+            f"A video needs float frames (f, h, w, 3) in 0..1, got {frames.dtype} {tuple(frames.shape)}; "
+            "move the colour last, and divide bytes by 255."
+        )
+    if not isinstance(fps, Real) or not 0.001 <= fps <= 1000:
+        raise TavError(f"The fps is {fps!r}, but a number within 0.001..1000 is needed; give 8, for example.")
+    low, high = (bound.item() for bound in frames.detach().aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise TavError("The frames hold NaN or infinite values, which no video can show; find the step that made them.")
+    if low < -0.5 or high > 1.5:
+        raise TavError(f"The frames reach from {low:.3g} to {high:.3g}, but 0..1 is needed; rescale them first.")

@@ -1,0 +1,557 @@
+"""The shell: whole runs on a tiny random checkpoint, what survives an interruption, and every sentence of refusal."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from tqdm import tqdm
+
+from tav_core import TunedWeights, memory, read_frames
+from tav_core.cli import app as commands
+from tav_core.cli.main import main
+from tav_core.jobs import base as jobs
+from tav_core.jobs import edit_run
+from tav_core.jobs import editing as editing_job
+from tav_core.jobs import tuning as tuning_job
+from tests.cli.test_original_config import CONFIG, write
+from tests.clips import encode
+from tests.random_checkpoint import write_random_checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def tav(*arguments) -> Outcome:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    return Outcome(ended.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def process(*arguments) -> subprocess.CompletedProcess:
+    """Python with these arguments, from the checkout."""
+    words = [str(argument) for argument in arguments]
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """A folder with a clip, a checkpoint and another one."""
+    folder = tmp_path_factory.mktemp("files")
+    write_random_checkpoint(folder / "sd.safetensors", size="tiny")
+    write_random_checkpoint(folder / "other.safetensors", size="tiny", seed=1)
+    write_random_checkpoint(folder / "sd2.safetensors", size="tiny-sd2")
+    x, y = np.meshgrid(np.arange(96), np.arange(64))
+    balls = [(x - 9 * i - 8) ** 2 + (y - 32) ** 2 < 150 for i in range(10)]
+    encode(folder / "ball.mp4", [np.stack([2 * x, 3 * y, 220 * ball], -1).astype(np.uint8) for ball in balls], fps=8)
+    return folder
+
+
+def tuning(files, output, **changes) -> list:
+    """The words of a small `tav tune`; changes replace options by name."""
+    options = {"prompt": "a ball", "checkpoint": files / "sd.safetensors", "output": output}
+    options |= {"frames": 4, "size": 64, "steps": 3} | changes
+    return ["tune", options.pop("clip", files / "ball.mp4"), *_words(options)]
+
+
+def editing(files, folder, *prompts, **changes) -> list:
+    """The words of a small `tav edit`."""
+    options = {"weights": files / "ball.safetensors", "checkpoint": files / "sd.safetensors", "output": folder}
+    options |= {"steps": 3, "inversion_steps": 3} | changes
+    words = [word for prompt in prompts for word in ("--prompt", prompt)]
+    return ["edit", files / "ball.mp4", *_words(options), *words]
+
+
+def _words(options: dict) -> list:
+    """The options as the shell takes them; True is a flag."""
+    words = [(f"--{name.replace('_', '-')}", value) for name, value in options.items()]
+    return [word for pair in words for word in pair if word is not True]
+
+
+@pytest.fixture(scope="session")
+def tuned(files) -> Path:
+    """The same folder, with weights tuned on the clip as ball.safetensors."""
+    assert tav(*tuning(files, files / "ball.safetensors")).code == 0
+    return files
+
+
+class Impatient(tqdm):
+    """Ctrl-C in the second step."""
+
+    def update(self, n=1):
+        super().update(n)
+        if self.n == 2:
+            raise KeyboardInterrupt
+
+
+def manifest(folder) -> dict:
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def test_a_clip_is_tuned_on_and_edited(tuned, tmp_path):
+    edited = tav(*editing(tuned, tmp_path, "a cube is rolling", "猫が転がる"))
+    assert edited.code == 0
+    assert "reconstructs the clip at" in edited.err
+    names = ["a-cube-is-rolling.mp4", "猫が転がる.mp4"]
+    assert edited.out.split() == [str(tmp_path / name) for name in [*names, "sheet.png", "manifest.json"]]
+    for name in [*names, "reconstruction.mp4"]:
+        assert read_frames(tmp_path / name, 4, size=64).fps == pytest.approx(8 / 3)
+    made = manifest(tmp_path)
+    assert [(edit["prompt"], edit["path"]) for edit in made["edits"]] == [
+        ("a cube is rolling", names[0]),
+        ("猫が転がる", names[1]),
+    ]
+    assert made["reconstruction_psnr"] > 5
+    assert (made["settings"]["num_steps"], made["settings"]["guidance_scale"]) == (3, 12.5)
+    assert all((tmp_path / made[source]).exists() for source in ("clip", "weights", "checkpoint", "sheet"))
+    assert {"inversion", "reconstruction"} <= made["seconds"].keys()
+    assert {"tune-a-video", "torch", "diffusers"} == made["versions"].keys()
+
+
+def test_the_facts_of_a_run_are_told(tuned):
+    told = tav("info", tuned / "ball.safetensors")
+    assert told.code == 0
+    for fact in ("a ball", "ball.mp4", "64x64", "sd1", "learning rate           3e-05"):
+        assert fact in told.out
+    facts = json.loads(tav("info", tuned / "ball.safetensors", "--json").out)
+    selection = {name: facts[name] for name in ("clip", "frames", "size", "start", "stride", "fit")}
+    assert selection == {
+        "clip": "ball.mp4",
+        "frames": 4,
+        "size": [64, 64],
+        "start": 0,
+        "stride": 0,
+        "fit": "crop",
+    }
+    assert (facts["prompt"], facts["family"], facts["steps"]) == ("a ball", "sd1", 3)
+    assert facts["config"]["learning_rate"] == 3e-5
+    assert facts["fps"] == pytest.approx(8 / 3)
+    assert facts["final_loss"] > 0
+    assert len(facts["run"]) == 64
+
+
+@pytest.mark.parametrize("options", [{}, {"posterior": True}])
+def test_an_interrupted_run_goes_on_to_the_same_weights(files, tmp_path, options, monkeypatch):
+    assert tav(*tuning(files, tmp_path / "whole.safetensors", **options)).code == 0
+    words = tuning(files, tmp_path / "parts.safetensors", **options)
+    monkeypatch.setattr(commands, "tqdm", Impatient)
+    stopped = tav(*words)
+    assert stopped.code == 130
+    assert "Stopped after step 2 of 3; the same command goes on from there." in stopped.err
+    assert not (tmp_path / "parts.safetensors").exists()
+    (kept,) = tmp_path.glob(".parts.*.resume.safetensors")
+
+    monkeypatch.setattr(commands, "tqdm", tqdm)
+    assert "Going on from step 2 of 3" in tav(*words).err
+    whole, parts = (TunedWeights.load(tmp_path / f"{name}.safetensors") for name in ("whole", "parts"))
+    assert parts.facts == whole.facts
+    assert parts.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(parts.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    assert not kept.exists()
+
+
+def test_a_run_that_is_done_is_left_alone(tuned):
+    before = (tuned / "ball.safetensors").stat().st_mtime_ns
+    again = tav(*tuning(tuned, tuned / "ball.safetensors"))
+    assert again.code == 0
+    assert "done already" in again.err
+    assert (tuned / "ball.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": "a cube"}, "prompt 'a ball', not 'a cube'"),
+        ({"steps": 4}, "after 3 steps, not 4"),
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"attention": "full"}, "attention 'sparse-causal', not 'full'"),
+        ({"checkpoint": "other.safetensors"}, "another clip, checkpoint or device"),
+    ],
+)
+def test_the_weights_of_another_run_are_not_replaced(tuned, changes, sentence):
+    if "checkpoint" in changes:
+        changes = {"checkpoint": tuned / changes["checkpoint"]}
+    before = (tuned / "ball.safetensors").read_bytes()
+    refused = tav(*tuning(tuned, tuned / "ball.safetensors", **changes))
+    assert refused.code == 2
+    assert sentence in refused.err
+    assert "--force" in refused.err
+    assert (tuned / "ball.safetensors").read_bytes() == before
+
+
+def test_another_file_is_replaced_only_by_force(files, tmp_path):
+    output = tmp_path / "ball.safetensors"
+    output.write_text("a letter")
+    refused = tav(*tuning(files, output))
+    assert refused.code == 2
+    assert "holds something else" in refused.err
+    assert output.read_text() == "a letter"
+    assert tav(*tuning(files, output), "--force").code == 0
+    assert TunedWeights.load(output).facts["steps"] == 3
+
+
+def test_work_kept_for_another_run_is_told_and_left(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "tqdm", Impatient)
+    assert tav(*tuning(files, tmp_path / "ball.safetensors")).code == 130
+    monkeypatch.setattr(commands, "tqdm", tqdm)
+    (kept,) = tmp_path.glob(".ball.*")
+    changed = tav(*tuning(files, tmp_path / "ball.safetensors", seed=1))
+    assert changed.code == 0
+    assert f"{kept.name} keeps an interrupted run" in changed.err
+    assert kept.exists()
+
+
+def test_fewer_steps_than_are_done_are_refused(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "tqdm", Impatient)
+    assert tav(*tuning(files, tmp_path / "ball.safetensors")).code == 130
+    refused = tav(*tuning(files, tmp_path / "ball.safetensors", steps=1))
+    assert refused.code == 2
+    assert "ask for at least 2 steps" in refused.err
+
+
+def test_an_inversion_is_used_again_for_other_prompts_and_by_another_process(tuned, tmp_path):
+    assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
+    first, kept = manifest(tmp_path), (tmp_path / "inversion.safetensors").read_bytes()
+    assert not first["inversion"]["reused"]
+    words = editing(tuned, tmp_path, "a cat", "a dog", guidance=1)
+    again = process("-m", "tav_core.cli", *words)
+    assert again.returncode == 0, again.stderr
+    assert "is used again" in again.stderr
+    assert manifest(tmp_path)["inversion"]["reused"]
+    assert manifest(tmp_path)["reconstruction_psnr"] == pytest.approx(first["reconstruction_psnr"], abs=1e-3)
+    assert (tmp_path / "inversion.safetensors").read_bytes() == kept
+    # and nothing but our own words, whatever the libraries have to say
+    ours = ("Reading ", "Sampling will take ", "The inversion ", "a cat:", "a dog:")
+    assert all(line.startswith(ours) for line in again.stderr.replace("\r", "\n").splitlines() if line)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"strength": 0.5},
+        {"inversion_steps": 2},
+        {"inversion_prompt": "a ball"},
+        {"start": 2},
+        {"checkpoint": "other.safetensors"},
+    ],
+)
+def test_an_inversion_is_made_anew_when_anything_behind_it_changes(tuned, tmp_path_factory, changes):
+    folder = tmp_path_factory.getbasetemp() / "edited"
+    assert tav(*editing(tuned, folder, "a cube")).code == 0
+    kept = (folder / "inversion.safetensors").read_bytes()
+    if "checkpoint" in changes:
+        changes = {"checkpoint": tuned / changes["checkpoint"]}
+    assert tav(*editing(tuned, folder, "a cube", **changes)).code == 0
+    assert not manifest(folder)["inversion"]["reused"]
+    assert (folder / "inversion.safetensors").read_bytes() != kept
+
+
+def test_a_damaged_inversion_is_made_anew(tuned, tmp_path):
+    (tmp_path / "inversion.safetensors").write_bytes(b"half a fi")
+    assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
+    assert not manifest(tmp_path)["inversion"]["reused"]
+
+
+def test_the_same_seed_gives_the_same_video_also_with_noise(tuned, tmp_path):
+    for name, seed in (("first", 7), ("second", 7), ("third", 8)):
+        assert tav(*editing(tuned, tmp_path / name, "a cube", eta=1, seed=seed)).code == 0
+    # the sheet shows the frames as they were before they were compressed
+    first, second, third = ((tmp_path / name / "sheet.png").read_bytes() for name in ("first", "second", "third"))
+    assert first == second != third
+
+
+def test_each_part_of_an_edit_tells_its_steps(tuned, tmp_path):
+    steps = []
+    config = editing_job.EditConfig(num_steps=2, inversion_steps=3)
+    run = editing_job.prepare_edit(
+        tuned / "ball.mp4",
+        tuned / "ball.safetensors",
+        tuned / "sd.safetensors",
+        ["a cube"],
+        tmp_path,
+        config=config,
+        device=torch.device("cpu"),
+    )
+    run.run(lambda step, total, *, part, **_: steps.append((part, step, total)))
+    assert steps == [
+        *(("inversion", step, 3) for step in (1, 2, 3)),
+        *(("reconstruction", step, 3) for step in (1, 2, 3)),
+        *(("a cube", step, 2) for step in (1, 2)),
+    ]
+
+
+def test_weights_on_a_sibling_of_their_checkpoint_are_used_with_a_warning(tuned, tmp_path):
+    edited = tav(*editing(tuned, tmp_path, "a cube", checkpoint=tuned / "other.safetensors"))
+    assert edited.code == 0
+    base = TunedWeights.load(tuned / "ball.safetensors").facts["base_fingerprint"]
+    (warning,) = [line for line in edited.err.splitlines() if "fingerprint" in line]
+    assert warning.startswith(
+        f"Warning: The weights were tuned on sd.safetensors (fingerprint {base[:12]}), and other.s"
+    )
+
+
+def test_words_that_the_model_does_not_see_are_told(tuned, tmp_path):
+    edited = tav(*editing(tuned, tmp_path, "a cube " + "and a ball " * 25 + "at last"))
+    assert edited.code == 0
+    assert "cut off" in edited.err
+    assert "at last" in edited.err
+
+
+def small_config(files, folder) -> Path:
+    """A config of the original, of two steps on few small frames."""
+    small = {"n_sample_frames": 4, "width": 64, "height": 64, "sample_start_idx": 0}
+    changes = {f"train_data__{name}": value for name, value in small.items()}
+    changes |= {"validation_data__video_length": 4, "validation_data__width": 64, "validation_data__height": 64}
+    changes |= {"validation_data__num_inference_steps": 2, "validation_data__num_inv_steps": 2, "max_train_steps": 2}
+    return write(folder, CONFIG, **changes, train_data__video_path=str(files / "ball.mp4"))
+
+
+def test_a_config_of_the_original_runs_as_it_is(files, tmp_path):
+    config = small_config(files, tmp_path)
+    words = ["run", config, "--checkpoint", files / "sd.safetensors", "--output", tmp_path / "out"]
+    ended = tav(*words)
+    assert ended.code == 0, ended.err
+    assert "Ignored, for it has no meaning here: checkpointing_steps, enable_xformers" in ended.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a-ball-is-rolling-cartoon-style.mp4",
+        "a-cube-is-rolling.mp4",
+        "config.yaml",
+        "inversion.safetensors",
+        "manifest.json",
+        "reconstruction.mp4",
+        "sheet.png",
+        "tuned.safetensors",
+    ]
+    assert (tmp_path / "out" / "config.yaml").read_bytes() == config.read_bytes()
+    facts = TunedWeights.load(tmp_path / "out" / "tuned.safetensors").facts
+    assert (facts["fit"], facts["stride"], facts["posterior"], facts["config"]["seed"]) == ("stretch", 2, True, 33)
+    again = tav(*words)
+    assert "done already" in again.err
+    assert "is used again" in again.err
+
+
+def test_without_an_inverted_latent_the_videos_start_from_noise_of_the_seed(files, tmp_path):
+    changes = {"train_data__n_sample_frames": 2, "train_data__width": 64, "train_data__height": 64}
+    changes |= {"validation_data__video_length": 3, "validation_data__width": 64, "validation_data__height": 64}
+    changes |= {"validation_data__use_inv_latent": False, "validation_data__num_inference_steps": 2}
+    config = write(tmp_path, **changes, max_train_steps=1, train_data__video_path=str(files / "ball.mp4"))
+    ended = tav("run", config, "--checkpoint", files / "sd.safetensors", "--output", tmp_path / "out")
+    assert ended.code == 0, ended.err
+    assert not list((tmp_path / "out").glob("reconstruction*"))
+    assert manifest(tmp_path / "out")["reconstruction_psnr"] is None
+    frames = read_frames(tmp_path / "out" / "a-cube-is-rolling.mp4", 3, size=64).frames
+    assert frames.std() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": "  "}, "The prompt of the clip is empty"),
+        ({"output": "ball.ckpt"}, "give it that suffix"),
+        ({"output": "ball.mp4/ball.safetensors"}, "Nothing can be written into"),
+        ({"clip": "absent.mp4"}, "There is no file or folder"),
+        ({"clip": "sd.safetensors"}, "sd.safetensors"),
+        ({"frames": 40}, "only 10 of 10 frames can be taken"),
+        ({"size": "60"}, "multiples of 8; try 64x64"),
+        ({"size": "64 by 64"}, "such as 512x320"),
+        ({"steps": 0}, "num_steps must be a whole number of at least 1"),
+        ({"learning_rate": 3}, "learning_rate must be a number between 0 and 1"),
+        ({"checkpoint": "absent.safetensors"}, "There is no checkpoint at"),
+        ({"checkpoint": "ball.mp4"}, "is no checkpoint"),
+        ({"device": "abacus"}, "The device 'abacus' cannot be used here"),
+    ],
+)
+def test_what_cannot_be_tuned_is_told_in_a_sentence(files, tmp_path, changes, sentence):
+    changes = {n: files / v if n in ("clip", "checkpoint", "output") else v for n, v in changes.items()}
+    told = tav(*tuning(files, changes.pop("output", tmp_path / "new" / "ball.safetensors"), **changes))
+    assert_refused(told, sentence)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"prompt": ""}, "Prompt 2 of 2 is empty"),
+        ({"weights": "absent.safetensors"}, "There is no file"),
+        ({"weights": "sd.safetensors"}, "is of format"),
+        ({"weights": "ball.mp4"}, "is damaged, or no .safetensors file"),
+        ({"checkpoint": "sd2.safetensors"}, "tuned on Stable Diffusion 1.x, and this is Stable Diffusion 2.x"),
+        ({"output": "ball.mp4"}, "Nothing can be written into"),
+        ({"steps": 0}, "num_steps must be from 1 to 999"),
+        ({"steps": 400}, "far from full noise; take 333 or 500"),
+        ({"eta": 2}, "eta must be from 0 to 1"),
+        ({"frames": 11}, "only 10 of 10 frames can be taken"),
+    ],
+)
+def test_what_cannot_be_edited_is_told_in_a_sentence(tuned, tmp_path, changes, sentence):
+    changes = {n: tuned / v if n in ("weights", "checkpoint", "output") else v for n, v in changes.items()}
+    prompts = ["a cube", changes.pop("prompt", "a cat")]
+    assert_refused(tav(*editing(tuned, changes.pop("output", tmp_path), *prompts, **changes)), sentence)
+    assert not list(tmp_path.iterdir())
+
+
+def assert_refused(outcome, sentence: str) -> None:
+    """One sentence, and code 2."""
+    told = [line for line in outcome.err.splitlines() if line.startswith("Error: ")]
+    assert outcome.code == 2
+    assert len(told) == 1
+    assert sentence in told[0]
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+
+
+FULL_DISK = """
+import resource, sys
+from tav_core import cli, commands
+
+def with_a_full_disk(*args, prepare=commands.prepare_tuning, **kwargs):
+    job = prepare(*args, **kwargs)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, 2**17))
+    return job
+
+commands.prepare_tuning = with_a_full_disk
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX's")
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(files, tmp_path):
+    """A limit on file sizes stands in for the disk: the system itself refuses the write."""
+    ended = process("-c", FULL_DISK, *tuning(files, tmp_path / "ball.safetensors", steps=1))
+    assert ended.returncode == 2
+    assert "Error: A file could not be written (File too large). Free some space" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_fills_at_the_end_costs_no_step(files, tmp_path, monkeypatch):
+    def full(source, target, replace=os.replace):
+        if Path(target) == output:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), source, None, target)
+        replace(source, target)
+
+    output = tmp_path / "ball.safetensors"
+    monkeypatch.setattr(os, "replace", full)
+    assert_refused(tav(*tuning(files, output)), f"{output}: No space left on device. Free some space")
+    assert [path.name.endswith(".resume.safetensors") for path in tmp_path.iterdir()] == [True]
+    monkeypatch.undo()
+    ended = tav(*tuning(files, output))
+    assert "Going on from step 3 of 3" in ended.err
+    assert ended.code == 0
+
+
+def test_running_out_of_memory_is_told_and_keeps_what_was_done(files, tmp_path, monkeypatch):
+    def too_large(step, total, **facts):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    run = tuning_job.TuningRun.run
+    monkeypatch.setattr(tuning_job.TuningRun, "run", lambda self, on_step: run(self, too_large))
+    assert_refused(tav(*tuning(files, tmp_path / "ball.safetensors")), "The memory is not enough")
+    monkeypatch.undo()
+    assert "Going on from step 1 of 3" in tav(*tuning(files, tmp_path / "ball.safetensors")).err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(commands, "choose_device", lambda name: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["tune", "a.mp4", "-p", "a", "-c", "b", "-o", "c.safetensors"])
+
+
+def test_too_little_memory_is_told_with_what_to_lower_and_switches_checkpointing_on(files, tmp_path, monkeypatch):
+    for module in (memory, jobs):
+        monkeypatch.setattr(module, "available_memory", lambda device: 2**20)
+    told = tav(*tuning(files, tmp_path / "a.safetensors", steps=1)).err
+    assert "1.0 MiB are free" in told
+    assert "Gradient checkpointing is switched on" in told
+    assert "Warning: it will hardly fit; take fewer frames or a smaller size.\n" in told
+    told = tav(*tuning(files, tmp_path / "b.safetensors", steps=1, gradient_checkpointing="off")).err
+    assert "a smaller size, or switch gradient checkpointing on." in told
+
+
+def test_every_command_explains_itself():
+    for command in ("tune", "edit", "run", "info", "convert"):
+        told = tav(command, "--help")
+        assert told.code == 0
+        assert f"tav {command} " in told.out.split("Example:")[1]
+    assert "default: 24" in tav("tune", "--help").out
+    assert "as tuned" in tav("edit", "--help").out
+    assert tav("--version").out.startswith("tune-a-video ")
+
+
+def test_without_typer_one_sentence_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "typer", None)
+    monkeypatch.delitem(sys.modules, "tav_core.cli.app")
+    told = tav("info", "ball.safetensors")
+    assert told == (2, "", "tav needs typer: pip install 'typer>=0.12', or pip install 'tune-a-video[cli]'.\n")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"validation_data__prompts": []}, "must be a list of sentences, got []"),
+        ({"validation_data__prompts": ["a cube", " "]}, "must be a list of sentences"),
+        ({"validation_data__width": 500}, "needs multiples of 8"),
+        ({"validation_data__video_length": 60}, "num_frames is 60"),
+    ],
+)
+def test_what_is_wrong_with_the_videos_of_a_config_is_told_before_tuning(files, tmp_path, changes, sentence):
+    small = {"train_data__n_sample_frames": 2, "train_data__width": 64, "train_data__height": 64, "max_train_steps": 1}
+    small |= {"validation_data__video_length": 2, "validation_data__width": 64, "validation_data__height": 64}
+    config = write(tmp_path, **small | changes, train_data__video_path=str(files / "ball.mp4"))
+    ended = tav("run", config, "--checkpoint", files / "sd.safetensors", "--output", tmp_path / "out")
+    assert ended.code == 2
+    assert sentence in ended.err
+    assert "Tuning" not in ended.err
+
+
+def test_an_edit_never_takes_the_place_of_what_it_is_made_from(tuned, tmp_path):
+    clip, weights = tmp_path / "ball.mp4", tmp_path / "inversion.safetensors"
+    clip.write_bytes((tuned / "ball.mp4").read_bytes())
+    words = editing(tuned, tmp_path, "ball")
+    assert tav(words[0], clip, *words[2:]).code == 0
+    assert clip.read_bytes() == (tuned / "ball.mp4").read_bytes()
+    assert manifest(tmp_path)["edits"][0]["path"] == "ball-2.mp4"
+    weights.write_bytes((tuned / "ball.safetensors").read_bytes())
+    refused = tav(*editing(tuned, tmp_path, "a cube", weights=weights))
+    assert refused.code == 2
+    assert "would be overwritten" in refused.err
+    assert weights.read_bytes() == (tuned / "ball.safetensors").read_bytes()
+
+
+def test_weights_know_their_checkpoint_in_every_precision(tuned, tmp_path):
+    edited = tav(*editing(tuned, tmp_path, "a cube", precision="bf16"))
+    assert edited.code == 0, edited.err
+    assert "fingerprint" not in edited.err
+
+
+def test_an_edit_that_fails_midway_leaves_no_manifest_of_other_videos(tuned, tmp_path, monkeypatch):
+    assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
+    monkeypatch.setattr(edit_run, "sample", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
+    failed = tav(*editing(tuned, tmp_path, "a cube", "a dog"))
+    assert failed.code == 2
+    assert not (tmp_path / "manifest.json").exists()
+    assert (tmp_path / "a-cube.mp4").exists()
+
+
+def test_another_output_s_interrupted_run_is_not_called_this_one_s(files, tmp_path):
+    (tmp_path / f".ball.v2.{'0' * 12}.resume.safetensors").touch()
+    (tmp_path / f".ball.{'0' * 12}.resume.safetensors").touch()
+    tuned = tav(*tuning(files, tmp_path / "ball.safetensors", steps=1))
+    assert tuned.code == 0, tuned.err
+    assert f".ball.{'0' * 12}.resume" in tuned.err
+    assert ".v2." not in tuned.err
+    assert tav(*tuning(files, tmp_path / "my.resume.safetensors", steps=1)).code == 0

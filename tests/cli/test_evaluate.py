@@ -1,0 +1,201 @@
+"""`tav eval`: both of its measurements on tiny random networks, what it leaves, and how it refuses."""
+
+import json
+
+import pytest
+import torch
+
+from tav_core.checkpoints.checkpoint import load_checkpoint
+from tav_core.demo.settings import Settings
+from tav_core.evaluation.paper_table import PUBLISHED
+from tav_core.evaluation.protocol import clips_to_report
+from tav_core.evaluation.report import FIGURES, as_claims, as_json, by_variant
+from tav_core.evaluation.sampling import sample_variants
+from tav_core.evaluation.variants import VARIANTS
+from tav_core.inflate import TEMPORAL
+from tav_core.video.write import write_video
+from tests.cli.test_cli import tav
+from tests.networks import tiny_unet, write_clip_model
+from tests.random_checkpoint import write_random_checkpoint
+
+QUICK = Settings(tuning_steps=2, learning_rate=1e-3, steps=2, inversion_steps=2, frames=3)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("checkpoint") / "sd.safetensors"
+    write_random_checkpoint(path, size="tiny")
+    return path
+
+
+def evaluating(checkpoint, folder, *variants, **changes) -> list:
+    options = {"checkpoint": checkpoint, "output": folder, "count": 1, "tuning_steps": 1, "steps": 1}
+    options |= {"inversion_steps": 1} | changes
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    return ["eval", *words, *(word for name in variants for word in ("--variant", name))]
+
+
+# The drawn world
+
+
+@pytest.fixture(scope="module")
+def evaluated(checkpoint, tmp_path_factory):
+    """The folder of a tiny evaluation, and what the command said."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    return folder, tav(*evaluating(checkpoint, folder, "full", "no-inversion", "text-to-image"))
+
+
+def test_an_evaluation_leaves_tables_json_and_a_picture(evaluated):
+    folder, said = evaluated
+    assert said.code == 0, said.err
+    figures = json.loads((folder / "eval.json").read_text())
+    assert list(figures) == ["full", "no-inversion", "text-to-image"]
+    assert set(figures["full"]) == set(FIGURES)
+    assert set(FIGURES) - set(figures["no-inversion"]) == {"reconstruction_psnr", "reconstruction_ssim"}
+    assert all({"mean", "std", "clips"} == set(of) for variant in figures.values() for of in variant.values())
+    report = (folder / "eval.md").read_text(encoding="utf-8")
+    assert "| `text-to-image` " in report
+    assert "1 steps of tuning" in report
+    assert report.count("\n| `full` ") == 3
+    assert (folder / "eval.png").stat().st_size > 10_000
+    assert said.out.splitlines()[-3:] == [str(folder / name) for name in ("eval.md", "eval.json", "eval.png")]
+
+
+def test_a_second_run_samples_nothing_again(evaluated, checkpoint, monkeypatch):
+    folder, _ = evaluated
+    before = json.loads((folder / "eval.json").read_text())
+    monkeypatch.setattr("tav_core.evaluation.sampling.tune", None)
+    monkeypatch.setattr("tav_core.evaluation.sampling.sample", None)
+    said = tav(*evaluating(checkpoint, folder, "full", "no-inversion", "text-to-image"))
+    assert said.code == 0, said.err
+    assert json.loads((folder / "eval.json").read_text()) == before
+
+
+def test_other_settings_are_sampled_anew(checkpoint, tmp_path):
+    opened, clip, variants = load_checkpoint(checkpoint), clips_to_report()[0], {"full": VARIANTS["full"]}
+    first = dict(sample_variants(opened, clip, variants, QUICK, work=tmp_path))["full"]
+    kept = dict(sample_variants(opened, clip, variants, QUICK, work=tmp_path))["full"]
+    other = dict(sample_variants(opened, clip, variants, QUICK, work=tmp_path, seed=1))["full"]
+    assert torch.equal(first.edits, kept.edits)
+    assert first.seconds == kept.seconds
+    assert not torch.equal(first.edits, other.edits)
+
+
+def test_the_checkpoint_is_left_as_it_was(checkpoint):
+    opened = load_checkpoint(checkpoint)
+    before = {name: tensor.clone() for name, tensor in opened.unet.state_dict().items()}
+    dict(sample_variants(opened, clips_to_report()[0], {"full": VARIANTS["full"]}, QUICK))
+    after = opened.unet.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_each_variant_makes_something_else_of_the_clip(checkpoint):
+    samples = dict(sample_variants(load_checkpoint(checkpoint), clips_to_report()[0], VARIANTS, QUICK))
+    assert samples.keys() == VARIANTS.keys()
+    edits = [samples[name].edits for name in VARIANTS]
+    assert all(edit.shape == (4, 4, 3, 16, 16) and edit.isfinite().all() for edit in edits)
+    assert not any(torch.allclose(a, b, atol=1e-4) for i, a in enumerate(edits) for b in edits[:i])
+    inverted = {name for name, of in samples.items() if of.reconstruction is not None}
+    assert inverted == VARIANTS.keys() - {"no-inversion", "text-to-image"}
+
+
+def test_edits_of_one_batch_are_those_that_each_sentence_gives_alone(checkpoint):
+    opened, clip = load_checkpoint(checkpoint), clips_to_report()[0]
+    both = dict(sample_variants(opened, clip, {"no-tuning": VARIANTS["no-tuning"]}, QUICK))["no-tuning"]
+    alone = clip.__class__(clip.number, clip.scene, clip.motion, clip.speed, clip.edits[2:3])
+    one = dict(sample_variants(opened, alone, {"no-tuning": VARIANTS["no-tuning"]}, QUICK))["no-tuning"]
+    assert (both.edits[2] - one.edits[0]).abs().max() < 1e-3 * one.edits.abs().max()
+
+
+def test_the_factorised_baseline_trains_its_temporal_attention_alone():
+    network = VARIANTS["factorised"].network
+    unet = network.kind(tiny_unet(), attention=network.attention, group_norm="frame", temporal=network.temporal)
+    names = unet.trainable_parameters()
+    assert names
+    assert all(TEMPORAL in name for name in names)
+
+
+# The report
+
+
+def test_json_holds_mean_and_sample_deviation_over_clips():
+    values = by_variant([("full", "a", {"warp_error": 1.0}), ("full", "b", {"warp_error": 3.0})])
+    clips = {"a": 1.0, "b": 3.0}
+    assert as_json(values) == {"full": {"warp_error": {"mean": 2.0, "std": pytest.approx(2**0.5), "clips": clips}}}
+
+
+@pytest.mark.parametrize(("without", "verdict"), [((0.2, 0.3, 0.1), "yes"), ((1.0, 0.9, 0.9), "**no**")])
+def test_a_claim_holds_where_the_difference_is_larger_than_chance(without, verdict):
+    full = [("full", str(i), {"trajectory_correlation": value}) for i, value in enumerate((0.9, 1.0, 0.95))]
+    ablated = [("no-inversion", str(i), {"trajectory_correlation": value}) for i, value in enumerate(without)]
+    row = as_claims(by_variant(full + ablated)).splitlines()[-1]
+    assert row.rstrip(" |").endswith(verdict)
+
+
+# The paper's scores
+
+
+@pytest.fixture(scope="module")
+def clip_model(tmp_path_factory):
+    return write_clip_model(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A folder as `tav edit` leaves it, of one video that stands still and one that does not."""
+    frames = torch.rand(4, 32, 48, 3, generator=torch.Generator().manual_seed(0))
+    write_video(tmp_path / "still.mp4", frames[:1].expand(4, -1, -1, -1), 8)
+    write_video(tmp_path / "wild.mp4", torch.stack([frames[0], 1 - frames[0], 0 * frames[0], frames[1]]), 8)
+    edits = [{"prompt": "a ball | a box", "path": "still.mp4"}, {"prompt": "a star", "path": "wild.mp4"}]
+    manifest = {"selection": {"frames": 4, "size": [48, 32]}, "edits": edits}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    return tmp_path
+
+
+def test_edits_are_scored_beside_the_published_rows(results, clip_model, tmp_path):
+    said = tav("eval", results, "--clip-model", clip_model, "-o", tmp_path / "scores")
+    assert said.code == 0, said.err
+    scores = json.loads((tmp_path / "scores" / "scores.json").read_text())
+    still, wild = scores["videos"]
+    assert still["frame_consistency"] == pytest.approx(100, abs=0.1)
+    assert wild["frame_consistency"] < still["frame_consistency"]
+    mean = (still["textual_faithfulness"] + wild["textual_faithfulness"]) / 2
+    assert scores["textual_faithfulness"]["mean"] == pytest.approx(mean)
+    assert scores["published"]["Tune-A-Video"] == {"frame_consistency": 92.40, "textual_faithfulness": 27.58}
+    lines = [line for line in said.out.splitlines() if line.startswith("|")]
+    assert sum("(published)" in line for line in lines) == len(PUBLISHED)
+    assert any("CogVideo (published) | 90.64" in " ".join(line.split()) for line in lines)
+    assert any(r"a ball \| a box" in line for line in lines)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["folder", "-o", "out"], "give folders of results and a --clip-model"),
+        (["--clip-model", "clip", "-o", "out"], "give folders of results and a --clip-model"),
+        (["folder", "--clip-model", "clip", "-o", "out"], "holds no manifest.json"),
+        (["folder", "--clip-model", "clip", "--steps", 5, "-o", "out"], "--steps is for the drawn world"),
+        (["--count", 0, "-o", "out"], "count must be 1 or more"),
+        (["--steps", 0, "-o", "out"], "num_steps must be from 1 to 999"),
+        (["--guidance", "nan", "-o", "out"], "guidance_scale must be a number"),
+        (["--seed", -3, "-o", "out"], "seed must be a whole number of at least 0"),
+        (["--checkpoint", "none", "-o", "out"], "There is no checkpoint at"),
+        (["--variant", "half", "-o", "out"], "'half' is not one of"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(words, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = tav("eval", *words)
+    assert said.code == 2
+    assert sentence in " ".join(said.err.split())
+
+
+def test_a_manifest_that_is_damaged_is_refused(tmp_path, clip_model):
+    (tmp_path / "manifest.json").write_text("{}")
+    said = tav("eval", tmp_path, "--clip-model", clip_model, "-o", tmp_path / "out")
+    assert said.code == 2
+    assert "cannot be read (KeyError('selection')): make the edits again" in said.err

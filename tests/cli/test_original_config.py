@@ -1,0 +1,152 @@
+"""The original's configs; these have its keys, as its own have them."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tav_core import TavError
+from tav_core.cli.original_config import read_config
+
+CONFIG = """
+pretrained_model_path: "./checkpoints/sd"
+output_dir: "./outputs/ball"
+
+train_data:
+  video_path: "data/ball.mp4"
+  prompt: "a ball is rolling"
+  n_sample_frames: 12
+  width: 512
+  height: 320
+  sample_start_idx: 3
+  sample_frame_rate: 2
+
+validation_data:
+  prompts:
+    - "a cube is rolling"
+    - "a ball is rolling, cartoon style"
+  video_length: 12
+  width: 512
+  height: 320
+  num_inference_steps: 40
+  guidance_scale: 12.5
+  use_inv_latent: True
+  num_inv_steps: 30
+
+learning_rate: 3e-5
+train_batch_size: 1
+max_train_steps: 300
+checkpointing_steps: 1000
+validation_steps: 100
+trainable_modules:
+  - "attn1.to_q"
+  - "attn2.to_q"
+  - "attn_temp"
+
+seed: 33
+mixed_precision: fp16
+use_8bit_adam: False
+gradient_checkpointing: True
+enable_xformers_memory_efficient_attention: True
+"""
+
+
+def write(folder, text=CONFIG, **changes) -> Path:
+    """Writes the config, with `section__key=value` changed, or left out where the value is None."""
+    content = yaml.safe_load(text)
+    for key, value in changes.items():
+        *sections, name = key.split("__")
+        table = content[sections[0]] if sections else content
+        table[name] = value
+        if value is None:
+            del table[name]
+    path = folder / "ball.yaml"
+    path.write_text(text if not changes else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_every_setting_arrives_where_it_belongs(tmp_path):
+    config = read_config(write(tmp_path))
+    assert config.checkpoint == Path("checkpoints/sd")
+    assert config.output == Path("outputs/ball")
+    assert config.prompt == "a ball is rolling"
+    assert config.prompts == ["a cube is rolling", "a ball is rolling, cartoon style"]
+    assert config.tuned.facts() == {
+        "clip": "ball.mp4",
+        "frames": 12,
+        "size": [512, 320],
+        "start": 3,
+        "stride": 2,
+        "fit": "stretch",
+    }
+    assert config.edited == config.tuned
+    assert (config.tune.num_steps, config.tune.learning_rate, config.tune.seed) == (300, 3e-5, 33)
+    assert (config.tune.mixed_precision, config.tune.gradient_checkpointing) == ("fp16", True)
+    assert (config.edit.num_steps, config.edit.inversion_steps, config.edit.guidance_scale) == (40, 30, 12.5)
+    assert config.edit.from_inversion
+
+
+def test_what_has_no_meaning_here_is_told(tmp_path):
+    assert read_config(write(tmp_path)).ignored == [
+        "checkpointing_steps",
+        "enable_xformers_memory_efficient_attention",
+        "train_batch_size",
+        "use_8bit_adam",
+        "validation_steps",
+    ]
+
+
+def test_what_a_config_leaves_out_is_as_in_the_original(tmp_path):
+    sparse = "{train_data: {video_path: a.mp4, prompt: a ball}, validation_data: {prompts: [a cube]}}"
+    config = read_config(write(tmp_path, sparse), checkpoint=Path("sd"), output=Path("out"))
+    assert (config.tuned.frames, config.tuned.size, config.tuned.stride) == (8, (512, 512), 1)
+    assert (config.tune.num_steps, config.tune.learning_rate, config.edit.guidance_scale) == (500, 3e-5, 7.5)
+    assert not config.edit.from_inversion
+    assert (config.checkpoint, config.output) == (Path("sd"), Path("out"))
+
+
+def test_validation_videos_may_have_frames_of_their_own(tmp_path):
+    edited = read_config(write(tmp_path, validation_data__video_length=6, validation_data__width=256)).edited
+    assert (edited.frames, edited.size) == (6, (256, 320))
+
+
+@pytest.mark.parametrize("beside", ["original/configs", "original", "."])
+def test_inputs_are_found_from_where_one_stands_and_from_the_config(tmp_path, monkeypatch, beside):
+    """The original is run from its checkout, where configs/ stands beside data/."""
+    (tmp_path / "original" / "configs").mkdir(parents=True)
+    clip = tmp_path / beside / "data" / "ball.mp4"
+    clip.parent.mkdir()
+    clip.touch()
+    monkeypatch.chdir(tmp_path)
+    assert read_config(write(tmp_path / "original" / "configs")).tuned.clip.resolve() == clip.resolve()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"max_train_step": 5}, "max_train_step"),
+        ({"train_data__fps": 5}, r"train_data\.fps"),
+        ({"validation_data__steps": 5}, r"validation_data\.steps"),
+        ({"trainable_modules": ["attn1"]}, "only the paper's can be tuned: attn1.to_q, attn2.to_q, attn_temp"),
+        ({"lr_scheduler": "cosine"}, "lr_scheduler is 'cosine'"),
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4"),
+        ({"learning_rate": "fast"}, "could not convert"),
+        ({"max_train_steps": 0}, "num_steps must be a whole number of at least 1"),
+        ({"train_data__prompt": None}, r"does not say train_data\.prompt"),
+        ({"validation_data__prompts": "a cube"}, "a list of sentences"),
+        ({"output_dir": None}, "does not say output_dir"),
+        ({"train_data": 3}, "train_data must be a table"),
+    ],
+)
+def test_what_cannot_be_done_is_told_by_its_name(tmp_path, changes, sentence):
+    with pytest.raises(TavError, match=sentence):
+        read_config(write(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n- b", b"a: [", b"\xff\xfe\x00"])
+def test_a_file_that_is_no_config_is_told(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(TavError, match=r"a\.yaml"):
+        read_config(tmp_path / "a.yaml")
+    with pytest.raises(TavError, match="no config"):
+        read_config(tmp_path / "b.yaml")

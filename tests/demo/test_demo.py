@@ -1,0 +1,77 @@
+"""`tav demo` as a newcomer runs it: the whole method on the miniature, and the files that it leaves."""
+
+import json
+
+import pytest
+import torch
+
+from tav_core.cli.screen import progress_bars
+from tav_core.demo.settings import SETTINGS, Settings
+from tav_core.demo.showcase import run_demo
+from tav_core.errors import TavError
+from tav_core.video.read import read_frames
+from tests.cli.test_cli import tav
+
+PROMPTS = ("a green triangle is moving on the snow", "a zebra is moving on the grass")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """What the command said, and the folder that it left."""
+    folder = tmp_path_factory.mktemp("demo") / "output"
+    return tav("demo", "-o", folder, *(word for prompt in PROMPTS for word in ("-p", prompt))), folder
+
+
+def test_it_leaves_videos_sheet_losses_and_manifest(ran):
+    said, folder = ran
+    assert said.code == 0, said.err
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["reconstruction_psnr"] > 27
+    assert manifest["seconds"] == pytest.approx(sum(manifest["parts"].values()), abs=0.5)
+    assert [edit["prompt"] for edit in manifest["edits"]] == list(PROMPTS)
+    for edit in manifest["edits"]:
+        assert read_frames(folder / edit["path"], SETTINGS.frames, size=128).frames.shape[0] == SETTINGS.frames
+    for name in ("clip.mp4", "sheet.png", "loss.png", "tuned.safetensors"):
+        assert (folder / name).stat().st_size > 1000, name
+        assert name in said.out or name in ("clip.mp4", "tuned.safetensors")
+
+
+def test_an_edit_is_held_against_the_truth(ran):
+    _, folder = ran
+    triangle, _ = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["edits"]
+    assert triangle["kind"] == "object"
+    assert triangle["attribute_right"] > 0.7
+    assert triangle["trajectory_correlation"] > 0.8
+
+
+def test_a_word_that_it_does_not_know_is_told_and_run(ran):
+    said, folder = ran
+    assert "does not know zebra. It knows: a an the is moving" in said.err
+    zebra = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["edits"][1]
+    assert (zebra["kind"], zebra["attribute_right"]) == ("other", None)
+
+
+def test_a_stopped_demo_goes_on_and_keeps_all_losses(tmp_path):
+    quick = Settings(tuning_steps=3, steps=1, inversion_steps=1, frames=2)
+
+    def stop(step: int, total: int, *, part: str, **_) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path, PROMPTS[:1], settings=quick, device=torch.device("cpu"), on_step=stop)
+    manifest = run_demo(tmp_path, PROMPTS[:1], settings=quick, device=torch.device("cpu"), on_step=progress_bars())
+    assert len(manifest["losses"]) == 3
+
+
+def test_a_prompt_that_is_cut_off_is_told(tmp_path):
+    told, quick = [], Settings(tuning_steps=1, steps=1, inversion_steps=1, frames=2)
+    prompt = f"a red ball is {10 * 'wonderfully '}moving on the snow"
+    run_demo(tmp_path, [prompt], settings=quick, device=torch.device("cpu"), tell=told.append)
+    assert any("cut off" in sentence and "snow" in sentence for sentence in told)
+
+
+def test_nothing_is_tuned_for_an_empty_prompt(tmp_path):
+    with pytest.raises(TavError, match="prompt of an edit is empty"):
+        run_demo(tmp_path, ["a red ball", " "], device=torch.device("cpu"))
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,134 @@
+"""The miniature that comes with the package: what it weighs and is made of, and that it draws what it is told."""
+
+import copy
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from tav_core.checkpoints.checkpoint import load_checkpoint
+from tav_core.checkpoints.lora import Lora, fuse_loras
+from tav_core.ddim import invert, sample
+from tav_core.demo.miniature import MINIATURE, STRIPED_BALL, miniature_path
+from tav_core.demo.readers import object_mask, read_picture
+from tav_core.demo.showcase import MOTION, SOURCE
+from tav_core.demo.world import COLOURS, GROUNDS, SHAPES, Scene, clip_scenes, draw, draw_clip, random_scene
+from tav_core.inflate import inflate
+from tav_core.metrics import peak_signal_to_noise
+from tav_core.prediction import NoisePredictor, as_noise, guided
+
+MEGABYTES = 12
+SCENES = [Scene(colour, SHAPES[i % 4], GROUNDS[i % 6]) for i, colour in enumerate(COLOURS)]
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return load_checkpoint(miniature_path())
+
+
+def config(part: str) -> dict:
+    return json.loads((MINIATURE / part / "config.json").read_text())
+
+
+def test_it_weighs_little():
+    assert sum(file.stat().st_size for file in MINIATURE.rglob("*") if file.is_file()) < MEGABYTES * 1e6
+
+
+def test_it_has_what_comfyui_takes_for_granted():
+    unet, vae, text = config("unet"), config("vae"), config("text_encoder")
+    assert not any(width % 32 for width in unet["block_out_channels"] + vae["block_out_channels"])
+    assert unet["norm_num_groups"] == vae["norm_num_groups"] == 32
+    assert len(vae["block_out_channels"]) == 4
+    assert vae["mid_block_add_attention"]
+    assert (vae["latent_channels"], vae["scaling_factor"]) == (4, 0.18215)
+    assert text["max_position_embeddings"] == 77
+
+
+def test_scaled_latents_have_mean_0_and_deviation_1(miniature):
+    rng = np.random.default_rng(5)
+    pictures = torch.from_numpy(np.stack([draw(random_scene(rng)) for _ in range(64)])).float() / 255
+    latents = miniature.encode_video(pictures)
+    assert latents.mean(dim=(0, 2, 3, 4)).abs().max() < 0.15
+    assert (latents.std(dim=(0, 2, 3, 4)) - 1).abs().max() < 0.15
+
+
+def test_as_a_network_that_predicts_velocity_it_reconstructs_and_the_originals_way_does_not(miniature, record_property):
+    """What it sees of the noise, told as velocity; the original inverts with that as if it were the noise."""
+    source = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=8))).float() / 255
+    inflated = inflate(copy.deepcopy(miniature.unet), group_norm="frame")
+    see_noise = NoisePredictor(inflated, miniature.encode_prompt(""), miniature.scheduler)
+    scheduler = DDIMScheduler.from_config(miniature.scheduler.config, prediction_type="v_prediction")
+
+    def velocity(latents, timestep):
+        alpha = scheduler.alphas_cumprod[timestep]
+        return (see_noise(latents, timestep) - (1 - alpha).sqrt() * latents) / alpha.sqrt()
+
+    found, latents = {}, miniature.encode_video(source)
+    for way, predict in (("ours", as_noise(velocity, scheduler)), ("the original's", velocity)):
+        noise = invert(predict, latents, scheduler, 20)[-1]
+        again = sample(as_noise(velocity, scheduler), noise, scheduler, 20)
+        found[way] = peak_signal_to_noise(miniature.decode_video(again), source)
+        record_property(f"psnr_db_{way}", found[way])
+    print(f"v-prediction, inverted in {found}")
+    assert found["ours"] > 28
+    assert found["the original's"] < 20
+
+
+def drawn(checkpoint, captions: list[str], guidance_scale: float = 4.0) -> np.ndarray:
+    """(n, 128, 128, 3) uint8: a picture for each caption."""
+    unet = inflate(checkpoint.unet, attention="frame", group_norm="frame", temporal=False)
+    told = NoisePredictor(unet, checkpoint.encode_prompt(captions), checkpoint.scheduler)
+    empty = NoisePredictor(unet, checkpoint.encode_prompt(""), checkpoint.scheduler)
+    noise = torch.randn(len(captions), 4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    latents = sample(guided(told, empty, guidance_scale), noise, checkpoint.scheduler, 20)
+    pictures = torch.cat([checkpoint.decode_video(latent[None]) for latent in latents])
+    return (pictures * 255).round().byte().numpy()
+
+
+def test_it_draws_what_it_is_told(miniature):
+    readings = [read_picture(picture) for picture in drawn(miniature, [scene.caption for scene in SCENES])]
+    for fact in ("colour", "shape", "ground"):
+        right = [getattr(r, fact) == getattr(scene, fact) for r, scene in zip(readings, SCENES, strict=True)]
+        assert np.mean(right) > 0.7, f"{fact}: {right}"
+
+
+def white_inside(picture: np.ndarray) -> float:
+    """The share of white among the pixels of a picture's object, a few pixels from its rim."""
+    reading = read_picture(picture)
+    mask = object_mask(picture, reading.ground, reading.style).astype(np.uint8)
+    inside = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=7).astype(bool)
+    return float((picture.min(axis=2) > 170)[inside].mean()) if inside.any() else 0.0
+
+
+def test_its_lora_draws_striped_balls_through_diffusers_own_loader():
+    pytest.importorskip("peft", reason="diffusers reads LoRAs through peft")
+    from diffusers import StableDiffusionPipeline
+
+    captions = [f"a {colour} sks ball is moving on the road" for colour in ("red", "blue", "green", "purple")]
+    plain = drawn(load_checkpoint(miniature_path()), [caption.replace("sks ", "") for caption in captions])
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        miniature_path(), torch_dtype=torch.float32, local_files_only=True
+    )
+    pipeline.load_lora_weights(STRIPED_BALL)
+    pipeline.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    how = {"num_inference_steps": 20, "guidance_scale": 4.0, "generator": generator, "output_type": "np"}
+    striped = (pipeline(captions, **how).images * 255).round().astype(np.uint8)
+    assert all(read_picture(picture).shape == "ball" for picture in striped)
+    assert np.mean([white_inside(picture) for picture in plain]) < 0.1
+    assert np.mean([white_inside(picture) for picture in striped]) > 0.2
+
+
+def test_its_lora_draws_striped_balls_when_it_is_fused_and_strength_0_is_without_it():
+    """A LoRA that was trained: what the shell does with `--lora`, up to the picture."""
+    pytest.importorskip("peft", reason="diffusers reads LoRAs through peft")
+    captions, white = [f"a {colour} sks ball is moving on the road" for colour in ("red", "blue", "green")], []
+    for strength in (0.0, 1.0):
+        checkpoint = load_checkpoint(miniature_path())
+        fuse_loras(checkpoint, [Lora(STRIPED_BALL, strength)])
+        white.append(np.mean([white_inside(picture) for picture in drawn(checkpoint, captions)]))
+    assert white[0] < 0.1
+    assert white[1] > 0.2
