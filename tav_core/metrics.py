@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .errors import TavError
+from .video.pixels import to_uint8
 
 Trajectory = Sequence[tuple[float, float] | None]
 
@@ -80,7 +81,7 @@ def warp_error(frames: Tensor) -> float:
     if len(frames) < 2:
         raise TavError("The warp error compares neighbouring frames; give a video of two or more.")
     pictures = _arrays(frames)
-    greys = [cv2.cvtColor((255 * picture).round().astype(np.uint8), cv2.COLOR_RGB2GRAY) for picture in pictures]
+    greys = [cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) for pixels in to_uint8(frames)]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors = []
     for (picture, after), (grey, grey_after) in zip(pairwise(pictures), pairwise(greys), strict=True):
@@ -160,7 +161,7 @@ class ClipScorer:
         """The mean cosine of all pairs of frames, and of all frames with the prompt."""
         if len(frames) < 2:
             raise TavError("Frame consistency compares frames; give a video of two or more.")
-        pictures = list((frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+        pictures = list(to_uint8(frames))
         length = self.model.config.text_config.max_position_embeddings
         inputs = self.processor(
             text=[prompt], images=pictures, return_tensors="pt", padding=True, truncation=True, max_length=length

@@ -12,6 +12,7 @@ from comfy_api.latest import Input
 
 from ...tav_core.errors import TavError
 from ...tav_core.video.decode import VideoFile
+from ...tav_core.video.pixels import to_uint8
 
 
 @contextmanager
@@ -58,7 +59,7 @@ class Frames:
 
     def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
         for number in chosen:
-            yield (self.images[number, ..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
+            yield to_uint8(self.images[number, ..., :3])
 
 
 def _temp_folder() -> str:

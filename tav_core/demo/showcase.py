@@ -21,6 +21,7 @@ from ..jobs.selection import Selection
 from ..jobs.tuning import prepare_tuning
 from ..metrics import trajectory_correlation
 from ..tune import TuneConfig
+from ..video.pixels import to_uint8
 from ..video.read import read_frames
 from ..video.write import write_video
 from .miniature import miniature_path
@@ -133,8 +134,8 @@ def run_demo(
 
 def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
     """Reads the frames of an edit and holds them against what its prompt asks for and where the clip's object was."""
-    frames = (read_frames(path, len(scenes), size=SIZE).frames.numpy() * 255).round().astype(np.uint8)
-    readings = [read_picture(frame) for frame in frames]
+    frames = read_frames(path, len(scenes), size=SIZE).frames
+    readings = [read_picture(frame) for frame in to_uint8(frames)]
     asked, known = facts_in(prompt), facts_in(SOURCE.caption)
     changed = {fact: value for fact, value in asked.items() if value != known[fact]}
     return DemoEdit(

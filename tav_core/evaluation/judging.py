@@ -17,6 +17,7 @@ from ..metrics import (
     trajectory_correlation,
     warp_error,
 )
+from ..video.pixels import to_uint8
 from .protocol import CHANGES, FACTS, WorldClip, WorldEdit
 
 # In picture widths: the tips of the largest star, their rim, and the VAE's soft edges.
@@ -43,7 +44,7 @@ def figures(
 
 def edit_figures(edit: WorldEdit, frames: Tensor, scenes: Sequence[Scene], source: Tensor) -> dict[str, float]:
     """The figures of one edit (f, 128, 128, 3) of a clip that shows `scenes`."""
-    readings = [read_picture(picture) for picture in (frames.clamp(0, 1) * 255).round().byte().numpy()]
+    readings = [read_picture(picture) for picture in to_uint8(frames)]
     path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
     changed = CHANGES[edit.kind]
     steady = {

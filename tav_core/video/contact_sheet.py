@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..files import atomic_path
+from .pixels import to_uint8
 
 MOST_COLUMNS = 8
 PAPER, INK = 255, (36, 32, 32)  # blue, green, red, as OpenCV counts
@@ -50,7 +51,7 @@ def _strip(frames: Tensor) -> np.ndarray:
     interpolation = cv2.INTER_AREA if size < width else cv2.INTER_CUBIC
     pictures = []
     for frame in frames[chosen]:
-        pixels = (frame.clamp(0, 1) * 255).round().byte().cpu().numpy()[..., ::-1]
+        pixels = to_uint8(frame)[..., ::-1]
         picture = cv2.resize(pixels, (size, max(round(size * height / width), 1)), interpolation=interpolation)
         pictures += [picture, _paper(len(picture), GAP)]
     return np.hstack(pictures[:-1])

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-import torch
 from av.error import FFmpegError
 from torch import Tensor
 
 from ..errors import TavError
 from ..files import atomic_path
 from .frames import yuv
+from .pixels import to_uint8
 
 
 def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
@@ -36,7 +36,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
             stream.width, stream.height = frames.shape[2] + odd_width, frames.shape[1] + odd_height
             stream.pix_fmt = "yuv420p"
             for number, pixels in enumerate(frames):
-                picture = (pixels.detach().float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
+                picture = to_uint8(pixels)
                 picture = np.pad(picture, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
                 frame = yuv(picture)
                 frame.pts, frame.time_base = number, 1 / rate
