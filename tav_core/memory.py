@@ -1,5 +1,7 @@
 """How much memory a run will need, found by running its shapes alone, and how much there is."""
 
+import functools
+import json
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,23 @@ from torch.utils.checkpoint import checkpoint
 from .inflate import InflatedUNet, inflate
 
 
+def _once_per_shape(estimate: Callable[..., int]) -> Callable[..., int]:
+    """Remembers an estimate: it takes seconds, depends on shapes alone, and a run asks for the same one repeatedly."""
+    known = {}
+
+    @functools.wraps(estimate)
+    def remembered(network: InflatedUNet | AutoencoderKL, *args, **options) -> int:
+        config = network.unet.config if isinstance(network, InflatedUNet) else network.config
+        shapes = json.dumps(config, sort_keys=True, default=str), getattr(network, "inflation", None), network.dtype
+        key = *shapes, *args, *sorted(options.items())
+        if key not in known:
+            known[key] = estimate(network, *args, **options)
+        return known[key]
+
+    return remembered
+
+
+@_once_per_shape
 def tuning_memory(
     unet: InflatedUNet, latents_shape: tuple[int, ...], *, checkpointing: bool, half: bool = False
 ) -> int:
@@ -46,6 +65,7 @@ def tuning_memory(
     return activations + 12 * count + master + casts
 
 
+@_once_per_shape
 def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
     """The bytes that one prediction takes beside the network's weights; latents_shape: (b, c, f, h, w)."""
     with torch.device("meta"), torch.no_grad():
@@ -53,6 +73,7 @@ def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
         return _peak(lambda: network(*_inputs(network, latents_shape)), network)
 
 
+@_once_per_shape
 def decoding_memory(vae: AutoencoderKL, height: int, width: int) -> int:
     """The bytes that decoding one frame takes beside the VAE's weights; height and width of the latents."""
     with torch.device("meta"), torch.no_grad():

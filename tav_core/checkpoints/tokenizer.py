@@ -1,5 +1,6 @@
-"""Stable Diffusion's CLIP tokenizer, built from the merges that ship with this package: no network, no cache."""
+"""Stable Diffusion's CLIP tokenizer, built from the merges that ship with this package: without the network or the hub's cache."""
 
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import CLIPTokenizer
 MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
 
 
+@functools.cache  # all open checkpoints share it, so nothing may be added to it
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """Builds the tokenizer of 49408 tokens, 77 to a prompt; SD 1.x pads with <|endoftext|>, SD 2.x with "!"."""
     with tempfile.TemporaryDirectory() as folder:  # the one form that every version of transformers reads
