@@ -109,8 +109,8 @@ def test_eta_draws_from_the_generator_it_is_given():
 @pytest.mark.parametrize(
     ("scheduler", "steps", "sentence"),
     [
-        (ddim(), 0, "from 1 to 999, got 0"),
-        (ddim(), 1000, "from 1 to 999, got 1000"),
+        (ddim(), 0, "from 1 to 999; got 0"),
+        (ddim(), 1000, "from 1 to 999; got 1000"),
         (ddim(timestep_spacing="linspace"), 10, "'leading' or 'trailing', got 'linspace'"),
         (DDPMScheduler(**SCHEDULE), 10, "needs a diffusers DDIMScheduler, got a DDPMScheduler"),
         (ddim(timestep_spacing="trailing", rescale_betas_zero_snr=True), 10, "999 of this schedule is pure noise"),

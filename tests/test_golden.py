@@ -107,7 +107,7 @@ def test_sampling_is_the_originals(name, tolerance):
             case["in.start_latents"],
             scheduler,
             case.settings["num_inference_steps"],
-            on_step=lambda step, total, latents, timestep, steps=steps: steps.append(latents),
+            on_step=lambda step, total, latents, steps=steps, **_: steps.append(latents),
         )
         bound = tolerance if run["classifier_free_guidance"] else 2e-4
         assert worst(torch.stack(steps), case[f"out.{tag}.steps"]) < bound, tag

@@ -166,7 +166,7 @@ def test_inputs_of_other_shapes_are_refused(latents, timestep, prompt, sentence)
 
 def test_what_cannot_be_inflated_is_refused():
     unet = tiny_unet()
-    for options, sentence in (({"attention": "all"}, "'all'"), ({"group_norm": "none"}, "'none'; choose one of video")):
+    for options, sentence in (({"attention": "all"}, "'all'"), ({"group_norm": "none"}, "group_norm must be one of video, frame; got 'none'")):
         with pytest.raises(TavError, match=sentence):
             inflate(unet, **options)
     inflated = inflate(unet)

@@ -178,7 +178,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path):
         {"scheduler": DDPMScheduler(**SCHEDULE, prediction_type="v_prediction")},
     ]
     for other in others:
-        with pytest.raises(TavError, match="of another run"):
+        with pytest.raises(TavError, match="belongs to another run"):
             run(checkpoint=path, **other)
     assert path.read_bytes() == before
 
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_more_steps_than_asked_for_is_told(tmp_path):
 
 def test_a_checkpoint_that_cannot_be_written_is_told_before_the_first_step(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(TavError, match="Nothing can be written into"):
+    with pytest.raises(TavError, match="Cannot write to"):
         run(checkpoint=tmp_path / "file" / "run.safetensors", on_step=lambda *_, **__: pytest.fail("a step was done"))
 
 

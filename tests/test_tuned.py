@@ -1,5 +1,4 @@
 import errno
-import json
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from safetensors.torch import save_file
 
 from tav_core import TavError, TuneConfig, TunedWeights, inflate
 from tav_core.fingerprints import fingerprint
+from tav_core.tuned_facts import TunedFacts
 from tests.networks import text, tiny_unet, video
 
 
@@ -61,7 +61,7 @@ def test_strength_scales_the_temporal_contribution_and_the_query_differences():
 
 def test_the_fingerprint_is_of_the_base_in_any_precision_and_of_no_other():
     unet, base = tuned_network()
-    assert TunedWeights.from_unet(unet, base=base).facts["base_fingerprint"] == fingerprint(inflate(tiny_unet()))
+    assert TunedWeights.from_unet(unet, base=base).facts.base_fingerprint == fingerprint(inflate(tiny_unet()))
     assert fingerprint(inflate(tiny_unet().half())) == fingerprint(inflate(tiny_unet()))
     assert fingerprint(inflate(tiny_unet(seed=1))) != fingerprint(inflate(tiny_unet()))
 
@@ -139,9 +139,9 @@ json_values = st.recursive(
 
 @settings(max_examples=30, deadline=None)
 @given(facts=st.dictionaries(st.text(), json_values, max_size=5), shape=st.lists(st.integers(0, 3), max_size=3))
-def test_any_facts_and_tensors_come_back_as_they_were(tmp_path_factory, facts, shape):
+def test_any_metadata_and_tensors_come_back_as_they_were(tmp_path_factory, facts, shape):
     path = tmp_path_factory.mktemp("tuned") / "file.safetensors"
-    tensor = torch.randn(shape)
+    tensor, facts = torch.randn(shape), TunedFacts(prompt="a ball", more=facts)
     TunedWeights({"block.attn1.to_q.weight": tensor}, facts).save(path)
     loaded = TunedWeights.load(path)
     assert loaded.facts == facts
@@ -152,7 +152,6 @@ def test_settings_are_kept_field_by_field(tmp_path):
     unet, base = tuned_network()
     weights = TunedWeights.from_unet(unet, base=base, config=TuneConfig(num_steps=3, learning_rate=1e-4))
     weights.save(tmp_path / "tuned.safetensors")
-    assert TuneConfig(**TunedWeights.load(tmp_path / "tuned.safetensors").facts["config"]) == TuneConfig(
-        num_steps=3, learning_rate=1e-4
-    )
-    assert json.dumps(weights.facts)
+    loaded = TunedWeights.load(tmp_path / "tuned.safetensors")
+    assert TuneConfig(**loaded.facts.config) == TuneConfig(num_steps=3, learning_rate=1e-4)
+    assert loaded.facts == weights.facts

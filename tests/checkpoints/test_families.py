@@ -118,7 +118,7 @@ def tuned_and_edited(checkpoint, weights, **options) -> tuple[dict, dict]:
     parts, unet, controls, base = opened(checkpoint, **options)
     untuned = edited(parts, unet, controls)
     tuned(parts, unet, controls)
-    TunedWeights.from_unet(unet, base_fingerprint=base).save(weights)
+    TunedWeights.from_unet(unet, base_fingerprint=base.fingerprint).save(weights)
     return untuned, edited(parts, unet, controls)
 
 

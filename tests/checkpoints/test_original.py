@@ -190,12 +190,12 @@ def test_the_facts_are_those_that_the_original_wrote_beside_its_network(written,
     }
     known = {"attention": "sparse-causal", "group_norm": "video", "temporal": True, "family": "sd1"}
     facts = original_weights(written / "result", base).facts
-    assert facts.items() >= (told | known | {"source": "result/unet"}).items()
+    assert facts.as_metadata().items() >= (told | known | {"source": "result/unet"}).items()
 
 
 def test_what_else_is_known_goes_before_what_the_original_wrote(written, base):
     facts = original_weights(written / "result", base, prompt="a panda is skiing", note="mine").facts
-    assert (facts["prompt"], facts["note"], facts["frames"]) == ("a panda is skiing", "mine", 4)
+    assert (facts.prompt, facts.more, facts.frames) == ("a panda is skiing", {"note": "mine"}, 4)
 
 
 def test_weights_load_alike_from_a_file_of_ours_and_from_a_result_beside_any_checkpoint(written, base, tmp_path):
@@ -217,8 +217,8 @@ def test_a_result_without_the_original_s_settings_is_taken_without_them(result, 
     (result / "config.yaml").unlink()
     if content:
         (result / "config.yaml").write_text(content)
-    assert "prompt" not in original_weights(result, base).facts
-    assert original_weights(result, base).facts["family"] == "sd1"
+    facts = original_weights(result, base).facts
+    assert (facts.prompt, facts.family) == (None, "sd1")
 
 
 # What is told apart
@@ -312,7 +312,7 @@ def test_the_shell_converts_a_result_into_weights_that_give_the_same_video(writt
     assert (done.returncode, done.stdout) == (0, f"{output}\n"), done.stderr
     weights = TunedWeights.load(output)
     facts = weights.facts
-    assert (facts["prompt"], facts["frames"], facts["checkpoint"]) == ("a panda is skiing", 4, "base.safetensors")
+    assert (facts.prompt, facts.frames, facts.checkpoint) == ("a panda is skiing", 4, "base.safetensors")
     unet, own = (inflate(load_checkpoint(written / name).unet) for name in ("base", "result"))
     weights.apply(unet)
     original_weights(written / "result").apply(own)
@@ -329,7 +329,7 @@ def test_the_shell_replaces_a_file_only_by_force(written, tmp_path):
     assert f"{output} exists; choose another name, or force its replacement (--force)." in refused.err
     assert output.read_text() == "a letter"
     assert tav(*words, "--force").code == 0
-    assert TunedWeights.load(output).facts["prompt"] == "a man is skiing"
+    assert TunedWeights.load(output).facts.prompt == "a man is skiing"
 
 
 @pytest.mark.parametrize(

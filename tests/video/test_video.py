@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tav_core.errors import TavError
-from tav_core.video import decode
-from tav_core.video import read as video
+from tav_core.video import decode, write
 from tav_core.video.choose import FITS, select_frames
 from tav_core.video.frames import rgb
 from tav_core.video.read import read_frames
@@ -544,7 +543,7 @@ def test_what_is_no_clip_is_not_written(tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
 def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, monkeypatch, error):
-    path, yuv, calls = tmp_path / "out.mp4", video.yuv, []
+    path, yuv, calls = tmp_path / "out.mp4", write.yuv, []
 
     def fails_at_the_third(picture):
         calls.append(1)
@@ -553,7 +552,7 @@ def test_a_write_that_fails_midway_leaves_what_was_there(tmp_path, monkeypatch, 
         return yuv(picture)
 
     path.write_bytes(b"the last result")
-    monkeypatch.setattr(video, "yuv", fails_at_the_third)
+    monkeypatch.setattr(write, "yuv", fails_at_the_third)
     with pytest.raises(TavError if isinstance(error, OSError) else error):
         write_video(path, gradients(5), 8)
     assert path.read_bytes() == b"the last result"
