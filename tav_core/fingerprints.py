@@ -1,6 +1,6 @@
-"""Names of base models, runs and inversions, made of all that decides each."""
+"""Fingerprints of base models, runs and inversions: hashes of everything that determines each."""
 
-from __future__ import annotations  # networks are named for readers alone; diffusers is not imported for them
+from __future__ import annotations  # networks are only annotations, and diffusers is slow to import
 
 import hashlib
 import json
@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 
     from .control import Control
     from .inflate import InflatedUNet
-    from .tune import TuneConfig
 
 FREE = ("num_steps", "checkpoint_every", "gradient_checkpointing")
-"""Settings that may change when a run resumes: none changes what a step computes, except for rounding."""
+"""Settings that may change when a run resumes; apart from rounding, they do not affect what a step computes."""
 
 
 def fingerprint(unet: InflatedUNet | UNet2DConditionModel, queries: Mapping[str, Tensor] | None = None) -> str:
-    """Names a base model by `fingerprint_of` its weights.
+    """Identifies a base model by `fingerprint_of` its weights.
 
     queries: the query projections before tuning; by default the network's own copies, if it was tuned.
     """
@@ -32,9 +31,9 @@ def fingerprint(unet: InflatedUNet | UNet2DConditionModel, queries: Mapping[str,
 
 
 def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
-    """Sha256 over a network's attention projections in fp16, by sorted diffusers key.
+    """SHA-256 of a network's attention projections in fp16, sorted by diffusers key.
 
-    The same for a folder and a single file, fp16 and fp32.
+    It is the same for a folder and a single file, in fp16 and fp32.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
@@ -49,25 +48,25 @@ def run_fingerprint(
     latents: Tensor | tuple[Tensor, Tensor],
     prompt_embeds: Tensor,
     scheduler: SchedulerMixin,
-    config: TuneConfig,
+    config: object,
 ) -> str:
-    """Names a tuning run by what decides its result: base, inflation, clip, prompt, schedule, settings, device.
+    """Identifies a tuning run by what determines its result: base, inflation, clip, prompt, schedule, settings, device.
 
-    The base is the network before it was first tuned, so an interrupted run may resume in the same process.
+    The base is the network before it was first tuned, so an interrupted run can resume in the same process.
     """
-    given = (latents,) if torch.is_tensor(latents) else latents
+    tensors = (latents,) if torch.is_tensor(latents) else latents
     inflation = unet.inflation.as_metadata().values()
-    decisive = [
+    settings = [
         fingerprint(unet),
-        [*inflation, str(unet.dtype), given[0].device.type],
+        [*inflation, str(unet.dtype), tensors[0].device.type],
         schedule_of(scheduler),
         {name: value for name, value in asdict(config).items() if name not in FREE},
     ]
-    return _digest([*given, prompt_embeds], decisive)
+    return _digest([*tensors, prompt_embeds], settings)
 
 
 def personalised_run(run: str, unet: InflatedUNet | None, controls: Sequence[Control]) -> str:
-    """Names a run with LoRAs, which may change more of `unet` than `run_fingerprint` looks at, or with controls."""
+    """Identifies a run with controls, or with LoRAs, which may change layers that `run_fingerprint` does not cover."""
     settings = [[digest_of(control.network), control.strength, control.start, control.end] for control in controls]
     digest = hashlib.sha256(json.dumps([run, unet and digest_of(unet), settings]).encode())
     for control in controls:
@@ -76,17 +75,17 @@ def personalised_run(run: str, unet: InflatedUNet | None, controls: Sequence[Con
 
 
 def inversion_key(*tensors: Tensor, method: str, **settings) -> str:
-    """Names an inversion by its method and all else that decides its result. settings: anything JSON can hold."""
+    """Identifies an inversion by its method and all else that determines its result. settings: JSON-serializable."""
     return key_of(*tensors, method=method, **settings)
 
 
 def key_of(*tensors: Tensor, **settings) -> str:
-    """Names a result by the tensors and settings that decide it; sha256, hex. settings: anything JSON can hold."""
+    """Identifies a result by the tensors and settings that determine it; SHA-256, hex. settings: JSON-serializable."""
     return _digest(tensors, settings)
 
 
 def digest_of(network: nn.Module) -> str:
-    """Distinguishes a network's weights from others by a sample of each tensor; sha256, hex."""
+    """Identifies a network's weights by a sample of each tensor; SHA-256, hex."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
@@ -95,7 +94,7 @@ def digest_of(network: nn.Module) -> str:
 
 
 def schedule_of(scheduler: SchedulerMixin) -> dict:
-    """A scheduler's settings, without the names of the library's classes and versions."""
+    """A scheduler's settings, without diffusers' class name and version."""
     return {name: value for name, value in scheduler.config.items() if not name.startswith("_")}
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import TavError
 from ..families import check_addition, family_of_addition
+from ..files import read_header
 from .networks import read_safetensors
 
 # What other ways of storing a change look like. diffusers would leave some of them out without a word.
@@ -127,8 +127,7 @@ def _scale(layer: str, rank: int, settings: Mapping) -> float:
 
 def _settings(path: Path) -> dict[str, dict]:
     """peft's settings of each network, from the header that diffusers writes, or the file that peft does."""
-    with safe_open(path, framework="pt") as file:
-        header = (file.metadata() or {}).get("lora_adapter_metadata")
+    header = read_header(path).get("lora_adapter_metadata")
     beside = path.with_name("adapter_config.json")
     try:
         if header:

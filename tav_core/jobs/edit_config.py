@@ -1,4 +1,4 @@
-"""How a clip is edited."""
+"""The settings of an edit."""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from ..precision import PRECISIONS, sampling_precision
 
 @dataclass(frozen=True)
 class EditConfig:
-    """How to edit; the paper's values are the defaults.
+    """How to edit a clip; the defaults are the paper's values.
 
-    from_inversion: starts from the noise that the clip came from; False starts from random noise of the seed.
-    seed: of that random noise, and of what eta > 0 adds while sampling; each prompt starts from it anew.
+    from_inversion: start from the inverted clip; False starts from random noise drawn with the seed.
+    seed: of that random noise, and of the noise that eta > 0 adds while sampling; the same for every prompt.
     strength: of the tuned weights; 0 is the base model.
     precision: of the network: "no" (float32), "bf16" or "fp16"; "auto" is fp16 on a GPU, float32 on the CPU.
     """
@@ -41,6 +41,10 @@ class EditConfig:
         choices = ("auto", *PRECISIONS)
         need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
 
+    def of_inversion(self) -> dict:
+        """The settings that decide the inversion, its method among them, for its key."""
+        return {"method": "ddim", "steps": self.inversion_steps, "strength": self.strength}
+
     def dtype(self, device: torch.device) -> torch.dtype:
-        """The precision in which the networks are loaded on that device."""
+        """The dtype of the networks on that device."""
         return sampling_precision(self.precision, device)
