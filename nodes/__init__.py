@@ -1,4 +1,4 @@
-"""The nodes: they turn ComfyUI's sockets into calls of `tav_core`, and nothing else."""
+"""The nodes: they turn ComfyUI's sockets into `tav_core` calls, and nothing else."""
 
 from comfy_api.latest import ComfyExtension, io
 

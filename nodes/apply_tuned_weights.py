@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from .host.versions import known
-from .sockets import CATEGORY, TunedWeightsSocket, facts, strength_input
+from .sockets import CATEGORY, TunedWeightsSocket, strength_input, ui_values
 
 
 class ApplyTunedWeights(io.ComfyNode):
@@ -11,11 +11,12 @@ class ApplyTunedWeights(io.ComfyNode):
             node_id="ApplyTunedWeights",
             display_name="Apply Tuned Weights",
             category=CATEGORY,
-            description="Puts tuned weights onto another model of the same family, in place of any it has, and "
-            "inflates it as it was tuned.",
+            description="Applies tuned weights to another model of the same family, replacing any it already has, and "
+            "inflates it the way it was tuned.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A Stable Diffusion model of the family that was tuned, LoRAs and all."
+                    "model",
+                    tooltip="A Stable Diffusion model of the family the weights were tuned on, with or without LoRAs.",
                 ),
                 TunedWeightsSocket.Input("tuned_weights", tooltip="From One-Shot Tune or Load Tuned Weights."),
                 strength_input(),
@@ -32,4 +33,4 @@ class ApplyTunedWeights(io.ComfyNode):
 
         applied = with_tuned(model, tuned_weights, strength)
         note = warn_of_model(model, tuned_weights, cls.hidden.unique_id, cls.hidden.prompt)
-        return io.NodeOutput(applied, ui=facts(strength=strength, note=note))
+        return io.NodeOutput(applied, ui=ui_values(strength=strength, note=note))

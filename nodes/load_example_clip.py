@@ -4,7 +4,7 @@ import torch
 from comfy_api.latest import InputImpl, Types, io
 
 from .host.versions import known
-from .sockets import CATEGORY, facts
+from .sockets import CATEGORY, ui_values
 
 
 class LoadExampleClip(io.ComfyNode):
@@ -16,22 +16,22 @@ class LoadExampleClip(io.ComfyNode):
             node_id="LoadExampleClip",
             display_name="Load Example Clip",
             category=CATEGORY,
-            description="A drawn clip of a dancer behind a rolling ball, or its poses, depth or mask, so that a "
-            "workflow can be tried before a clip or a preprocessor is at hand.",
+            description="A drawn clip of a dancer behind a rolling ball, or its poses, depth or mask. Lets you try a "
+            "workflow before you have a clip or a preprocessor.",
             inputs=[
                 io.Combo.Input(
                     "shows",
                     options=list(CLIPS),
                     default="dancer",
-                    tooltip="The dancer itself; its poses, as OpenPose draws them; its depth, near bright; or a mask, "
-                    "white where the dancer is. All four fit each other frame by frame.",
+                    tooltip="What to load: the dancer; its poses, drawn as OpenPose does; its depth, brighter when "
+                    "nearer; or its mask, white on the dancer. All four match frame by frame.",
                 ),
             ],
             outputs=[
                 io.Video.Output(
                     "video",
                     display_name="video",
-                    tooltip="24 frames of 512x512 at 8 a second, for the clip of Load Video Frames.",
+                    tooltip="24 frames of 512x512 at 8 fps, for the clip input of Load Video Frames.",
                 ),
             ],
             **known(io.Schema, search_aliases=["example video", "demo clip", "openpose", "depth", "mask"]),
@@ -43,4 +43,4 @@ class LoadExampleClip(io.ComfyNode):
 
         images = torch.from_numpy(CLIPS[shows]()).float() / 255
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))
-        return io.NodeOutput(video, ui=facts(shows=shows, caption=CAPTION, frames=len(images), fps=FPS))
+        return io.NodeOutput(video, ui=ui_values(shows=shows, caption=CAPTION, frames=len(images), fps=FPS))

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from .host.versions import known
-from .sockets import CATEGORY, facts
+from .sockets import CATEGORY, ui_values
 
 
 class LoadMiniature(io.ComfyNode):
@@ -12,24 +12,24 @@ class LoadMiniature(io.ComfyNode):
             display_name="Load Miniature",
             category=CATEGORY,
             description="A tiny Stable Diffusion that comes with this pack and draws balls, boxes, triangles and stars "
-            "in 128x128, so that a workflow can be tried on any CPU before a checkpoint is downloaded.",
+            "at 128x128. Lets you try a workflow on any CPU before downloading a checkpoint.",
             inputs=[
                 io.Boolean.Input(
                     "personalised",
                     default=False,
-                    tooltip='Applies a LoRA that knows one thing more: a "sks ball" is striped.',
+                    tooltip='Applies a LoRA that adds one concept: a "sks ball" is striped.',
                 ),
             ],
             outputs=[
                 io.Model.Output("model", display_name="model", tooltip="Its UNet, 4.2 million parameters."),
                 io.Clip.Output(
-                    "clip", display_name="clip", tooltip="Its text encoder; knows the words that the node shows."
+                    "clip", display_name="clip", tooltip="Its text encoder; it knows only the words shown in the node."
                 ),
-                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; 8 pixels to a latent."),
+                io.Vae.Output("vae", display_name="vae", tooltip="Its VAE; it downscales by 8."),
                 io.Video.Output(
                     "video",
                     display_name="video",
-                    tooltip="A clip to begin with, for Load Video Frames: 8 frames of a red ball on the grass.",
+                    tooltip="A clip to start with, for Load Video Frames: 8 frames of a red ball on the grass.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -43,6 +43,7 @@ class LoadMiniature(io.ComfyNode):
         from .host.miniature import example_clip, load_miniature
         from .host.progress import say
 
-        told = facts(words=" ".join(WORDS), caption=SOURCE.caption)
-        say(f"Its words: {' '.join(WORDS)}", cls.hidden.unique_id)
-        return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=told)
+        words = " ".join(WORDS)
+        say(f"Known words: {words}", cls.hidden.unique_id)
+        values = ui_values(words=words, caption=SOURCE.caption)
+        return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=values)

@@ -2,7 +2,7 @@ from comfy_api.latest import io
 
 from .host.versions import known
 from .host.weights_folder import file_named, names_of_files
-from .sockets import CATEGORY, TunedWeightsSocket, facts, stamp, strength_input
+from .sockets import CATEGORY, TunedWeightsSocket, stamp, strength_input, ui_values
 
 
 class LoadTunedWeights(io.ComfyNode):
@@ -12,15 +12,17 @@ class LoadTunedWeights(io.ComfyNode):
             node_id="LoadTunedWeights",
             display_name="Load Tuned Weights",
             category=CATEGORY,
-            description="Puts saved tuned weights onto a model of the same family, and inflates it as it was tuned.",
+            description="Applies saved tuned weights to a model of the same family, and inflates it the way it was "
+            "tuned.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="A Stable Diffusion model of the family that was tuned, LoRAs and all."
+                    "model",
+                    tooltip="A Stable Diffusion model of the family the weights were tuned on, with or without LoRAs.",
                 ),
                 io.Combo.Input(
                     "tuned_weights_name",
                     options=names_of_files(),
-                    tooltip="A file in models/tune_a_video, written by Save Tuned Weights or by the tav command.",
+                    tooltip="A file in models/tune_a_video, written by Save Tuned Weights or the tav command.",
                 ),
                 strength_input(),
             ],
@@ -47,5 +49,5 @@ class LoadTunedWeights(io.ComfyNode):
         tuned = TunedWeights.load(file_named(tuned_weights_name))
         applied = with_tuned(model, tuned, strength)
         note = warn_of_model(model, tuned, cls.hidden.unique_id, cls.hidden.prompt)
-        shown = tuned.facts.as_metadata() | {"name": tuned_weights_name, "strength": strength, "note": note}
-        return io.NodeOutput(applied, tuned, ui=facts(**shown))
+        values = tuned.facts.as_metadata() | {"name": tuned_weights_name, "strength": strength, "note": note}
+        return io.NodeOutput(applied, tuned, ui=ui_values(**values))

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 from .host.graph import controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, facts
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, ui_values
 
 
 class OneShotTune(io.ComfyNode):
@@ -13,24 +13,24 @@ class OneShotTune(io.ComfyNode):
             node_id="OneShotTune",
             display_name="One-Shot Tune",
             category=CATEGORY,
-            description="Tunes an inflated model on one clip and the sentence that describes it, so that it draws "
-            "other sentences with the clip's motion. An interrupted run goes on where it was when the same graph is "
-            "queued again, and a finished one is not tuned again.",
+            description="Tunes an inflated model on one clip and the prompt that describes it, so that other prompts "
+            "give videos with the clip's motion. Queue the same graph again to resume an interrupted run; a finished "
+            "one is not repeated.",
             inputs=[
-                io.Model.Input("model", tooltip="A model from Inflate UNet; earlier tuned weights on it are left out."),
-                io.Latent.Input("latents", tooltip="The clip from VAE Encode, 2 frames or more."),
+                io.Model.Input("model", tooltip="A model from Inflate UNet; tuned weights already on it are ignored."),
+                io.Latent.Input("latents", tooltip="The clip, from VAE Encode; at least 2 frames."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The sentence that describes the clip: exactly one, without area, mask or range. "
-                    "ControlNets and T2I-Adapters on it are honoured.",
+                    tooltip="The prompt that describes the clip: exactly one, without area, mask or timestep range. "
+                    "ControlNets and T2I-Adapters on it are used.",
                 ),
                 io.Int.Input(
                     "steps",
                     default=500,
                     min=1,
                     max=100_000,
-                    tooltip="Tuning steps, 1 to 100000. Too few do not hold the motion, too many do not follow a new "
-                    "sentence; 300 to 500 suit most clips.",
+                    tooltip="Tuning steps, 1 to 100000; 300 to 500 suit most clips. With too few, the motion is not "
+                    "learned; with too many, the model stops following new prompts.",
                 ),
                 io.Float.Input(
                     "learning_rate",
@@ -39,28 +39,28 @@ class OneShotTune(io.ComfyNode):
                     max=0.1,
                     step=1e-6,
                     round=False,
-                    tooltip="AdamW's step size, 1e-8 to 0.1; 3e-5 is the paper's.",
+                    tooltip="AdamW's learning rate, 1e-8 to 0.1; the paper uses 3e-5.",
                 ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=2**63 - 1,
-                    tooltip="Draws the noise and the timesteps of each step, 0 to 2^63 - 1.",
+                    tooltip="Seed of the noise and timestep drawn at each step, 0 to 2^63 - 1.",
                     **KEPT_SEED,
                 ),
                 io.Combo.Input(
                     "mixed_precision",
                     options=["auto", "no", "bf16", "fp16"],
                     default="auto",
-                    tooltip="What a step computes in. auto: as the model computes, and on a GPU half precision.",
+                    tooltip="Precision of each step. auto: the model's compute precision; on a GPU, half precision.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(
                     "gradient_checkpointing",
                     options=["auto", "on", "off"],
                     default="auto",
-                    tooltip="Computes some things twice to save memory. auto: where a step would not fit without.",
+                    tooltip="Recomputes activations to save memory. auto: only if a step would not fit otherwise.",
                     **ADVANCED,
                 ),
                 io.Int.Input(
@@ -68,15 +68,16 @@ class OneShotTune(io.ComfyNode):
                     default=100,
                     min=0,
                     max=100_000,
-                    tooltip="Steps between previews of how the network sees the clip, 0 to 100000; 0 shows none.",
+                    tooltip="Steps between previews of the clip as the network currently denoises it, 0 to 100000; 0 "
+                    "shows none.",
                     **ADVANCED,
                 ),
                 io.String.Input(
                     "prompt",
                     default="",
                     optional=True,
-                    tooltip="The sentence in words, kept in the weights file as a note; empty, it is read from the "
-                    "graph. Changes nothing in tuning.",
+                    tooltip="The prompt as text, saved as metadata in the weights file; if empty, it is read from the "
+                    "graph. Does not affect tuning.",
                     **ADVANCED,
                 ),
                 io.Float.Input(
@@ -86,7 +87,7 @@ class OneShotTune(io.ComfyNode):
                     max=1000.0,
                     step=0.01,
                     optional=True,
-                    tooltip="The clip's frames a second, 0 to 1000, kept in the weights file as a note; 0: unknown.",
+                    tooltip="The clip's frame rate, 0 to 1000, saved as metadata in the weights file; 0 if unknown.",
                     **ADVANCED,
                 ),
             ],
@@ -95,7 +96,7 @@ class OneShotTune(io.ComfyNode):
                 TunedWeightsSocket.Output(
                     "tuned_weights",
                     display_name="tuned_weights",
-                    tooltip="What tuning changed, to be saved or put onto another checkpoint.",
+                    tooltip="What tuning changed, to save or to apply to another checkpoint.",
                 ),
                 LossMapSocket.Output(
                     "loss_map", display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."
@@ -123,7 +124,7 @@ class OneShotTune(io.ComfyNode):
         from ..tav_core.tune import TuneConfig
         from .host.inflate import with_tuned
         from .host.latents import check_clean, frames_of
-        from .host.memory import in_plain_words
+        from .host.memory import readable_errors
         from .host.progress import Progress
         from .host.tuning import tune_model
 
@@ -140,15 +141,15 @@ class OneShotTune(io.ComfyNode):
         progress = Progress(model, steps, cls.hidden.unique_id)
 
         def on_step(step: int, total: int, *, loss: float, estimate) -> None:
-            shown = estimate() if validate_every and step % validate_every == 0 else None
-            progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", shown)
+            preview = estimate() if validate_every and step % validate_every == 0 else None
+            progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", preview)
 
         here = cls.hidden.prompt, cls.hidden.unique_id
-        notes = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
-        notes |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
-        with in_plain_words():
-            tuned, losses, how = tune_model(
-                model, samples, positive, config, root=runs_folder(), notes=notes, on_step=on_step
+        metadata = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
+        metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
+        with readable_errors():
+            tuned, losses, report = tune_model(
+                model, samples, positive, config, root=runs_folder(), metadata=metadata, on_step=on_step
             )
-        told = facts(losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), **how)
-        return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=told)
+        values = ui_values(losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), **report)
+        return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=values)

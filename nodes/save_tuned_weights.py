@@ -2,7 +2,7 @@ from comfy_api.latest import io
 
 from .host.versions import known
 from .host.weights_folder import check_prefix, name_of, next_file
-from .sockets import CATEGORY, TunedWeightsSocket, checked, facts
+from .sockets import CATEGORY, TunedWeightsSocket, checked, ui_values
 
 
 class SaveTunedWeights(io.ComfyNode):
@@ -12,13 +12,13 @@ class SaveTunedWeights(io.ComfyNode):
             node_id="SaveTunedWeights",
             display_name="Save Tuned Weights",
             category=CATEGORY,
-            description="Writes tuned weights as one .safetensors file into models/tune_a_video.",
+            description="Saves tuned weights as a .safetensors file in models/tune_a_video.",
             inputs=[
                 TunedWeightsSocket.Input("tuned_weights", tooltip="From One-Shot Tune."),
                 io.String.Input(
                     "filename_prefix",
                     default="tuned",
-                    tooltip="Begins the file's name, a number follows; may name subfolders, as in cats/jump.",
+                    tooltip="Start of the file name; a number is appended. May include subfolders, as in cats/jump.",
                 ),
             ],
             outputs=[],
@@ -32,9 +32,9 @@ class SaveTunedWeights(io.ComfyNode):
 
     @classmethod
     def execute(cls, tuned_weights, filename_prefix) -> io.NodeOutput:
-        from .host.memory import in_plain_words
+        from .host.memory import readable_errors
 
-        with in_plain_words():
+        with readable_errors():
             path = next_file(filename_prefix)
             tuned_weights.save(path)
-        return io.NodeOutput(ui=facts(file=str(path), name=name_of(path)))
+        return io.NodeOutput(ui=ui_values(file=str(path), name=name_of(path)))

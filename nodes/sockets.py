@@ -1,4 +1,4 @@
-"""What the nodes' schemas share: their category, the one socket type of our own, and what older hosts do not know."""
+"""What the nodes' schemas share: their category, socket types, and options that older hosts lack."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,21 +10,21 @@ from .host.versions import known
 
 CATEGORY = "Tune-A-Video"
 TunedWeightsSocket = io.Custom("TUNED_WEIGHTS")
-LossMapSocket = io.Custom("LOSS_MAP")  # core's, which Plot Loss Graph reads
+LossMapSocket = io.Custom("LOSS_MAP")  # core's type, for Plot Loss Graph
 
 
 ADVANCED = known(io.Combo.Input, advanced=True)
-# else the front end draws a new seed each time, and with it a new tuning
+# otherwise the front end changes the seed after each run, and the next one tunes again
 KEPT_SEED = {"control_after_generate": io.ControlAfterGenerate.fixed} if hasattr(io, "ControlAfterGenerate") else {}
 
 
-def facts(**values) -> dict:
-    """A node's facts for its `ui` result, found by a client in /history; lists, for the host keeps no dict there."""
+def ui_values(**values) -> dict:
+    """A node's `ui` result, which clients read from /history; in a list, since the host reduces a dict to its keys."""
     return {"tune_a_video": [values]}
 
 
 def checked(check: Callable, *values) -> bool | str:
-    """What `validate_inputs` returns of a check that raises; what comes over a link is None then, and waits for it."""
+    """The result of `validate_inputs` for a check that raises; skipped if an input is linked, and so still None."""
     try:
         if None not in values:
             check(*values)
@@ -34,9 +34,9 @@ def checked(check: Callable, *values) -> bool | str:
 
 
 def stamp(find: Callable[[str], Path], name: str | None) -> str | float:
-    """What `fingerprint_inputs` returns of a file, to change when it does; empty where there is none.
+    """The result of `fingerprint_inputs` for a file: changes when the file does; empty if there is none.
 
-    A name that comes over a link is None then: the host takes NaN for a change, unless it is the very same object.
+    A linked name is still None here. NaN then counts as a change, unless it is the very same object.
     """
     if name is None:
         return float("nan")
@@ -48,5 +48,5 @@ def stamp(find: Callable[[str], Path], name: str | None) -> str | float:
 
 
 def strength_input() -> io.Float.Input:
-    tooltip = "How much of the tuning is applied, 0 to 2: 0 is the model without it, 1 all of it."
+    tooltip = "How much of the tuning is applied, 0 to 2: 0 is none, 1 is all of it."
     return io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05, tooltip=tooltip)

@@ -1,1 +1,1 @@
-"""The only folder that knows ComfyUI's internals; each use of a detail says why it is safe."""
+"""The only folder that uses ComfyUI's internals; each use says why it is safe."""

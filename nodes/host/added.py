@@ -1,4 +1,4 @@
-"""The weights that an inflated MODEL has beside its own, as a model of its own that the host's memory manager sees."""
+"""The weights that inflation adds to a MODEL, as a separate model that the host's memory manager handles."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ...tav_core.inflation import Addition
 
-# safe: the layers of every model that the host may keep in another place or precision than it computes in
+# safe: the layers of every host model whose weights may be stored on another device or in another dtype
 OPS = comfy.ops.manual_cast
 
 
 class AddedBlock(nn.Module):
-    """What one block of the network gets: added modules, and query differences that its own weights cannot hold.
+    """What is added to one block of the network: modules, and query differences that its own weights cannot hold.
 
-    tensors: by name below the block. heads: of its attention; 1 where it has none.
+    tensors: by name relative to the block. heads: of its attention; 1 if it has none.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], additions: Sequence[Addition], heads: int, dtype: torch.dtype):
@@ -35,17 +35,17 @@ class AddedBlock(nn.Module):
                 for name, part in addition.build(len(own[0]), heads, OPS, **placement).items():
                     setattr(self, name, part)
         for name, parameter in self.named_parameters():
-            if name not in tensors:  # what tuning leaves alone is a norm at the identity, and is not stored
+            if name not in tensors:  # norms are neither tuned nor stored: the identity
                 nn.init.constant_(parameter, float(name.endswith("weight")))
         self.load_state_dict({**self.state_dict(), **tensors})
 
     def residuals(self, hidden_states: Tensor, num_frames: int) -> Tensor:
-        """What the added modules add to the block's output, which is their input."""
+        """What the added modules, applied to the block's output, add to it."""
         return sum(addition.residual(self, hidden_states, num_frames) for addition in self.additions)
 
 
 class AddedWeights(nn.Module):
-    """An AddedBlock for each block that has added weights, by its path in diffusers."""
+    """An AddedBlock for each block that has added weights. heads: of each block, by its path in diffusers."""
 
     def __init__(
         self,
@@ -60,20 +60,20 @@ class AddedWeights(nn.Module):
         for path in self.paths:
             own = {name[len(path) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{path}.")}
             self.blocks.append(AddedBlock(own, additions, heads[path], dtype).requires_grad_(False))
-        self.device = torch.device("cpu")  # the host keeps account of it here
+        self.device = torch.device("cpu")  # the host tracks the model's device here
 
 
 def added_model(
     tensors: dict[str, Tensor], additions: Sequence[Addition], heads: dict[str, int], dtype: torch.dtype
 ) -> ModelPatcher:
     """A patcher over AddedWeights, for `set_additional_models`. heads: of each block, by its path in diffusers."""
-    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)  # the one that core gives ControlNets
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)  # as core uses for ControlNets
     manage = comfy.model_management
     patcher = kind(
         AddedWeights(tensors, additions, heads, dtype),
         load_device=manage.get_torch_device(),
         offload_device=manage.unet_offload_device(),
     )
-    # safe: how a loader tells the host to make the model again for another GPU
+    # safe: what core's loaders set, so that the host can rebuild the model for another GPU
     patcher.cached_patcher_init = (added_model, (tensors, additions, heads, dtype))
     return patcher

@@ -1,4 +1,4 @@
-"""A VIDEO socket's clip as a source of pictures; only those that are taken get decoded."""
+"""A VIDEO socket's clip as a source of frames; only the chosen ones are decoded."""
 
 import math
 import tempfile
@@ -17,7 +17,7 @@ from ...tav_core.video.pixels import to_uint8
 
 @contextmanager
 def opened(clip: Input.Video) -> Iterator["Frames | Trimmed"]:
-    """The pictures of a VIDEO, within its trim; what has to be written to disk for it is gone afterwards."""
+    """The frames of a VIDEO within its trim; a temporary file, if one is needed, is deleted afterwards."""
     if type(clip).get_stream_source is Input.Video.get_stream_source:  # no stream: the frames are in memory already
         yield Frames(clip)
         return
@@ -33,15 +33,15 @@ def opened(clip: Input.Video) -> Iterator["Frames | Trimmed"]:
 
 
 class Trimmed:
-    """The pictures of a video from `start` on, for `duration`, both in seconds; a duration of 0 is to the end."""
+    """The frames of a video from `start` for `duration`, both in seconds; a duration of 0 means to the end."""
 
     def __init__(self, video: VideoFile, start: float, duration: float):
-        # microseconds, for a picture at 0.3 s is outside of 0.1 s + 0.2 s, which are 0.30000000000000004
+        # microseconds, since 0.1 s + 0.2 s is 0.30000000000000004, which would let in the frame at 0.3 s
         start_us, end_us = 1e6 * start, 1e6 * (start + duration) if duration else math.inf
         self.video, moments = video, enumerate(video.moments)
         self.kept = [n for n, moment in moments if moment is None or start_us - 1 < 1e6 * moment < end_us - 1]
         if not self.kept:
-            raise TavError(f"The clip is trimmed to nothing: {duration:g} s from {start:g} s on; trim it less.")
+            raise TavError(f"The clip is trimmed to nothing: {duration:g} s from {start:g} s; trim it less.")
         self.num_frames, self.fps = len(self.kept), video.fps
 
     def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
@@ -49,10 +49,10 @@ class Trimmed:
 
 
 class Frames:
-    """The pictures of a video that another node made of frames (f, h, w, 3), 0..1."""
+    """The frames of a VIDEO that another node made from images (f, h, w, 3) in 0..1."""
 
     def __init__(self, clip: Input.Video):
-        # safe: of comfy_api's stable interface, as all that is asked of a VIDEO here
+        # safe: part of comfy_api's stable interface, like everything used of a VIDEO here
         components = clip.get_components()
         self.images, self.fps = components.images, float(components.frame_rate)
         self.num_frames = len(self.images)

@@ -1,4 +1,4 @@
-"""Control on a CONDITIONING: as the `control` of tav_core's tuning, and what does not fit said before any work."""
+"""Turns a CONDITIONING's ControlNets into tuning residuals, and rejects mismatches early."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,15 +24,16 @@ Residuals = Callable[[Tensor, Tensor], dict[str, Tensor | tuple]]
 def residuals_of(
     control: ControlBase | None, patcher: ModelPatcher, prompt_embeds: Tensor
 ) -> Iterator[Residuals | None]:
-    """(noisy latents (1, c, f, h, w), timesteps (1,)) -> the residual arguments of an inflated network.
+    """Yields a function from noisy latents (1, c, f, h, w) and timesteps (1,) to an inflated UNet's residual arguments.
 
-    prompt_embeds: (1 or f, n, d), of what the control is told. ControlNets are on the device while the block runs.
+    None without control. prompt_embeds: (1 or f, n, d), for the ControlNets. These stay on the device until the context
+    ends.
     """
     if control is None:
         yield None
         return
     sampling, sigmas = patcher.get_model_object("model_sampling"), sigmas_of(patcher)
-    # safe: what the host does around a sampling run: load the models, tell them of this MODEL, run, clean up
+    # safe: what the host does around a sampling run: load the models, pre_run with this MODEL, run, clean up
     comfy.model_management.load_models_gpu(control.get_models())
     layers, levels = unet_config(patcher)["num_res_blocks"][0], len(unet_config(patcher)["channel_mult"])
     model = SimpleNamespace(model_sampling=sampling, diffusion_model=patcher.model.diffusion_model)
@@ -42,7 +43,7 @@ def residuals_of(
         sigma = sigmas[timesteps.cpu()].to(noisy)
         latents = rearrange(noisy, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
         text = prompt_embeds.to(noisy.device).expand(len(latents), -1, -1)
-        with torch.inference_mode():  # the host's weights may be made in it
+        with torch.inference_mode():  # the host's weights may be inference tensors
             given = control.get_control(latents, sigma.expand(len(latents)), {"c_crossattn": text}, 1, {})
         return _as_diffusers(given or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
 
@@ -53,18 +54,18 @@ def residuals_of(
 
 
 def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dict[str, Tensor | tuple | list]:
-    """Copies that can be trained with.
+    """A control's output as diffusers' arguments; copies, since autograd cannot save inference tensors.
 
-    The host adds `output` to the skips, in their order, and `middle` once; of `input` it takes the last to the first
-    of its input blocks. diffusers takes an adapter's features at the ends of levels alone, which are these blocks.
+    The host adds `output` to the skips in order, and `middle` once; it adds `input`, from last to first, to its input
+    blocks. diffusers accepts an adapter's features only at the ends of levels, which are the input blocks `ends`.
     """
     skips = [torch.zeros((), device=noisy.device) if r is None else r.to(noisy) for r in given.get("output", [])]
     middle = next((r.to(noisy) for r in given.get("middle", []) if r is not None), None)
     features = dict(enumerate(reversed(given.get("input", []))))
     if any(features.get(block) is not None for block in range(max(ends)) if block not in ends):
         raise TavError(
-            "This control adds to blocks of the network where no T2I-Adapter of Stable Diffusion 1.x does, and tuning "
-            "cannot follow it; tune without."
+            "This control adds to UNet blocks that no T2I-Adapter for Stable Diffusion 1.x uses, which tuning does not "
+            "support; tune without it."
         )
     adapted = [r.to(noisy).clone() for r in (features.get(block) for block in ends) if r is not None]
     return {
@@ -75,14 +76,14 @@ def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dic
 
 
 def settings_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
-    """What decides the effect of a control: settings that JSON holds, and its images."""
+    """What determines a control's effect: its settings, JSON-serialisable, and its images."""
     settings, images = [], {}
     for one in chain_of(control):
-        # the others have no network of their own: they come from the MODEL's weights, or work outside of its blocks
+        # others have no network of their own: they use the MODEL's weights, or act outside its blocks
         if not isinstance(one, (ControlNet, T2IAdapter)) or isinstance(one, ControlLora):
             raise TavError(
-                f"A {type(one).__name__} cannot take part in tuning; connect a whole ControlNet or a T2I-Adapter, or "
-                "tune without it."
+                f"A {type(one).__name__} cannot be used in tuning; connect a full ControlNet or a T2I-Adapter, or tune "
+                "without it."
             )
         # safe: what core's apply nodes and copy_to set on each control, with its image
         settings.append(
@@ -94,13 +95,13 @@ def settings_of(control: ControlBase | None) -> tuple[list, dict[str, Tensor]]:
                 str(one.strength_type),
             ]
         )
-        for image in (one.cond_hint_original, *one.extra_concat_orig):  # with the masks of an inpainting one
+        for image in (one.cond_hint_original, *one.extra_concat_orig):  # and an inpainting ControlNet's masks
             images[f"hint.{len(images)}"] = image
     return settings, images
 
 
 def recorded(control: ControlBase | None, names: Sequence[tuple[str | None, str | None]]) -> list[dict]:
-    """Controls as `TunedFacts` holds them; names: of networks and images, from the graph, if it names them all."""
+    """Controls as `TunedFacts` stores them. names: (network, images) of each, used only if the graph names them all."""
     chain = list(chain_of(control))
     names = names if len(names) == len(chain) else [(None, None)] * len(chain)
     return [
@@ -117,46 +118,46 @@ def recorded(control: ControlBase | None, names: Sequence[tuple[str | None, str 
 
 
 def chain_of(control: ControlBase | None) -> Iterator[ControlBase]:
-    """A control and those before it, which core's apply nodes tie to it."""
+    """A control and those before it, as core's apply nodes chain them."""
     while control is not None:
         yield control
         control = control.previous_controlnet
 
 
 def check_controls(conditioning: list | None, samples: Tensor, patcher: ModelPatcher) -> None:
-    """Raises TavError where control on a CONDITIONING does not fit a video of samples (f, 4, h, w), or its MODEL.
+    """Raises TavError if control on a CONDITIONING does not fit a video of samples (f, 4, h, w), or its MODEL.
 
-    The host would repeat pictures until there are enough, and crop them to the video's shape, without a word.
+    The host would silently repeat images until there are enough, and crop them to the video's aspect ratio.
     """
     for _, options in conditioning or []:
         for control in chain_of(options.get("control")):
-            # those of other packs have their own ways with pictures
+            # other packs' controls handle images in their own way
             if type(control) in (ControlNet, ControlLora, T2IAdapter):
-                _check_pictures(control.cond_hint_original, samples)
+                _check_images(control.cond_hint_original, samples)
                 _check_family(control, patcher)
 
 
-def _check_pictures(pictures: Tensor, samples: Tensor) -> None:
-    count, _, height, width = pictures.shape
+def _check_images(images: Tensor, samples: Tensor) -> None:
+    count, _, height, width = images.shape
     frames, _, rows, columns = samples.shape
     if count not in (1, frames):
         raise TavError(
-            f"Got {count} control pictures for {frames} frames; give Apply ControlNet one per frame, or one for all."
+            f"Got {count} ControlNet images for {frames} frames; give Apply ControlNet one per frame, or one for all."
         )
     if abs(width * rows - height * columns) > max(rows, columns):  # more than rounding to whole latents
         raise TavError(
-            f"The control pictures are {width}x{height}, and the video is {8 * columns}x{8 * rows}, of another shape; "
-            "load both in one width and height."
+            f"The ControlNet images are {width}x{height}, but the video is {8 * columns}x{8 * rows}, with a different "
+            "aspect ratio; load both with the same width and height."
         )
 
 
 def _check_family(control: ControlNet | ControlLora | T2IAdapter, patcher: ModelPatcher) -> None:
     if isinstance(control, T2IAdapter):
-        # safe: how the host's adapters say for which pictures they are, as they were loaded
+        # safe: the downscaling that the host's loader chose: 8 for Stable Diffusion 1.x and 2.x, 16 for SDXL
         if control.t2i_model.unshuffle_amount != 8:
             raise TavError(
-                "The network in Apply ControlNet is a T2I-Adapter for Stable Diffusion XL, and Stable Diffusion 1.x or "
-                "2.x is needed: choose one that was made for it."
+                "The network in Apply ControlNet is a T2I-Adapter for Stable Diffusion XL; choose one for Stable "
+                "Diffusion 1.x or 2.x."
             )
         return
     weights = control.control_weights if isinstance(control, ControlLora) else control.control_model.state_dict()

@@ -1,6 +1,6 @@
-"""DDIM over a MODEL: tav_core's loops as samplers of the host, run by its CFGGuider.
+"""DDIM on a MODEL: tav_core's loops as samplers of the host, run by its CFGGuider.
 
-So injections, wrappers and the host's own batching of conditioning (ControlNet, areas, masks, ranges) act.
+This way injections, wrappers and the host's handling of conditioning (ControlNet, areas, masks, ranges) take effect.
 """
 
 from functools import partial
@@ -24,18 +24,18 @@ from .schedule import schedule_of, sigmas_of
 
 
 def ddim_scheduler(patcher: ModelPatcher) -> DDIMScheduler:
-    """The MODEL's own noise schedule, with Stable Diffusion's settings for DDIM."""
+    """A scheduler with the MODEL's own noise schedule and Stable Diffusion's settings for DDIM."""
     return DDIMScheduler(**schedule_of(patcher), timestep_spacing="leading", steps_offset=1, set_alpha_to_one=False)
 
 
-def way_back(patcher: ModelPatcher, num_steps: int) -> Tensor:
-    """The noise levels that `num_steps` of sampling visit, and 0, as the host's custom samplers take them."""
+def sampling_sigmas(patcher: ModelPatcher, num_steps: int) -> Tensor:
+    """The noise levels that sampling visits in `num_steps`, then 0, as the host's custom samplers expect them."""
     timesteps = visited_timesteps(ddim_scheduler(patcher), num_steps)
     return torch.cat([sigmas_of(patcher)[timesteps].float().cpu(), torch.zeros(1)])
 
 
 class _PredictNoise:
-    """The noise that a guided MODEL sees in latents z (1, c, f, h, w); the host wants them as z * sqrt(sigma^2 + 1)."""
+    """Predicts the noise in latents z (1, c, f, h, w) by a guided MODEL; the host expects z * sqrt(sigma^2 + 1)."""
 
     def __init__(self, guider: CFGGuider, extra_args: dict):
         self.guider, self.extra_args = guider, extra_args
@@ -75,7 +75,7 @@ class _Invert(_DDIM):
 
 
 class _Sample(_DDIM):
-    """timestep: of the inverted noise in `latent_image`; None for fresh noise."""
+    """timestep: the inverted noise's in `latent_image`; None for fresh noise."""
 
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, timestep: int | None, eta: float, seed: int):
         super().__init__(scheduler, num_steps)
@@ -91,12 +91,12 @@ class _Sample(_DDIM):
 
 
 def _scale(scheduler: DDIMScheduler, timestep: int) -> float:
-    """sqrt(sigma^2 + 1), by which the host's noisy latents are larger than z."""
+    """sqrt(sigma^2 + 1), the factor from z to the host's noisy latents."""
     return scheduler.alphas_cumprod[timestep].item() ** -0.5
 
 
 def invert_latents(patcher: ModelPatcher, positive: list, samples: Tensor, num_steps: int) -> dict:
-    """The LATENT that a clip came from; samples: (f, c, h, w), clean, as VAE Encode gives them."""
+    """The LATENT of a clip's inverted noise. samples: (f, c, h, w), clean, as VAE Encode returns them."""
     scheduler = ddim_scheduler(patcher)
     noise = _run(patcher, _Invert(scheduler, num_steps), positive, None, 1.0, torch.zeros_like(samples), samples, 0)
     level = noise_level(noise, patcher)
@@ -106,10 +106,10 @@ def invert_latents(patcher: ModelPatcher, positive: list, samples: Tensor, num_s
 def sample_latents(
     patcher: ModelPatcher, positive: list, negative: list | None, latent: dict, num_steps: int, *, cfg, eta, seed
 ) -> Tensor:
-    """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or one of zeros."""
+    """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or, if it is zero, from fresh noise."""
     samples, timestep = latent["samples"], timestep_of(latent, patcher)
     noise = comfy.sample.prepare_noise(samples, seed)
-    # other draws than those of `noise`, which come from the seed itself
+    # seed + 1, so that eta's noise differs from `noise`
     sampler = _Sample(ddim_scheduler(patcher), num_steps, timestep, eta, (seed + 1) % 2**63)
     return _run(patcher, sampler, positive, negative, cfg, noise, samples, seed)
 
@@ -123,12 +123,12 @@ def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, 
     guider.set_conds(positive, negative) if negative else guider.inner_set_conds({"positive": positive})
     guider.set_cfg(cfg)
     callback = latent_preview.prepare_callback(patcher, sampler.num_steps)
-    sigmas = way_back(patcher, sampler.num_steps)
+    sigmas = sampling_sigmas(patcher, sampler.num_steps)
     output = guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
     if not output.isfinite().all():
         raise TavError(
-            "The MODEL gave NaN or infinite values, as half precision does where it overflows; compute in bf16 or fp32 "
-            "with the node ModelComputeDtype, or start ComfyUI with --force-fp32."
+            "The MODEL returned NaN or infinite values, probably from an overflow in half precision; switch to bf16 or "
+            "fp32 with the node ModelComputeDtype, or start ComfyUI with --force-fp32."
         )
-    # safe: where core's own samplers put what they give on
+    # safe: where core's own samplers put their output
     return output.to(comfy.model_management.intermediate_device())

@@ -1,4 +1,4 @@
-"""What is otherwise than it was while weights were tuned: another checkpoint, a LoRA or a control left out."""
+"""Warnings about what differs from tuning: another checkpoint, or a missing LoRA or control."""
 
 import logging
 
@@ -14,23 +14,23 @@ from .weights import base_fingerprint
 
 
 def warn_of_model(patcher: ModelPatcher, tuned: TunedWeights, node_id: str | None, graph: Graph) -> str | None:
-    """Warns where the MODEL is not what the weights were tuned on, or lacks a LoRA; returns the message.
+    """Warns if the weights were tuned on another checkpoint, or with a LoRA that is missing here; returns the warning.
 
-    node_id: of the node that puts the weights onto its `model`.
+    node_id: of the node that applies the weights to its `model`.
     """
     sibling = sibling_note(tuned.facts, file_of(patcher) or "this MODEL", base_fingerprint(patcher))
     present = {lora["file"] for lora in loras_behind(graph, node_id)}
     absent = ""
-    if present or not has_loras(patcher):  # a loader that the graph does not name may have loaded any
+    if present or not has_loras(patcher):  # otherwise an unknown loader applied LoRAs, perhaps these
         absent = missing_names(tuned.facts.loras, present, "file")
-    lora = f"The weights were tuned with {absent}, and this MODEL is without; load it as well." if absent else None
+    lora = f"The weights were tuned with {absent}, which is missing here; load it too." if absent else None
     return _warn(" ".join(filter(None, (sibling, lora))), node_id)
 
 
 def warn_of_controls(patcher: ModelPatcher, conditioning: list, node_id: str | None, graph: Graph) -> str | None:
-    """Warns where a MODEL was tuned with controls that a CONDITIONING is without; returns the message.
+    """Warns if a MODEL was tuned with controls that a CONDITIONING lacks; returns the warning.
 
-    node_id: of the node whose `positive` it is.
+    node_id: of the node whose `positive` input it is.
     """
     inflated = inflated_of(patcher)
     if not (inflated and inflated.tuned and inflated.tuned.facts.controls):
@@ -39,12 +39,12 @@ def warn_of_controls(patcher: ModelPatcher, conditioning: list, node_id: str | N
     if None in networks or (not networks and any(options.get("control") for _, options in conditioning)):
         return None
     absent = missing_names(inflated.tuned.facts.controls, networks, "network")
-    note = f"The weights were tuned with {absent}, and this prompt is without; connect Apply ControlNet as well."
+    note = f"The weights were tuned with {absent}, which is missing here; add it with Apply ControlNet."
     return _warn(note if absent else "", node_id)
 
 
 def has_loras(patcher: ModelPatcher) -> bool:
-    """Whether anything other than our tuned weights is patched onto the MODEL's weights."""
+    """Whether the MODEL has patches other than our tuned weights."""
     return any(not isinstance(patch[1], QueryDifference) for patches in patcher.patches.values() for patch in patches)
 
 

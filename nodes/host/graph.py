@@ -1,28 +1,28 @@
-"""What a graph says in words, for the metadata of tuned weights: nodes themselves get only tensors and objects.
+"""Reads prompts and file names from the graph, for the metadata of tuned weights; nodes only receive the tensors.
 
-A graph is in API format, {id: {"inputs": {name: value or [id, output]}}}, as a hidden `prompt` input holds it.
+A graph is in API format, {id: {"inputs": {name: value or [id, output]}}}, as in a hidden `prompt` input.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import PureWindowsPath
 
-WORDS = ("text", "value", "string")  # what core's nodes call a prompt: CLIP Text Encode, and primitives behind it
-FILES = ("image", "video", "shows")  # what loaders call where their images come from
-SOURCES = ("images", "image", "pixels", "clip", "video")  # the sockets that images come through
+WORDS = ("text", "value", "string")  # inputs that hold a prompt, in CLIP Text Encode and core's primitives
+FILES = ("image", "video", "shows")  # inputs that name a loader's file
+SOURCES = ("images", "image", "pixels", "clip", "video")  # inputs that images arrive through
 
 Graph = Mapping[str, dict] | None
 
 
 def prompt_behind(graph: Graph, node_id: str | None, socket: str = "positive") -> str:
-    """The text of the nearest node with one, upstream of a socket; "" where there is none."""
+    """The text of the nearest node upstream of a socket that has one; "" if none does."""
     nodes = _upstream(graph, _inputs(graph, node_id), socket, ("conditioning", "positive", *WORDS))
     return next(_texts(nodes, WORDS), "")
 
 
 def loras_behind(graph: Graph, node_id: str | None, socket: str = "model") -> list[dict]:
-    """The LoRAs upstream of a MODEL socket in the order they are applied, as `TunedFacts` holds them.
+    """The LoRAs upstream of a MODEL socket in the order they are applied, as `TunedFacts` stores them.
 
-    strength: None where it comes over a link.
+    strength: None if it is linked.
     """
     loras = []
     for inputs in _upstream(graph, _inputs(graph, node_id), socket, ("model", "model1")):
@@ -47,7 +47,7 @@ def controls_behind(graph: Graph, node_id: str | None, socket: str = "positive")
 
 
 def _upstream(graph: Graph, inputs: dict, socket: str, sockets: tuple[str, ...]) -> Iterator[dict]:
-    """The inputs of the nodes upstream of a socket, nearest first; on through the first of `sockets` with a link."""
+    """The inputs of the nodes upstream of a socket, nearest first, following the first of `sockets` that is linked."""
     for _ in graph or ():
         if not isinstance(link := inputs.get(socket), list):
             return
@@ -69,4 +69,4 @@ def _is_file(value: object) -> bool:
 
 
 def _name(path: str) -> str:
-    return PureWindowsPath(path).name  # which takes both kinds of slash
+    return PureWindowsPath(path).name  # it splits at both kinds of slash

@@ -1,8 +1,8 @@
-"""A MODEL that reads its batch as the frames of a video: as tav_core/inflate.py, on ComfyUI's UNet.
+"""Inflates a MODEL, which then treats its batch as the frames of a video: tav_core/inflate.py on ComfyUI's UNet.
 
-Nothing is ever left on the model itself. Attention goes through the host's patches, and what it has no patch for
-through hooks that stand only while this MODEL computes: clones, other users of the same weights and an interrupted run
-cannot meet them.
+The underlying network is never changed for good. Attention uses the host's patches; the rest uses hooks that exist
+only while this MODEL computes, so they never affect clones, other users of the same weights, or the next run after an
+interruption.
 """
 
 import uuid
@@ -47,24 +47,24 @@ class InflatedModel:
 
 
 class QueryDifference(tuple):
-    """A "diff" patch of ours, told from a LoRA's by its type, so that it can be taken away again."""
+    """Our own "diff" patch; its type distinguishes it from a LoRA's, so that we can remove it again."""
 
     __slots__ = ()
 
 
 def inflated_of(patcher: ModelPatcher) -> InflatedModel | None:
-    """What this pack made of a MODEL; None for one that is not inflated."""
+    """The MODEL's inflation and tuned weights; None if it is not inflated."""
     return patcher.get_attachment(KEY)
 
 
 def inflate(patcher: ModelPatcher, inflation: Inflation = Inflation(), **changes) -> ModelPatcher:
-    """A clone of the MODEL that attends across frames; tuned weights on it stay. changes: fields of Inflation."""
+    """A clone of the MODEL that attends across frames and keeps its tuned weights. changes: fields of Inflation."""
     inflation = replace(inflation, **changes)
     return _with(patcher, replace(inflated_of(patcher) or InflatedModel(), inflation=inflation))
 
 
 def with_tuned(patcher: ModelPatcher, tuned: TunedWeights, strength: float = 1.0) -> ModelPatcher:
-    """A clone of the MODEL with tuned weights, replacing any it has, inflated as it was when they were tuned."""
+    """A clone of the MODEL with tuned weights, replacing any it has, inflated the way it was tuned."""
     return _with(patcher, InflatedModel(tuned.facts.inflation, tuned, strength))
 
 
@@ -74,10 +74,10 @@ def without_tuned(patcher: ModelPatcher) -> ModelPatcher:
 
 
 def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
-    """A clone of the MODEL, inflated in this way and no other, whatever it was before."""
+    """A clone of the MODEL, inflated exactly this way, whatever it was before."""
     family_of(patcher)
     check_loras(patcher)
-    # safe: attachments, wrappers, replacements and additional models are made for nodes, and clones copy them
+    # safe: attachments, wrappers, replacements and additional models are meant for nodes, and clones copy them
     patcher = patcher.clone()
     patcher.set_attachments(KEY, inflated)
     patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
@@ -93,7 +93,7 @@ def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
 
 
 def _attention(pattern: str) -> Callable:
-    """Replaces the self-attention of a block; it gets query, key and value projected, each (batch, tokens, c)."""
+    """A replacement for a block's self-attention; it gets query, key and value projected, each (batch, tokens, c)."""
 
     def attend_frames(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
         def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ def _attention(pattern: str) -> Callable:
                 transformer_options=options,
             )
 
-        if FRAMES not in options:  # called around CFGGuider, without wrappers: an ordinary image model
+        if FRAMES not in options:  # called outside CFGGuider, without wrappers: act as an image model
             return attend(query, key, value)
         num_frames, batch = options[FRAMES]
-        tiles = len(query) // batch  # HyperTile adds an image's tiles to the batch; here they are rejoined
+        tiles = len(query) // batch  # HyperTile moves an image's tiles into the batch; rejoin them here
         query, key, value = (rearrange(x, "(b t) n c -> b (t n) c", b=batch) for x in (query, key, value))
         output = attend_across_frames(query, key, value, attended_frames(pattern, num_frames), attend)
         return rearrange(output, "b (t n) c -> (b t) n c", t=tiles)
@@ -123,7 +123,7 @@ def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
         executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
     ):
         options = dict(transformer_options or {})
-        stacked = options.get("cond_or_uncond") or [0]  # safe: how the host says which conditions it batched
+        stacked = options.get("cond_or_uncond") or [0]  # safe: the host's list of the conditions in this batch
         num_frames = len(x) // len(stacked)
         options[FRAMES] = (num_frames, len(x))
         model = executor.class_obj  # safe: the BaseModel whose apply_model is wrapped
@@ -134,14 +134,14 @@ def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
 
 
 def _added_to(patcher: ModelPatcher | None) -> AddedWeights | None:
-    """Those on the device where this patcher computes; the host sets a model's current patcher before each run."""
+    """The added weights on this patcher's device; the host sets a model's current patcher before each run."""
     models = patcher.get_additional_models_with_key(KEY) if patcher else []
     return models[0].model if models else None
 
 
 @contextmanager
 def _hooked(unet, inflated: InflatedModel, paths: dict[str, str], added: AddedWeights | None, num_frames: int):
-    """While the block runs, norms take their statistics over the video, and added modules add to their blocks."""
+    """In this context, norms use statistics over the whole video, and added modules add to their blocks' output."""
     with ExitStack() as hooks:
         if inflated.inflation.group_norm == "video":
             for norm in residual_norms(unet):
@@ -173,7 +173,7 @@ def _block_hooks(block, own: AddedBlock, strength: float, num_frames: int) -> It
 
 
 def _add_tuned(patcher: ModelPatcher, inflated: InflatedModel) -> None:
-    """At the strength, by the rule of `Inflation.at_strength`: differences here, added modules at their output."""
+    """Adds tuned weights as `Inflation.at_strength` defines it: differences are scaled here, added modules when run."""
     tensors, names, inflation = inflated.tuned.tensors, host_names(patcher), inflated.inflation
     _check_fits(patcher, inflated.tuned, names)
     differences = difference_names(tensors)
@@ -190,15 +190,15 @@ def _add_tuned(patcher: ModelPatcher, inflated: InflatedModel) -> None:
 
 
 def _holds_differences(patcher: ModelPatcher) -> bool:
-    """Whether the weights are stored finely enough; in 8 bits, a small difference drowns in rounding."""
+    """Whether the stored dtype is precise enough; in 8 bits, small differences are lost to rounding."""
     path = next(iter(block_paths(patcher, "transformer").values()))
     weight = modules_by_path(patcher.model.diffusion_model)[path].attn1.to_q.weight
-    plain = type(weight.data) is Tensor  # the host's quantized tensors are a subclass that names their original dtype
+    plain = type(weight.data) is Tensor  # the host's quantized tensors are a subclass that reports the original dtype
     return plain and weight.dtype in PRECISIONS.values()
 
 
 def _remove_query_differences(patcher: ModelPatcher) -> None:
-    # safe: a clone's lists of patches are its own; a new uuid tells the host to patch anew
+    # safe: a clone owns its lists of patches; a new uuid makes the host patch again
     for key, patches in list(patcher.patches.items()):
         kept = [patch for patch in patches if not isinstance(patch[1], QueryDifference)]
         if len(kept) < len(patches):

@@ -1,4 +1,4 @@
-"""Clips that a node may read: files of ComfyUI's input folder, and videos on a VIDEO socket."""
+"""The video files that a node may read, from ComfyUI's input folder."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from ...tav_core.errors import TavError
 
 
 def videos_in_input_folder() -> list[str]:
-    """What the node's list offers, as core's Load Video does, and GIFs."""
+    """The files that core's Load Video lists, plus GIFs."""
     folder = folder_paths.get_input_directory()
     files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
     videos = folder_paths.filter_files_content_types(files, ["video"])
@@ -17,13 +17,13 @@ def videos_in_input_folder() -> list[str]:
 
 
 def input_file(name: str) -> Path:
-    """The path of a file in the input folder (or, with core's "[output]" at the end, another of its folders)."""
-    # safe: public helpers that core's own loaders call; an unknown annotation leaves the folder None
+    """The path of a file in the input folder, or in another of core's folders if the name ends in e.g. "[output]"."""
+    # safe: public helpers that core's own loaders call; without a known annotation, the folder is None
     plain, folder = folder_paths.annotated_filepath(name)
     folder = Path(folder or folder_paths.get_input_directory()).resolve()
     path = Path(os.path.abspath(folder / plain))
-    if not path.is_relative_to(folder):  # older hosts do not look themselves
-        raise TavError(f"{name[:100]!r} leads out of ComfyUI's folders; choose a video of the input folder.")
-    if not os.path.isfile(path):  # pathlib's raises where a name is too long
+    if not path.is_relative_to(folder):  # older hosts do not check this
+        raise TavError(f"{name[:100]!r} is outside ComfyUI's folders; choose a video in the input folder.")
+    if not os.path.isfile(path):  # Path.is_file raises if a name is too long
         raise TavError(f"There is no video {name[:100]!r} in ComfyUI's input folder; upload it, or choose another.")
     return path

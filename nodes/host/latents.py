@@ -1,4 +1,4 @@
-"""What the nodes expect of a LATENT."""
+"""What the nodes require of a LATENT."""
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
@@ -7,41 +7,41 @@ from ...tav_core.errors import TavError
 from .schedule import sigmas_of
 
 TIMESTEP = "tav_timestep"
-"""The key of an inverted LATENT, with the timestep (0..999) that its noise belongs to; design.md says why."""
+"""Key of an inverted LATENT: the timestep (0..999) where the inversion ended, which sets the scale of its noise."""
 NOISE_LEVEL = "tav_noise_level"
-"""Another, with the root mean square of that noise, by which it is told from a video that was made of it."""
+"""Key of an inverted LATENT: the root mean square of its noise, which distinguishes it from a video sampled from it."""
 LEAST_NOISE = 0.5
-"""Between a clean video, of about a tenth of its noise's level, and the noise itself; see `timestep_of`."""
+"""Threshold between a clean video, at about 0.1 of its noise's level, and the noise itself, at 1; see `timestep_of`."""
 
 
 def frames_of(latent: dict, *, least: int = 1) -> Tensor:
-    """The samples (f, 4, h, w) of a LATENT; TavError where it holds anything else."""
+    """The samples (f, 4, h, w) of a LATENT; raises TavError for anything else."""
     samples = latent["samples"]
     shape = tuple(getattr(samples, "shape", ()))
     if len(shape) != 4 or shape[1] != 4:
         raise TavError(
-            f"The latents are {shape or type(samples).__name__}, and Stable Diffusion's (frames, 4, height / 8, "
-            "width / 8) are needed; encode the frames with VAE Encode and the checkpoint's own VAE."
+            f"The latents are {shape or type(samples).__name__}, but Stable Diffusion needs (frames, 4, height / 8, "
+            "width / 8); encode the frames with VAE Encode and the checkpoint's own VAE."
         )
     if len(samples) < least:
         raise TavError(
-            f"The latents hold {len(samples)} frame, and tuning needs at least {least} to learn a motion; load more "
+            f"The latents hold {len(samples)} frame, but tuning needs at least {least} to learn a motion; load more "
             "frames."
         )
     if not samples.isfinite().all():
         raise TavError(
-            "The latents hold NaN or infinite values; where VAE Encode made them, start ComfyUI with --fp32-vae."
+            "The latents contain NaN or infinite values; if VAE Encode made them, start ComfyUI with --fp32-vae."
         )
     if "noise_mask" in latent:
-        raise TavError("A mask on the latents is not supported; take it out, or mask the conditioning instead.")
+        raise TavError("A mask on the latents is not supported; remove it, or mask the conditioning instead.")
     return samples
 
 
 def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
     """The timestep of an inverted LATENT; None for any other.
 
-    The host's samplers copy the keys onto the clean video that they make of the noise. There they are not believed,
-    for a clean video has a much smaller root mean square than its noise.
+    The host's samplers copy the keys to the clean video they return. They are ignored there: a clean video has a much
+    smaller root mean square than its noise.
     """
     if TIMESTEP not in latent:
         return None
@@ -50,19 +50,19 @@ def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
 
 
 def noise_level(samples: Tensor, patcher: ModelPatcher) -> float:
-    """The root mean square of samples (f, 4, h, w), as the network sees them; of noise about its timestep's sigma."""
+    """The root mean square of samples (f, 4, h, w), as the network sees them; for noise, about its timestep's sigma."""
     return patcher.model.process_latent_in(samples).square().mean().sqrt().item()
 
 
 def check_samplable(latent: dict, patcher: ModelPatcher) -> None:
-    """Whether TAV Sample can start here: from inverted noise, or from nothing."""
+    """Raises TavError unless TAV Sample can start here: from inverted noise or an empty latent."""
     if timestep_of(latent, patcher) is None and frames_of(latent).count_nonzero():
         raise TavError(
-            "These latents are neither of DDIM Invert nor empty, so nobody knows how much noise they hold; connect the "
-            "latent of DDIM Invert, or an Empty Latent Image whose batch size is the number of frames."
+            "These latents are neither empty nor from DDIM Invert, so their noise level is unknown; connect the latent "
+            "from DDIM Invert, or an Empty Latent Image whose batch size is the number of frames."
         )
 
 
 def check_clean(latent: dict, patcher: ModelPatcher) -> None:
     if timestep_of(latent, patcher) is not None:
-        raise TavError("These latents are noise already, from DDIM Invert; connect those of VAE Encode.")
+        raise TavError("These latents are already noise from DDIM Invert; connect those from VAE Encode.")

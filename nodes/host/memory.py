@@ -1,4 +1,4 @@
-"""Memory before, after and where it runs out."""
+"""Frees memory, and gives errors such as running out of it a clear message."""
 
 import gc
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from ...tav_core.errors import TavError, is_out_of_memory, message_for
 
 
 def free_all() -> None:
-    """Takes the host's models off the device, and gives back what nobody holds any more."""
+    """Unloads the host's models from the device, and frees memory that is no longer used."""
     gc.collect()
     # safe: what the host's own "free memory" button does
     comfy.model_management.unload_all_models()
@@ -18,8 +18,8 @@ def free_all() -> None:
 
 
 @contextmanager
-def in_plain_words(advice: str | None = None) -> Iterator[None]:
-    """Ends a job that ran out of memory, disk or the like with a clear message; `advice` is what to do about memory."""
+def readable_errors(advice: str | None = None) -> Iterator[None]:
+    """Gives errors such as out of memory or a full disk a clear message. advice: what to do if memory ran out."""
     try:
         yield
     except Exception as error:
@@ -27,6 +27,6 @@ def in_plain_words(advice: str | None = None) -> Iterator[None]:
         if message is None or isinstance(error, TavError):
             raise
         if is_out_of_memory(error):
-            error.__traceback__ = None  # it holds the tensors of each function that it came through
+            error.__traceback__ = None  # it would keep the stack's tensors alive
             free_all()
         raise TavError(message) from error

@@ -1,4 +1,4 @@
-"""The miniature checkpoint in the host's own classes, with its sizes in place of Stable Diffusion's."""
+"""The miniature checkpoint in the host's own classes, with its sizes instead of Stable Diffusion's."""
 
 import json
 from fractions import Fraction
@@ -21,24 +21,24 @@ from ...tav_core.demo.world import clip_scenes, draw_clip
 from ...tav_core.errors import TavError
 from .versions import known
 
-HOST_WORDS = 49408
+HOST_VOCAB_SIZE = 49408
 
 
 def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
-    """MODEL, CLIP and VAE; with `personalised` the LoRA that draws striped balls on "sks ball" is applied."""
+    """MODEL, CLIP and VAE. personalised: applies the LoRA that draws a "sks ball" striped."""
     folder = miniature_path()
     model, clip, vae = _model(folder / "unet"), _clip(folder), _vae(folder / "vae")
     if personalised:
         if not STRIPED_BALL.is_file():
             raise TavError(
-                f"The miniature's LoRA is not at {STRIPED_BALL}: install this pack again, or switch personalised off."
+                f"The miniature's LoRA is missing ({STRIPED_BALL}); reinstall this pack, or turn off personalised."
             )
         model, clip = sd.load_lora_for_models(model, clip, load_file(STRIPED_BALL), 1.0, 1.0)
     return model, clip, vae
 
 
 def example_clip() -> Input.Video:
-    """The clip of `tav demo`, as it is before any encoding."""
+    """The clip of `tav demo`, not encoded."""
     images = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))).float() / 255
     return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))
 
@@ -49,10 +49,10 @@ def _model(folder: Path) -> ModelPatcher:
     layers = config["layers_per_block"]
 
     class Miniature(SD15):
-        # safe: the host reads head counts from here, as they cannot be told from weights
+        # safe: the host reads head counts from here, since weights do not show them
         unet_extra_config = {"num_heads": config["attention_head_dim"], "num_head_channels": -1}  # noqa: RUF012
 
-    # safe: the entries that model_detection.py finds in the weights of SD 1.5, with other numbers
+    # safe: the config that model_detection.py derives from SD 1.5's weights, with other sizes
     settings = Miniature(
         {
             "image_size": 32,
@@ -86,14 +86,16 @@ def _model(folder: Path) -> ModelPatcher:
 
 
 def _clip(folder: Path) -> sd.CLIP:
-    # safe: the keys in which the host's text encoders take their weights, as checkpoints in its own format name them
+    # safe: the names under which the host's text encoders load weights, as in its own checkpoint format
     weights = {f"text_model.{name}": tensor for name, tensor in clip_names(_weights(folder / "text_encoder")).items()}
     config = _config(folder / "text_encoder")
-    # safe: the host's table of words has SD's length, and the miniature's tokenizer names none of the empty rows
-    words = weights["text_model.embeddings.token_embedding.weight"]
-    weights["text_model.embeddings.token_embedding.weight"] = F.pad(words, (0, 0, 0, HOST_WORDS - len(words)))
+    # safe: the host's embedding table has SD's length; the miniature's tokenizer never uses the padded rows
+    embeddings = weights["text_model.embeddings.token_embedding.weight"]
+    weights["text_model.embeddings.token_embedding.weight"] = F.pad(
+        embeddings, (0, 0, 0, HOST_VOCAB_SIZE - len(embeddings))
+    )
     weights["text_projection.weight"] = torch.eye(config["hidden_size"])  # SD 1.x has none
-    marks = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
+    special_tokens = {"start": config["bos_token_id"], "end": config["eos_token_id"], "pad": config["pad_token_id"]}
 
     class TextEncoder(sd1_clip.SDClipModel):
         def __init__(self, device="cpu", dtype=None, model_options=None):
@@ -101,7 +103,7 @@ def _clip(folder: Path) -> sd.CLIP:
                 device,
                 textmodel_json_config=config,
                 dtype=dtype,
-                special_tokens=marks,
+                special_tokens=special_tokens,
                 return_projected_pooled=False,
                 model_options=model_options or {},
             )
@@ -123,10 +125,10 @@ def _clip(folder: Path) -> sd.CLIP:
         def __init__(self, embedding_directory=None, tokenizer_data=None):
             super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=Words)
 
-    # safe: a ClipTarget is how the host itself names the pair for every family; the second layer marks SD 1.x's CLIP
+    # safe: the host itself names the pair by a ClipTarget for every family
     loaded = known(sd.CLIP, state_dict=[weights])
     clip = sd.CLIP(ClipTarget(Tokenizer, TextModel), parameters=utils.calculate_parameters(weights), **loaded)
-    if not loaded:  # ComfyUI 0.3.64 does so afterwards
+    if not loaded:  # ComfyUI 0.3.64 loads weights in a separate call
         clip.load_sd(weights)
     return clip
 
@@ -146,7 +148,7 @@ def _vae(folder: Path) -> sd.VAE:
         "attn_resolutions": [],
         "dropout": 0.0,
     }
-    # safe: `config` is how the host takes a VAE of other sizes; it renames diffusers' keys by itself
+    # safe: `config` is how the host accepts a VAE of other sizes; it converts diffusers' names itself
     return sd.VAE(_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
 
 

@@ -1,4 +1,4 @@
-"""What a node shows of its frames."""
+"""Previews of frames in a node."""
 
 import random
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def animated(images: Tensor, fps: float, node: type[io.ComfyNode]) -> dict:
-    """Frames (f, h, w, 3), 0..1, as an animation in the host's temp folder, shown in the node."""
+    """Saves frames (f, h, w, 3) in 0..1 as an animation in the host's temp folder, for the node to show."""
     name = f"tune_a_video_{random.randrange(16**8):08x}"
     # safe: the helper behind core's own Save Animated WebP, exported by comfy_api
     saved = ui.ImageSaveHelper.save_animated_webp(

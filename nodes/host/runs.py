@@ -1,7 +1,7 @@
-"""Runs of One-Shot Tune, kept on disk: what is interrupted goes on, what is done is not done again.
+"""Runs of One-Shot Tune, kept on disk: interrupted ones resume, finished ones are not repeated.
 
-A run is a folder of models/tune_a_video/.runs: its inputs, and then either the state to go on from or the result.
-ComfyUI's own cache may be emptied at any time, and its temp folder is, so neither can keep them.
+A run is a folder in models/tune_a_video/.runs: its inputs, and either the state to resume from or the result.
+ComfyUI may empty its cache at any time, and empties its temp folder at start and exit, so neither can hold runs.
 """
 
 import json
@@ -22,15 +22,15 @@ from ...tav_core.tuned import TunedWeights
 
 FORMAT = "tune-a-video/run-inputs/1"
 KEPT = 5
-"""How many runs stay, the latest used."""
+"""How many runs are kept, the latest used."""
 DAY = 24 * 60 * 60
-ALIKE = {"latents": 0.05}
-"""How far inputs may differ, in parts of their root mean square; else 0.001. In bf16, a VAE has steps of 1/64."""
+TOLERANCES = {"latents": 0.05}
+"""How far inputs may differ, relative to their root mean square; 0.001 for others. A VAE in bf16 has steps of 1/64."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: `name` is its fingerprint, `inputs` the tensors that it began with."""
+    """One run. name: its fingerprint. inputs: the tensors it started with."""
 
     folder: Path
     inputs: dict[str, Tensor]
@@ -52,23 +52,23 @@ class Run:
         return self.folder / "result.safetensors"
 
     @property
-    def came_to_something(self) -> bool:
+    def has_progress(self) -> bool:
         return self._inputs.exists() and (self.state.exists() or self._result.exists())
 
     def result(self) -> tuple[TunedWeights, list[float]] | None:
-        """What a finished run ended with: weights, and the loss of each step."""
+        """The weights of a finished run, and the loss of each step."""
         if not self._result.exists():
             return None
         try:
             tuned = TunedWeights.load(self._result)
-        except TavError:  # damaged, so it is tuned again
+        except TavError:  # damaged: tune again
             return None
         more = dict(tuned.facts.more)
         losses = more.pop("losses", None)
         return replace(tuned, facts=replace(tuned.facts, more=more)), losses
 
     def finish(self, tuned: TunedWeights, losses: list[float]) -> None:
-        """Keeps the result, and only then drops the state, which is three times as large, and halves of killed ones."""
+        """Saves the result, and only then deletes the state (three times as large) and partly written files."""
         facts = replace(tuned.facts, more=tuned.facts.more | {"losses": losses})
         replace(tuned, facts=facts).save(self._result)
         for file in self.folder.iterdir():
@@ -77,10 +77,10 @@ class Run:
 
 
 def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
-    """The kept run of these settings and inputs, or a new one; of the others the latest that came to something stay.
+    """The kept run with these settings and inputs, or a new one; deletes old runs, and those without progress.
 
-    Inputs are compared, not hashed, for encoding the same clip on another number of threads changes its last digits;
-    the run goes on with those that it began with.
+    Inputs are compared, not hashed, since encoding the same clip with another number of threads changes its last
+    digits. A run resumes with the inputs it started with.
     """
     ensure_writable(root)
     settings = json.loads(json.dumps(settings))
@@ -89,11 +89,11 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
         if (run := _opened(folder)) and _settings(folder) == settings and _alike(run.inputs, inputs):
             os.utime(folder)
             return run
-    worth_keeping = [folder for folder in folders if Run(folder, {}).came_to_something]
+    worth_keeping = [folder for folder in folders if Run(folder, {}).has_progress]
     for folder in worth_keeping[KEPT - 1 :]:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in set(folders) - set(worth_keeping):
-        if time.time() - folder.stat().st_mtime > DAY:  # a younger one may be a run of another server that has begun
+        if time.time() - folder.stat().st_mtime > DAY:  # another server may just have started a newer one
             shutil.rmtree(folder, ignore_errors=True)
     name = key_of(*inputs.values(), settings=settings)[:32]
     run = Run(root / name, {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()})
@@ -114,11 +114,11 @@ def _settings(folder: Path) -> dict:
 
 def _alike(kept: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> bool:
     return kept.keys() == inputs.keys() and all(
-        kept[name].shape == tensor.shape and _distance(kept[name], tensor) < ALIKE.get(name, 1e-3)
+        kept[name].shape == tensor.shape and _distance(kept[name], tensor) < TOLERANCES.get(name, 1e-3)
         for name, tensor in inputs.items()
     )
 
 
 def _distance(one: Tensor, other: Tensor) -> float:
-    """The largest difference, by the root mean square; a text's few huge values would hide it."""
+    """The largest difference, relative to the root mean square: prompt embeddings have a few outliers."""
     return ((one - other.float().cpu()).abs().max() / one.square().mean().sqrt().clamp_min(1e-10)).item()

@@ -1,4 +1,4 @@
-"""A MODEL's noise schedule, as diffusers' schedulers take it."""
+"""A MODEL's noise schedule, in the form diffusers' schedulers take."""
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -11,19 +11,19 @@ KINDS = {EPS: "epsilon", V_PREDICTION: "v_prediction"}
 
 
 def sigmas_of(patcher: ModelPatcher) -> Tensor:
-    """The noise level of each of the 1000 timesteps, as the host counts it: sqrt(1 - a) / sqrt(a)."""
-    sampling = patcher.get_model_object("model_sampling")  # also where a node put another in its place
+    """The noise level of each of the 1000 timesteps, as the host defines it: sqrt(1 - a) / sqrt(a)."""
+    sampling = patcher.get_model_object("model_sampling")  # nodes may have replaced it
     sigmas = getattr(sampling, "sigmas", None)
     if sigmas is None or len(sigmas) != 1000:
         raise TavError(
-            f"DDIM needs a MODEL with 1000 discrete noise levels, and this one samples by {_named(sampling)}; take out "
+            f"DDIM needs a MODEL with 1000 discrete noise levels, but this one samples with {_named(sampling)}; remove "
             "the node that changes its sampling."
         )
     return sigmas
 
 
 def schedule_of(patcher: ModelPatcher) -> dict:
-    """The arguments of a diffusers scheduler for this MODEL; what it predicts is left to `prediction_type_of`."""
+    """The arguments of a diffusers scheduler for this MODEL, except prediction_type."""
     sigmas = sigmas_of(patcher).double().cpu()
     alphas_cumprod = 1 / (sigmas**2 + 1)
     betas = 1 - alphas_cumprod / torch.cat([torch.ones(1, dtype=torch.float64), alphas_cumprod[:-1]])
@@ -32,12 +32,12 @@ def schedule_of(patcher: ModelPatcher) -> dict:
 
 def prediction_type_of(patcher: ModelPatcher) -> str:
     sampling = patcher.get_model_object("model_sampling")
-    # safe: the host mixes what a model predicts into the class of its model_sampling; the nearest of them decides
+    # safe: the host mixes the prediction type into model_sampling's class; the first base defining it counts
     nearest = next((kind for kind in type(sampling).__mro__ if "calculate_denoised" in vars(kind)), None)
     if nearest not in KINDS:
         raise TavError(
-            f"Tuning needs a MODEL that predicts epsilon or v_prediction, and this one samples by {_named(sampling)}; "
-            "take out the node that changes its sampling."
+            f"Tuning needs a MODEL that predicts epsilon or v_prediction, but this one samples with "
+            f"{_named(sampling)}; remove the node that changes its sampling."
         )
     return KINDS[nearest]
 

@@ -1,4 +1,4 @@
-"""What a MODEL is: its family, where its blocks are, and what its parts are called in diffusers."""
+"""What a MODEL is: its family, where its blocks are, and diffusers' names for its parts."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,61 +16,61 @@ from ...tav_core.inflation import PLACES
 
 UNET = "diffusion_model."
 HOST_PLACES = {"transformer": "attn1.to_q", "resnet": "out_layers.3"}
-"""tav_core's PLACES, by the host's names."""
+"""tav_core's PLACES, in the host's names."""
 
 
 def unet_config(patcher: ModelPatcher) -> dict:
-    # safe: the host's own key maps for LoRAs are made of it
+    # safe: the host builds its own key maps for LoRAs from it
     return patcher.model.model_config.unet_config
 
 
 def compute_dtype(patcher: ModelPatcher) -> torch.dtype:
-    """What the host computes in, which is not always what it stores."""
-    # safe: the host's own get_dtype_inference, which ComfyUI 0.3.64 does not have yet; ModelComputeDtype patches it
+    """The dtype the host computes in, which may differ from the one it stores."""
+    # safe: as the host's get_dtype_inference, which ComfyUI 0.3.64 lacks; ModelComputeDtype patches manual_cast_dtype
     return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
 
 
 def family_of(patcher: ModelPatcher) -> str:
-    """Tells "sd1" or "sd2"; for any other MODEL, a TavError says what it is."""
+    """The family, "sd1" or "sd2"; for any other MODEL, raises a TavError that names it."""
     network, config = patcher.model.diffusion_model, unet_config(patcher)
     if not isinstance(network, UNetModel) or config.get("use_temporal_attention") or config.get("dims", 2) != 2:
         raise TavError(
-            f"This MODEL is {type(patcher.model).__name__}, and Tune-A-Video is made for Stable Diffusion 1.x and 2.x: "
-            "load a full checkpoint of one of these."
+            f"This MODEL is {type(patcher.model).__name__}, but Tune-A-Video needs Stable Diffusion 1.x or 2.x; load a "
+            "full checkpoint of one of these."
         )
-    told = {
+    fields = {
         "in_channels": config["in_channels"],
         "cross_attention_dim": config.get("context_dim"),
         "use_linear_projection": config.get("use_linear_in_transformer"),
         "num_class_embeds": config.get("num_classes"),
     }
-    return family_of_config(told, "This MODEL")
+    return family_of_config(fields, "This MODEL")
 
 
 def file_of(patcher: ModelPatcher) -> str | None:
-    """The name of the file that the MODEL was loaded from, where the host knows it; ComfyUI 0.3.64 does not."""
-    # safe: what the host itself loads the MODEL by once more, for another GPU
+    """The name of the file that the MODEL was loaded from, if the host knows it; ComfyUI 0.3.64 does not."""
+    # safe: the host itself reloads the MODEL with it for another GPU
     _, arguments, *_ = getattr(patcher, "cached_patcher_init", None) or (None, ())
     return Path(arguments[0]).name if arguments and isinstance(arguments[0], str) else None
 
 
 def host_names(patcher: ModelPatcher) -> dict[str, str]:
-    """diffusers' names of the UNet's tensors -> the MODEL's, of those that it has."""
+    """diffusers' names of the UNet's tensors -> the MODEL's names, for those it has."""
     weights = patcher.model.diffusion_model.state_dict()
-    # safe: the map by which the host applies LoRAs in diffusers' names; it also names tensors that no model has
+    # safe: the host's map for LoRAs with diffusers' names; it also lists tensors that no model has
     names = utils.unet_to_diffusers(unet_config(patcher))
     return {theirs: UNET + ours for theirs, ours in names.items() if ours in weights}
 
 
 class Block(NamedTuple):
-    """A block of the network: `channels` of its output, and the `heads` of its attention, 1 where it has none."""
+    """A block of the network. channels: of its output. heads: of its attention; 1 if it has none."""
 
     channels: int
     heads: int
 
 
 def block_paths(patcher: ModelPatcher, place: str) -> dict[str, str]:
-    """The blocks of a kind (of tav_core's PLACES), by diffusers' paths: -> their paths in the MODEL's UNet."""
+    """The blocks of a kind (of tav_core's PLACES): their paths in diffusers -> their paths in the MODEL's UNet."""
     theirs_end, ours_end = (f".{layers[place]}.weight" for layers in (PLACES, HOST_PLACES))
     return {
         theirs.removesuffix(theirs_end): ours.removeprefix(UNET).removesuffix(ours_end)
@@ -90,7 +90,7 @@ def blocks_of(patcher: ModelPatcher, place: str) -> dict[str, Block]:
 
 
 def modules_by_path(unet: UNetModel) -> dict[str, nn.Module]:
-    """Its modules by their paths, also where torch.compile has wrapped some."""
+    """The UNet's modules by path, without the prefix that torch.compile adds."""
     return {name.replace("_orig_mod.", ""): module for name, module in unet.named_modules()}
 
 
@@ -104,5 +104,5 @@ def attention_places(patcher: ModelPatcher) -> list[tuple[str, int]]:
     """(block, number) of each transformer, as the host's attention patches count them."""
     kinds = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
     parts = [path.split(".") for path in block_paths(patcher, "transformer").values()]
-    # safe: openaimodel.py names blocks so, and the middle one always 0
+    # safe: the names in openaimodel.py; the host counts the middle block as 0
     return [(kinds[kind], 0 if kind == "middle_block" else int(number)) for kind, number, *_ in parts]

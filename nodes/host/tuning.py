@@ -1,4 +1,4 @@
-"""One-shot tuning of a MODEL: its weights as a diffusers network, tuned by tav_core, kept run by run."""
+"""One-shot tuning of a MODEL: its weights as a diffusers UNet, tuned by tav_core, with each run kept on disk."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ from ...tav_core.resume import steps_kept_in
 from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
-from .conditioning import only_sentence
+from .conditioning import only_prompt
 from .control import check_controls, recorded, residuals_of, settings_of
 from .differences import has_loras
 from .inflate import QueryDifference, inflated_of, without_tuned
@@ -47,26 +47,26 @@ def tune_model(
     config: TuneConfig,
     *,
     root: Path,
-    notes: dict,
+    metadata: dict,
     on_step: OnStep,
 ) -> tuple[TunedWeights, list[float], dict]:
-    """Tuned weights, the loss of each step, and how it went: "new", "resumed" or "already tuned".
+    """Returns the tuned weights, the loss of each step, and a report of the run for the node's `ui` result.
 
-    samples: (f, 4, h, w), as VAE Encode gives them. root: the folder of all runs. notes: go into the weights' facts.
-    on_step: called as (step, total, loss=, estimate=); estimate() gives the clean latents (f, c, h, w) as the network
-    sees them now.
+    samples: (f, 4, h, w), as VAE Encode returns them. root: the folder of all runs. metadata: what else the weights
+    should store. on_step: called as (step, total, loss=, estimate=); estimate() returns the network's current guess
+    of the clean latents (f, c, h, w).
     """
     began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
-    prompt_embeds, options = only_sentence(positive)
+    prompt_embeds, options = only_prompt(positive)
     check_loras(patcher)
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, images = settings_of(options.get("control"))
-    notes = notes | {
-        "loras": notes["loras"] or ([{"file": None, "strength": None}] if has_loras(patcher) else None),
-        "controls": recorded(options.get("control"), notes["controls"]) or None,
+    metadata = metadata | {
+        "loras": metadata.get("loras") or ([{"file": None, "strength": None}] if has_loras(patcher) else None),
+        "controls": recorded(options.get("control"), metadata.get("controls", ())) or None,
     }
-    own = options.get("cross_attn_controlnet")  # a sentence for ControlNets alone, from a node of core
+    own = options.get("cross_attn_controlnet")  # a separate prompt for ControlNets, set by a node of core
     if own is not None:
         images["control_embeds"] = own
     plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
@@ -84,27 +84,27 @@ def tune_model(
         latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
         run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **images})
         if result := run.result():
-            logging.info("Tune-A-Video: already tuned, %d steps of run %s are taken.", config.num_steps, run.name)
+            logging.info("Tune-A-Video: already tuned, %d steps; reusing run %s.", config.num_steps, run.name)
             tuned, losses = result
-            tuned = replace(tuned, facts=replace(tuned.facts, **notes))
+            tuned = replace(tuned, facts=replace(tuned.facts, **metadata))
             seconds = time.perf_counter() - began
             return tuned, losses, {"run": run.name, "how": "already tuned", "seconds": seconds}
     first_step = _steps_done(run)
-    told = f"resumed at step {first_step}" if first_step else "new"
-    logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, told, config.num_steps)
+    how = f"resumed at step {first_step}" if first_step else "new"
+    logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, how, config.num_steps)
     free_all()
     try:
         with torch.inference_mode(False), torch.no_grad():
             unet = inflate(diffusers_unet(plain, device, dtype), inflation)
             scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
             losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, on_step)
-            facts = {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
-            facts |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
-            outcome = {"steps": len(losses), "final_loss": losses[-1], "run": run.name, "version": __version__}
-            tuned = TunedWeights.from_unet(unet, base_fingerprint=base, config=config, **facts, **notes, **outcome)
+            metadata |= {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
+            metadata |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
+            metadata |= {"steps": len(losses), "final_loss": losses[-1], "run": run.name, "version": __version__}
+            tuned = TunedWeights.from_unet(unet, base_fingerprint=base, config=config, **metadata)
             run.finish(tuned, losses)
             seconds = time.perf_counter() - began
-            return tuned, losses, {"run": run.name, "how": told, "first_step": first_step, "seconds": seconds}
+            return tuned, losses, {"run": run.name, "how": how, "first_step": first_step, "seconds": seconds}
     finally:
         unet = None
         free_all()
@@ -126,7 +126,7 @@ def _tune(
     with residuals_of(control, patcher, run.inputs.get("control_embeds", text)) as residuals:
 
         def estimate() -> Tensor:
-            """What the network takes the clip for, under noise that is the same at each step of a run."""
+            """The clip as the network denoises it, from the same noise at every step of a run."""
             generator = torch.Generator().manual_seed(config.seed)
             noise = torch.randn(latents.shape, generator=generator).to(latents)
             timestep = torch.tensor([VALIDATION_TIMESTEP], device=device)
@@ -153,18 +153,18 @@ def _tune(
 
 
 def _inflation_of(patcher: ModelPatcher) -> Inflation:
-    if any(patcher.injections.values()):  # safe: the host's own list of what changes the network while it computes
+    if any(patcher.injections.values()):  # safe: the host's own list of what changes the network at run time
         raise TavError(
-            "This MODEL is changed while it computes, as by Load LoRA (Bypass), and tuning would leave that out; load "
-            "the LoRA with Load LoRA."
+            "This MODEL is changed at run time, for example by Load LoRA (Bypass), which tuning would ignore; load the "
+            "LoRA with Load LoRA instead."
         )
     if inflated := inflated_of(patcher):
         return inflated.inflation
-    raise TavError("This MODEL looks at each frame by itself; insert Inflate UNet between it and One-Shot Tune.")
+    raise TavError("This MODEL is not inflated; insert Inflate UNet between it and One-Shot Tune.")
 
 
 def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
-    """Half a network cannot be tuned in another precision than its own; then it is made a whole one."""
+    """A half-precision network can only be tuned in its own dtype; for any other, tuning uses float32."""
     own = compute_dtype(patcher)
     return own if mixed_precision == "auto" or PRECISIONS[mixed_precision] is own else torch.float32
 
@@ -173,13 +173,13 @@ def _steps_done(run: Run) -> int:
     try:
         return steps_kept_in(run.state)
     except TavError as error:
-        logging.warning("Tune-A-Video: run %s starts again: %s", run.name, error)
+        logging.warning("Tune-A-Video: run %s starts over: %s", run.name, error)
         run.state.unlink()
         return 0
 
 
 def _digest_of_patches(patcher: ModelPatcher) -> str:
-    """Tells LoRAs and their strengths apart, by what they are made of; a new patches_uuid may be the same LoRAs."""
+    """Identifies LoRAs and their strengths by content; the same LoRAs may get a new patches_uuid."""
     digest = hashlib.sha256()
 
     def add(part: object) -> None:

@@ -1,4 +1,4 @@
-"""The weights of a MODEL as a diffusers network, LoRAs and all."""
+"""The weights of a MODEL, including LoRAs, as a diffusers UNet."""
 
 from collections.abc import Iterator
 
@@ -17,27 +17,27 @@ from .sd_model import compute_dtype, host_names, unet_config
 def diffusers_unet(
     patcher: ModelPatcher, device: torch.device, dtype: torch.dtype | None = None
 ) -> UNet2DConditionModel:
-    """A copy of the network as the MODEL computes with it, but for tuned weights.
+    """A copy of the network as the MODEL computes with it, except tuned weights.
 
-    dtype: by default what the host computes in. The MODEL, loaded or not, is left as it is.
+    dtype: by default what the host computes in. The MODEL, loaded or not, is not changed.
     """
     dtype, tensors = dtype or compute_dtype(patcher), {}
     for name, weight, patches in _weights(patcher):
         if patches:
-            weight = comfy.lora.calculate_weight(patches, weight, name)  # safe: the call by which the host patches, too
+            weight = comfy.lora.calculate_weight(patches, weight, name)  # safe: the host patches with this, too
         tensors[name] = weight.to(device, dtype)
     config = diffusers_config(unet_config(patcher))
     return diffusers_network(UNet2DConditionModel, config, tensors, "The UNet of this MODEL")
 
 
 def base_fingerprint(patcher: ModelPatcher) -> str:
-    """tav_core's fingerprint of the base, without LoRAs, so that a checkpoint is known again with others."""
+    """tav_core's fingerprint of the base without LoRAs, so that a checkpoint is recognised whatever LoRAs are on it."""
     return fingerprint_of({name: weight.half() for name, weight, _ in _weights(patcher, part=".attn")})
 
 
 def _weights(patcher: ModelPatcher, part: str = "") -> Iterator[tuple[str, Tensor, list]]:
-    """(diffusers' name, a float32 copy of the unpatched weight, what others than we patch onto it)."""
-    # safe: what core's ModelSave and merging read weights from; it looks through a loaded model's patches
+    """(diffusers' name, a float32 copy of the unpatched weight, its patches except ours)."""
+    # safe: core's ModelSave and merging read weights this way; it sees through a loaded model's patches
     stored = patcher.get_key_patches("diffusion_model.")
     for name, key in host_names(patcher).items():
         if part not in name:
@@ -48,7 +48,7 @@ def _weights(patcher: ModelPatcher, part: str = "") -> Iterator[tuple[str, Tenso
 
 
 def diffusers_config(host: dict) -> dict:
-    """The config of diffusers' UNet for one of the host's."""
+    """Converts the host's UNet config to diffusers'."""
     levels = len(host["channel_mult"])
     channels = [host["model_channels"] * times for times in host["channel_mult"]]
     layers, depths = host["num_res_blocks"][0], list(host["transformer_depth"])
@@ -64,7 +64,7 @@ def diffusers_config(host: dict) -> dict:
         "up_block_types": up,
         "layers_per_block": layers,
         "cross_attention_dim": host["context_dim"],
-        # diffusers calls the number of heads so
+        # despite the name, the number of heads
         "attention_head_dim": [c // width for c in channels] if width > 0 else host["num_heads"],
         "use_linear_projection": bool(host.get("use_linear_in_transformer")),
     }

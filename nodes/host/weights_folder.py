@@ -1,4 +1,4 @@
-"""Where tuned weights live: models/tune_a_video, and the folders that extra_model_paths.yaml adds."""
+"""Where tuned weights are stored: models/tune_a_video, and folders from extra_model_paths.yaml."""
 
 import os
 import re
@@ -12,15 +12,15 @@ KEY, SUFFIX = "tune_a_video", ".safetensors"
 
 
 def register_folder() -> None:
-    """Tells ComfyUI of the folder, into which is written; those that the user's yaml added before are read."""
+    """Registers our folder with ComfyUI, first, for writing; folders from the user's yaml are only read."""
     first = os.path.join(folder_paths.models_dir, KEY)
-    # safe: add_model_folder_path would do, but takes any suffix; this dict is what core's own start fills
+    # safe: core itself fills this dict at start; add_model_folder_path would accept files of any suffix
     folders, _ = folder_paths.folder_names_and_paths.get(KEY, ([], set()))
     folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([first, *folders])], {SUFFIX})
 
 
 def names_of_files() -> list[str]:
-    """The weights in these folders; hidden ones, among them unfinished runs, are left out."""
+    """The weights in these folders, except hidden files such as unfinished runs."""
     names = folder_paths.get_filename_list(KEY)
     return [name for name in names if not any(part.startswith(".") for part in Path(name).parts)]
 
@@ -29,7 +29,7 @@ def file_named(name: str) -> Path:
     """The path of one of `names_of_files`."""
     if path := folder_paths.get_full_path(KEY, name):
         return Path(path)
-    raise TavError(f"There are no tuned weights {name!r} in models/tune_a_video any more; choose others.")
+    raise TavError(f"There are no tuned weights {name!r} in models/tune_a_video any more; choose another file.")
 
 
 def runs_folder() -> Path:
@@ -38,23 +38,23 @@ def runs_folder() -> Path:
 
 
 def name_of(path: Path) -> str:
-    """What Load Tuned Weights lists a file in the first of the folders as."""
+    """The name under which Load Tuned Weights lists a file in the first folder."""
     return str(path.relative_to(folder_paths.get_folder_paths(KEY)[0]))
 
 
 def check_prefix(prefix: str) -> None:
-    """Raises TavError where no file's name in the folder may begin so."""
+    """Raises TavError for a prefix that could not start a file name inside the folder."""
     parts = re.split(r"[/\\]", prefix)
     if not all(re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts):
         raise TavError(
-            f"The filename_prefix is {prefix[:100]!r}, but a name inside models/tune_a_video is needed, whose parts do "
-            'not begin with a dot or hold any of < > : " | ? *; give cats/jump, for example.'
+            f"The filename_prefix {prefix[:100]!r} is not a valid name inside models/tune_a_video; each part must "
+            'have 1 to 121 characters, not start with a dot and contain none of < > : " | ? *, as in cats/jump.'
         )
 
 
 def next_file(prefix: str) -> Path:
-    """The first free numbered path of this prefix, in the first of the folders."""
-    check_prefix(prefix)  # here too, for over a link it comes unseen
+    """The first unused numbered path with this prefix, in the first folder."""
+    check_prefix(prefix)  # here too: the host does not validate linked inputs
     stem = Path(folder_paths.get_folder_paths(KEY)[0], *re.split(r"[/\\]", prefix))
     number = 1
     while (path := stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")).exists():

@@ -1,4 +1,4 @@
-"""Whatever is wrong is told in a sentence, at once or by the node, and leaves a healthy server and no file behind."""
+"""Whatever is wrong gets an error message that helps, and leaves a healthy server and no file behind."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.host.workflows import changed, ending_in, new, small
 LOADED = ["weights", 0]
 UNINFLATED = ["checkpoint", 0]
 ONE_FRAME = {"clip": {"frames": 1}}
-SECOND_SENTENCE = {"other": new("CLIPTextEncode", text="a dog", clip=["checkpoint", 1])}
+SECOND_PROMPT = {"other": new("CLIPTextEncode", text="a dog", clip=["checkpoint", 1])}
 SD3 = {"sd3": new("UNETLoader", unet_name="sd3.safetensors", weight_dtype="default")}
 INPAINTING = {"inpainting": new("UNETLoader", unet_name="inpainting.safetensors", weight_dtype="default")}
 
@@ -54,15 +54,15 @@ CASES = {
     "a text as clip": clip(r"text\.mp4 is not a video.*give an mp4", video="text.mp4"),
     "an empty clip": clip(r"empty\.mp4 is not a video.*give an mp4", video="empty.mp4"),
     "a clip cut short": clip(r"cut\.mp4 is not a video, or not a whole one.*give an mp4", video="cut.mp4"),
-    "a clip above the folder": clip(r"leads out of ComfyUI's folders", video="../server.log"),
-    "a clip far above the folder": clip(r"leads out of ComfyUI's folders", video="../../../../../../etc/passwd"),
-    "a clip below and above": clip(r"leads out of ComfyUI's folders", video="folder/../../server.log"),
-    "an absolute clip": clip(r"leads out of ComfyUI's folders", video="/etc/passwd"),
+    "a clip above the folder": clip(r"outside ComfyUI's folders", video="../server.log"),
+    "a clip far above the folder": clip(r"outside ComfyUI's folders", video="../../../../../../etc/passwd"),
+    "a clip below and above": clip(r"outside ComfyUI's folders", video="folder/../../server.log"),
+    "an absolute clip": clip(r"outside ComfyUI's folders", video="/etc/passwd"),
     "a clip behind backslashes": clip(r"no video '\.\..*server\.log'.*choose another", video="..\\..\\server.log"),
     "a clip on a drive": clip(r"no video 'C:.*win\.ini'.*choose another", video="C:\\Windows\\win.ini"),
-    "a clip above the output folder": clip(r"leads out of ComfyUI's folders", video="../server.log [output]"),
-    "an absolute clip in output": clip(r"leads out of ComfyUI's folders", video="/etc/passwd [output]"),
-    "a clip above the temp folder": clip(r"leads out of ComfyUI's folders", video="../../server.log [temp]"),
+    "a clip above the output folder": clip(r"outside ComfyUI's folders", video="../server.log [output]"),
+    "an absolute clip in output": clip(r"outside ComfyUI's folders", video="/etc/passwd [output]"),
+    "a clip above the temp folder": clip(r"outside ComfyUI's folders", video="../../server.log [temp]"),
     "a clip with a NUL": clip(r"no video 'a\\x00\.mp4'.*choose another", video="a\0.mp4"),
     "a clip with a name without end": clip(r"no video 'a{100}'.*choose another", video="a" * 5000 + ".mp4"),
     "no frames": clip(r"smaller than min", frames=0),
@@ -82,7 +82,7 @@ CASES = {
     "another family of models": (
         "tune-and-edit",
         SD3 | {"inflate": {"model": ["sd3", 0]}},
-        r"is SD3, and.*Stable Diffusion 1\.x and 2\.x",
+        r"is SD3, but.*Stable Diffusion 1\.x or 2\.x",
     ),
     "an inpainting model": (
         "tune-and-edit",
@@ -106,9 +106,9 @@ CASES = {
     "a negative seed": tune(r"smaller than min", seed=-1),
     "a precision that is none": tune(r"not in list", mixed_precision="int3"),
     "tuning on nothing": tune(r"[Rr]equired input is missing.*latents", latents=None),
-    "tuning with two sentences": tune(
-        r"needs one sentence.*combines 2",
-        SECOND_SENTENCE
+    "tuning with two prompts": tune(
+        r"needs one prompt.*combines 2",
+        SECOND_PROMPT
         | {"two": new("ConditioningCombine", conditioning_1=["caption", 0], conditioning_2=["other", 0])},
         positive=["two", 0],
     ),
@@ -131,20 +131,20 @@ CASES = {
     "a LoRA of another family": (
         "tune-with-lora",
         {"lora": {"lora_name": "sdxl.safetensors"}},
-        r"LoRA on this MODEL was made for Stable Diffusion XL.*take it out",
+        r"LoRA on this MODEL was made for Stable Diffusion XL.*remove it",
     ),
     "a LoRA of another family behind tuned weights": edit(
-        r"LoRA on this MODEL was made for Stable Diffusion XL.*take it out",
+        r"LoRA on this MODEL was made for Stable Diffusion XL.*remove it",
         {"behind": new("LoraLoaderModelOnly", model=LOADED, lora_name="sdxl.safetensors", strength_model=1.0)},
         model=["behind", 0],
     ),
     "poses of another count": (
         "pose-control",
         {"poses": {"frames": 2}},
-        r"Got 2 control pictures for 3 frames; give Apply ControlNet one per frame",
+        r"Got 2 ControlNet images for 3 frames; give Apply ControlNet one per frame",
     ),
-    "poses of another shape": ("pose-control", {"poses": {"width": 128}}, r"are 128x64, and the video is 64x64"),
-    "depth of another count": ("depth-control", {"depth": {"frames": 4}}, r"Got 4 control pictures for 3 frames"),
+    "poses of another shape": ("pose-control", {"poses": {"width": 128}}, r"are 128x64, but the video is 64x64"),
+    "depth of another count": ("depth-control", {"depth": {"frames": 4}}, r"Got 4 ControlNet images for 3 frames"),
     "a ControlNet of SDXL": (
         "pose-control",
         {"controlnet": {"control_net_name": "sdxl.safetensors"}},
@@ -167,7 +167,7 @@ CASES = {
     "weights for another family of models": (
         "edit-with-saved-weights",
         SD3 | {"weights": {"model": ["sd3", 0]}},
-        r"is SD3, and.*Stable Diffusion 1\.x and 2\.x",
+        r"is SD3, but.*Stable Diffusion 1\.x or 2\.x",
     ),
     "a name above the folder": prefix(r"models/tune_a_video", "../../escaped"),
     "an absolute name": prefix(r"models/tune_a_video", "/tmp/escaped"),
@@ -194,7 +194,7 @@ CASES = {
     "sampling in such steps over a link": edit(
         r"begin at timestep 799.*take 333 or 500", {"count": new("PrimitiveInt", value=400)}, steps=["count", 0]
     ),
-    "sampling from a clip that is not inverted": edit(r"neither of DDIM Invert nor empty", latent_image=["latents", 0]),
+    "sampling from a clip that is not inverted": edit(r"neither empty nor from DDIM Invert", latent_image=["latents", 0]),
     "sampling without steps": edit(r"steps must be from 1 to 999; got 0", steps=0),
     "negative guidance": edit(r"smaller than min", cfg=-1),
     "too much noise per step": edit(r"bigger than max", eta=1.5),
@@ -268,22 +268,22 @@ def answer(client: Client, prompt: dict) -> list[str]:
     try:
         run = client.run(prompt)
     except RefusedPromptError as refused:
-        return refused.sentences
+        return refused.messages
     assert run.status == "error", f"This ran to {run.status}"
     # Such an error is one that nobody foresaw.
-    assert not re.match("Attribute|Key|Index|Type|Runtime|Assertion", run.end["exception_type"]), run.sentence
-    return [run.sentence]
+    assert not re.match("Attribute|Key|Index|Type|Runtime|Assertion", run.end["exception_type"]), run.message
+    return [run.message]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_told_in_a_sentence(prepared, case):
+def test_it_is_refused_with_a_message_that_helps(prepared, case):
     client, before = Client(prepared), prepared.files()
     name, changes, words = CASES[case]
     prompt = changed(small(name), changes)
     # One output alone, for the host runs what is right of a prompt where another part is wrong.
     output = "save_weights" if name == "tune-and-edit" and "invert" not in changes else "save"
-    sentences = answer(client, ending_in(prompt, output))
-    assert any(re.search(words, sentence, re.DOTALL) for sentence in sentences), sentences
+    messages = answer(client, ending_in(prompt, output))
+    assert any(re.search(words, message, re.DOTALL) for message in messages), messages
     assert prepared.files() == before
     assert not list(Path("/tmp").glob("escaped*"))
     assert client.get("/queue") == {"queue_running": [], "queue_pending": []}

@@ -43,7 +43,7 @@ def test_it_has_all_nodes(client):
 
 def test_it_tunes_inverts_and_edits(client):
     run = client.run(small("try-with-the-miniature"))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     assert run.outputs["save"]
     assert client.run(small("try-with-the-miniature", {"edit": {"text": "a blue ball"}})).status == "success"
 
@@ -53,10 +53,10 @@ def test_it_tunes_inverts_and_edits(client):
 )
 def test_it_takes_loras_siblings_control_and_masks(client, name):
     run = client.run(small(name))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     assert run.outputs["save"]
 
 
 def test_it_refuses_what_does_not_fit(client):
     run = client.run(small("pose-control", {"poses": {"frames": 2}}))
-    assert "Got 2 control pictures for 3 frames" in run.sentence
+    assert "Got 2 ControlNet images for 3 frames" in run.message

@@ -126,7 +126,7 @@ def test_a_part_that_is_missing_is_named_in_a_sentence(monkeypatch, tmp_path):
     host = pack("nodes.host.miniature")
     with monkeypatch.context() as patched:
         patched.setattr(host, "STRIPED_BALL", tmp_path / "sks-ball-lora.safetensors")
-        with pytest.raises(ValueError, match=r"sks-ball-lora.*switch personalised off"):
+        with pytest.raises(ValueError, match=r"sks-ball-lora.*turn off personalised"):
             host.load_miniature(personalised=True)
     monkeypatch.setattr(pack("tav_core.demo.miniature"), "MINIATURE", tmp_path)
     with pytest.raises(ValueError, match="clone the repository again"):
@@ -152,7 +152,7 @@ def pictures(client, changes: dict) -> list[np.ndarray]:
 def drawn(client, graph: dict) -> list[np.ndarray]:
     """The pictures (128, 128, 3), uint8, that a graph saves in its node "frames"."""
     run = client.run(graph)
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     files = [client.view(file) for file in run.outputs["frames"]["images"]]
     return [np.asarray(Image.open(io.BytesIO(file)).convert("RGB")) for file in files]
 
@@ -183,7 +183,7 @@ def on_the_miniature(name: str) -> dict:
 @pytest.fixture(scope="module")
 def weights_of_the_miniature(server) -> str:
     run = Client(server).run(ending_in(on_the_miniature("tune-and-edit"), "save_weights"))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     return run.outputs["save_weights"]["tune_a_video"][0]["name"]
 
 
@@ -195,7 +195,7 @@ def test_other_workflows_run_on_the_miniature(client, weights_of_the_miniature, 
     if "weights" in graph:
         graph["weights"]["inputs"]["tuned_weights_name"] = weights_of_the_miniature
     run = client.run(graph)
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     assert run.outputs["save"]["images"]
 
 

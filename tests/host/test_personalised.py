@@ -138,7 +138,7 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
     text = controlled(personalised.text("a man is skiing"), control(models, *NETS[nets]))
     with torch.inference_mode():
         weights, losses, _ = pack("nodes.host.tuning").tune_model(
-            host.inflate(personalised.model), clip, text, settings, root=tmp_path, notes={}, on_step=lambda *_, **__: 0
+            host.inflate(personalised.model), clip, text, settings, root=tmp_path, metadata={}, on_step=lambda *_, **__: 0
         )
     opened, unet, base = shell(exact.path, loras=[pack("tav_core.checkpoints.lora").Lora(lora, 0.8)])
     controls, embeds = shell_controls(models, NETS[nets]), opened.encode_prompt("a man is skiing")
@@ -264,7 +264,7 @@ def test_strength_on_a_sibling_goes_from_its_own_network_to_the_tuned_one(sd, mo
 @pytest.mark.parametrize("name", [CONTROLNET, T2I_ADAPTER])
 @pytest.mark.parametrize(
     ("shape", "sentence"),
-    [((2, 3, 64, 64), "2 control pictures for 3 frames"), ((3, 3, 64, 128), "128x64, and the video is 64x64")],
+    [((2, 3, 64, 64), "2 ControlNet images for 3 frames"), ((3, 3, 64, 128), "128x64, but the video is 64x64")],
 )
 def test_control_pictures_of_another_count_or_shape_are_told_before_any_work(
     sd, host, models, clip, name, shape, sentence, tmp_path
@@ -278,7 +278,7 @@ def test_control_pictures_of_another_count_or_shape_are_told_before_any_work(
         pack("nodes.host.ddim").invert_latents(model, text, clip, 1)
     tune, settings = pack("nodes.host.tuning").tune_model, pack("tav_core.tune").TuneConfig()
     with pytest.raises(ValueError, match=sentence), torch.inference_mode():
-        tune(model, clip, text, settings, root=tmp_path, notes={}, on_step=print)
+        tune(model, clip, text, settings, root=tmp_path, metadata={}, on_step=print)
     assert not list(tmp_path.iterdir())
 
 
@@ -325,7 +325,7 @@ def test_a_sentence_for_the_controlnet_alone_is_heard_in_tuning(sd, host, models
     for positive in (text, told):
         with torch.inference_mode():
             tuned = pack("nodes.host.tuning").tune_model(
-                host.inflate(sd.model), clip, positive, settings, root=tmp_path, notes={}, on_step=lambda *_, **__: 0
+                host.inflate(sd.model), clip, positive, settings, root=tmp_path, metadata={}, on_step=lambda *_, **__: 0
             )
         losses.append(tuned[1])
     assert losses[0] != losses[1]
@@ -340,7 +340,7 @@ def test_a_lora_of_another_family_is_named_before_the_inflation_and_behind_it(sd
         tensors |= {f"{name}_{layer}.lora_down.weight": torch.ones(2, into)}
         tensors |= {f"{name}_{layer}.lora_up.weight": torch.ones(320, 2)}
     save_file(tensors, tmp_path / "lora.safetensors")
-    sentence = f"was made for {family}.*take it out"
+    sentence = f"was made for {family}.*remove it"
     with pytest.raises(ValueError, match=sentence):
         host.inflate(sd.with_lora(tmp_path / "lora.safetensors"))
     behind = sd.with_lora(tmp_path / "lora.safetensors", host.inflate(sd.model))

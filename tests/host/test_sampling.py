@@ -9,19 +9,24 @@ from einops import rearrange
 
 from tests.golden import worst
 from tests.host.assets import CHECKPOINT, CONTROLNET, LORA
-from tests.host.inprocess import checkpoint, core, pack
+from tests.host.inprocess import checkpoint, core, miniature, pack
 from tests.host.test_parity import diffusers_twin, random, tuned_weights
 
 SCALE = 0.18215  # Stable Diffusion 1.x: LATENTs are unscaled, tav_core's latents are times this
 
 
 @pytest.fixture(scope="module")
-def sd(models):
-    return checkpoint(models / "checkpoints" / CHECKPOINT)
+def sd():
+    return miniature()
 
 
 @pytest.fixture(scope="module")
-def tuned(sd):
+def reduced(models):
+    """The checkpoint of Stable Diffusion's layout, for LoRAs and control."""
+    return checkpoint(models / "checkpoints" / CHECKPOINT)
+
+
+def with_random_weights(sd):
     """A MODEL with tuned weights, and tav_core's network with the same."""
     unet = diffusers_twin(sd.model)
     weights = tuned_weights(unet)
@@ -30,7 +35,17 @@ def tuned(sd):
 
 
 @pytest.fixture(scope="module")
-def clip(sd):
+def tuned(sd):
+    return with_random_weights(sd)
+
+
+@pytest.fixture(scope="module")
+def tuned_reduced(reduced):
+    return with_random_weights(reduced)
+
+
+@pytest.fixture(scope="module")
+def clip():
     return random(3, 4, 8, 8, seed=3, scale=5.0)
 
 
@@ -83,7 +98,8 @@ def test_inversion_and_an_edit_are_tav_cores(sd, tuned, clip, inversion_steps, s
     assert relative(got, from_core(expected)) < 1e-3
 
 
-def test_the_schedule_is_the_checkpoints(sd):
+def test_the_schedule_is_the_checkpoints(reduced):
+    sd = reduced
     read = pack("tav_core.checkpoints.checkpoint").load_checkpoint(sd.path, device=torch.device("cpu"))
     ours = core_scheduler(sd.model)
     assert worst(ours.alphas_cumprod, read.scheduler.alphas_cumprod) < 1e-6
@@ -126,7 +142,7 @@ def test_sampler_custom_advanced_takes_the_sigmas(sd, tuned, clip, monkeypatch):
     prepare = preview.prepare_callback
     monkeypatch.setattr(preview, "prepare_callback", lambda *args: watch(prepare(*args), clean))
     sampled(model, sd, latent, 7)
-    sigmas = pack("nodes.host.ddim").way_back(model, 7)
+    sigmas = pack("nodes.host.ddim").sampling_sigmas(model, 7)
     assert len(sigmas) == 8
     assert sigmas[-1] == 0
     guider = samplers.CFGGuider(model)
@@ -182,7 +198,8 @@ def test_an_area_a_mask_and_a_range_on_the_conditioning_are_honoured(sd, tuned, 
     assert torch.allclose(sampled(tuned[0], sd, latent, 4, positive=plain + never), everywhere, atol=1e-4)
 
 
-def test_a_controlnet_on_the_conditioning_is_honoured(sd, tuned, clip, models):
+def test_a_controlnet_on_the_conditioning_is_honoured(reduced, tuned_reduced, models):
+    sd, model = reduced, tuned_reduced[0]
     net = core("comfy.controlnet").load_controlnet(str(models / "controlnet" / CONTROLNET))
     hint = torch.rand(3, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     positive, _ = (
@@ -190,23 +207,23 @@ def test_a_controlnet_on_the_conditioning_is_honoured(sd, tuned, clip, models):
         .ControlNetApplyAdvanced()
         .apply_controlnet(sd.text("a man is skiing"), sd.text(""), net, hint, 1.0, 0.0, 1.0)
     )
-    latent = inverted(tuned[0], sd, clip, 4)
-    steered = sampled(tuned[0], sd, latent, 4, positive=positive)
+    noise = {"samples": torch.zeros(3, 4, 8, 8)}
+    steered = sampled(model, sd, noise, 2, positive=positive)
     assert steered.isfinite().all()
-    assert worst(steered, sampled(tuned[0], sd, latent, 4)) > 0.01
+    assert worst(steered, sampled(model, sd, noise, 2)) > 0.01
 
 
-def test_a_lora_may_come_before_or_after(sd, tuned, clip, models):
-    weights, host = tuned[0].get_attachment("tune_a_video").tuned, pack("nodes.host.inflate")
+def test_a_lora_may_come_before_or_after(reduced, tuned_reduced, models):
+    sd, model, host = reduced, tuned_reduced[0], pack("nodes.host.inflate")
+    weights, noise = host.inflated_of(model).tuned, {"samples": torch.zeros(3, 4, 8, 8)}
     before = host.with_tuned(sd.with_lora(models / "loras" / LORA), weights)
     after = sd.with_lora(models / "loras" / LORA, host.with_tuned(sd.model, weights))
-    latent = inverted(tuned[0], sd, clip, 3)
-    one, other, without = (sampled(model, sd, latent, 3) for model in (before, after, tuned[0]))
+    one, other, without = (sampled(each, sd, noise, 2) for each in (before, after, model))
     assert relative(one, other) < 1e-4
     assert relative(one, without) > 1e-3
 
 
-def test_a_model_that_overflows_is_told_in_a_sentence(sd, tuned, clip):
+def test_a_model_that_overflows_is_refused_with_what_helps(sd, tuned, clip):
     model = tuned[0].clone()
     model.set_model_unet_function_wrapper(
         lambda apply, asked: apply(asked["input"], asked["timestep"], **asked["c"]) + torch.inf
@@ -216,25 +233,25 @@ def test_a_model_that_overflows_is_told_in_a_sentence(sd, tuned, clip):
 
 
 @pytest.mark.parametrize(
-    ("name", "node", "work"),
+    ("name", "node", "where", "work"),
     [
-        ("ddim_invert", "DDIMInvert", "invert_latents"),
-        ("tav_sample", "TAVSample", "sample_latents"),
-        ("load_video_frames", "LoadVideoFrames", "take_frames"),
+        ("ddim_invert", "DDIMInvert", "nodes.host.ddim", "invert_latents"),
+        ("tav_sample", "TAVSample", "nodes.host.ddim", "sample_latents"),
+        ("load_video_frames", "LoadVideoFrames", "tav_core.video.read", "take_frames"),
     ],
 )
-def test_a_node_that_runs_out_of_memory_says_what_to_lower(sd, tuned, clip, name, node, work, monkeypatch):
+def test_a_node_that_runs_out_of_memory_says_what_to_lower(sd, tuned, clip, name, node, where, work, monkeypatch):
     def full(*_args, **_kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     module, nothing = pack(f"nodes.{name}"), {"samples": torch.zeros(3, 4, 8, 8)}
-    monkeypatch.setattr(module, work, full)
+    monkeypatch.setattr(pack(where), work, full)
     given = {
         "DDIMInvert": (tuned[0], sd.text(""), {"samples": clip}, 2, False),
         "TAVSample": (tuned[0], sd.text("a dog"), sd.text(""), nothing, 0, 2, 1.0, 0.0),
         "LoadVideoFrames": ("", 2, 0, 0, 64, 64, "crop", pack("nodes.host.miniature").example_clip()),
     }[node]
-    with pytest.raises(ValueError, match="take fewer frames or a smaller size"):
+    with pytest.raises(ValueError, match="use fewer frames or a smaller size"):
         getattr(module, node).execute(*given)
 
 
@@ -242,15 +259,15 @@ def test_a_clean_video_that_kept_the_key_of_its_noise_is_not_taken_for_noise(sd,
     """As the host's samplers leave it, which copy all keys."""
     latents, latent = pack("nodes.host.latents"), inverted(tuned[0], sd, clip, 10)
     assert latents.timestep_of(latent, sd.model) == 901
-    with pytest.raises(ValueError, match="noise already"):
+    with pytest.raises(ValueError, match="already noise"):
         latents.check_clean(latent, sd.model)
     latents.check_clean(latent | {"samples": clip}, sd.model)
-    with pytest.raises(ValueError, match="neither of DDIM Invert nor empty"):
+    with pytest.raises(ValueError, match="neither empty nor from DDIM Invert"):
         latents.check_samplable(latent | {"samples": clip}, sd.model)
 
 
 def test_steps_that_begin_far_from_full_noise_are_refused_and_near_ones_named(sd):
-    check, ddim = pack("tav_core.jobs.edit_config").check_steps, pack("nodes.host.ddim")
+    check, ddim = pack("tav_core.ddim").check_steps, pack("nodes.host.ddim")
     refused = {}
     for steps in range(1, 1000):
         first = ddim.visited_timesteps(core_scheduler(sd.model), steps)[0]
@@ -268,10 +285,10 @@ def test_steps_that_begin_far_from_full_noise_are_refused_and_near_ones_named(sd
 def test_a_model_that_another_node_samples_otherwise_is_refused_by_its_name(sd):
     schedule, nodes = pack("nodes.host.schedule"), core("comfy_extras.nodes_model_advanced")
     (few,) = nodes.ModelSamplingDiscrete().patch(sd.model, "lcm", False)
-    with pytest.raises(ValueError, match=r"1000 discrete noise levels.*ModelSamplingDiscreteDistilled.*take out"):
+    with pytest.raises(ValueError, match=r"1000 discrete noise levels.*ModelSamplingDiscreteDistilled.*remove"):
         schedule.schedule_of(few)
     (flow,) = nodes.ModelSamplingSD3().patch(sd.model, 3.0)
-    with pytest.raises(ValueError, match=r"epsilon or v_prediction.*CONST.*take out"):
+    with pytest.raises(ValueError, match=r"epsilon or v_prediction.*CONST.*remove"):
         schedule.prediction_type_of(flow)
 
 

@@ -48,7 +48,7 @@ def tune(model, positive, root, *, clip=CLIP, stop_at=None, on_step=None, **chan
 
     with torch.inference_mode():  # as the host runs nodes
         return pack("nodes.host.tuning").tune_model(
-            model, clip.clone(), positive, config(**changes), root=root, notes={"prompt": "a man"}, on_step=watch
+            model, clip.clone(), positive, config(**changes), root=root, metadata={"prompt": "a man"}, on_step=watch
         )
 
 
@@ -214,8 +214,8 @@ def test_what_cannot_be_tuned_on_is_refused_in_a_sentence(sd, inflated, tmp_path
         ({"samples": torch.zeros(1, 4, 8, 8)}, lambda x: latents.frames_of(x, least=2), "at least 2"),
         ({"samples": torch.zeros(2, 16, 8, 8)}, latents.frames_of, r"\(2, 16, 8, 8\)"),
         ({"samples": torch.zeros(1, 4, 2, 8, 8)}, latents.frames_of, r"\(1, 4, 2, 8, 8\)"),
-        ({"samples": CLIP}, lambda x: latents.check_samplable(x, sd.model), "neither of DDIM Invert nor empty"),
-        ({"samples": 14 * CLIP, "tav_timestep": 981}, lambda x: latents.check_clean(x, sd.model), "noise already"),
+        ({"samples": CLIP}, lambda x: latents.check_samplable(x, sd.model), "neither empty nor from DDIM Invert"),
+        ({"samples": 14 * CLIP, "tav_timestep": 981}, lambda x: latents.check_clean(x, sd.model), "already noise"),
         ({"samples": torch.ones(2, 4, 8, 8), "noise_mask": torch.ones(1)}, latents.frames_of, "mask"),
     ):
         with pytest.raises(ValueError, match=sentence):
@@ -227,7 +227,7 @@ def test_running_out_of_memory_is_told_in_a_sentence(sd, inflated, tmp_path, mon
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(pack("nodes.host.tuning"), "tune", full)
-    with pytest.raises(ValueError, match="fewer frames or a smaller size"), pack("nodes.host.memory").in_plain_words():
+    with pytest.raises(ValueError, match="fewer frames or a smaller size"), pack("nodes.host.memory").readable_errors():
         tune(inflated, sd.text("a man"), tmp_path)
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_state_is_begun_anew_and_told(sd, inflated, uninterrupted, tmp
     (folder / "state.safetensors").write_bytes(b"half a fi")
     _, losses, how = tune(inflated, sd.text("a man"), tmp_path)
     assert (how["how"], losses) == ("new", uninterrupted[1])
-    assert "starts again" in caplog.text
+    assert "starts over" in caplog.text
 
 
 def test_the_log_says_what_happened_and_a_finished_run_unloads_nothing(sd, inflated, tmp_path, caplog, monkeypatch):
@@ -341,7 +341,7 @@ def test_a_clip_that_a_vae_rounds_to_bf16_otherwise_is_the_same():
 def test_a_control_without_a_network_of_its_own_is_refused_before_work_starts(sd, inflated, tmp_path):
     control = core("comfy.controlnet")
     kind = control.ControlLora({}).set_cond_hint(torch.zeros(2, 3, 64, 64))
-    with pytest.raises(ValueError, match="ControlLora cannot take part"):
+    with pytest.raises(ValueError, match="ControlLora cannot be used"):
         tune(inflated, changed(sd.text("a man"), control=kind), tmp_path)
     assert not list(tmp_path.iterdir())
 

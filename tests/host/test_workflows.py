@@ -46,7 +46,7 @@ def drawn(server, tuned):
     @cache
     def run_once(name: str):
         run = client.run(small(name) | LATENTS)
-        assert run.status == "success", run.sentence
+        assert run.status == "success", run.message
         return run, saved_latents(client, run)
 
     return run_once
@@ -119,7 +119,7 @@ def changed_by(client, name: str, changes: dict, *, of: dict | None = None) -> t
     """How far changes move each place of the video's latents (f, h, w), beside a run with the inputs `of`."""
     before = saved_latents(client, client.run(small(name, of) | LATENTS))
     run = client.run(changed(small(name, of), changes) | LATENTS)
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     return (saved_latents(client, run) - before).abs().amax(1)
 
 
@@ -224,7 +224,7 @@ def test_what_model_sampling_discrete_says_is_predicted_is_what_is_tuned(client,
     plain, _ = drawn("v-prediction")
     sampling = new("ModelSamplingDiscrete", model=["checkpoint", 0], sampling="v_prediction", zsnr=False)
     run = client.run(small("v-prediction", {"told": sampling, "inflate": {"model": ["told", 0]}}))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     assert losses_of(run) != losses_of(plain)
 
 
@@ -251,7 +251,7 @@ def test_a_checked_inversion_tells_of_pixels_where_there_is_a_vae(client, tuned)
     (told,) = run.outputs["invert"]["tune_a_video"]
     assert told["psnr_of"] == "pixels"
     (shown,) = run.of("invert", "text")
-    assert shown.data["text"] == f"{told['psnr']:.1f} dB to the clip, in pixels"
+    assert shown.data["text"] == f"PSNR to the clip: {told['psnr']:.1f} dB (pixels)"
 
 
 def test_the_saved_weights_hold_the_clips_fps_and_sentence(server, client, tuned):
@@ -266,7 +266,7 @@ def test_every_node_of_ours_tells_its_facts_in_the_history(server, client, tuned
     for name in ("tune-and-edit", "edit-with-saved-weights"):
         prompt = small(name, {"invert": {"check": True}, "edit": {"text": "facts"}})
         run = client.run(prompt)
-        assert run.status == "success", run.sentence
+        assert run.status == "success", run.message
         told |= {
             prompt[node]["class_type"]: outputs["tune_a_video"][0]
             for node, outputs in run.outputs.items()
