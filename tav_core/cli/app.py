@@ -1,4 +1,4 @@
-"""The app that the commands of `tav` join, one file each. Results go to stdout, the rest to stderr."""
+"""The app that each command of `tav` registers with. Results go to stdout, everything else to stderr."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from .screen import say
 
 
 class Commands(TyperGroup):
-    """Ends a command that fails or is stopped with a clear message; a bug keeps its traceback."""
+    """Turns errors and Ctrl-C into a clear message and an exit code; a bug keeps its traceback."""
 
     def invoke(self, ctx):
         try:
@@ -37,8 +37,8 @@ app = typer.Typer(
 )
 
 
-def _say_versions(asked: bool) -> None:
-    if asked:
+def _print_versions(wanted: bool) -> None:
+    if wanted:
         typer.echo(", ".join(f"{name} {number}" for name, number in versions().items()))
         raise typer.Exit()
 
@@ -46,11 +46,11 @@ def _say_versions(asked: bool) -> None:
 @app.callback()
 def tav(
     version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_say_versions, help="Say the versions, and leave.")
+        bool, typer.Option("--version", is_eager=True, callback=_print_versions, help="Print the versions and exit.")
     ] = False,
 ) -> None:
-    """Tune-A-Video: one clip and one sentence in, edited videos with the same motion out.
+    """Tune-A-Video: one clip and one prompt in, edited videos with the same motion out.
 
-    First `tav tune` a Stable Diffusion checkpoint on a clip and the sentence that describes it, then `tav edit` the
-    clip with other sentences.
+    First `tav tune` a Stable Diffusion checkpoint on a clip and a prompt that describes it, then `tav edit` the clip
+    with other prompts.
     """

@@ -1,4 +1,4 @@
-"""`tav convert`: a result of the original implementation becomes a tuned-weights file of ours."""
+"""`tav convert`: turns the output of the original implementation into tuned weights."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,30 +10,30 @@ from ..files import ensure_writable
 from ..jobs.base import ensure_prompt, open_base
 from ..jobs.original_weights import original_weights
 from .app import app
-from .options import CheckpointPath, Loras, laid_over
+from .options import CheckpointPath, Loras, base_options
 from .screen import say
 
 
 @app.command(no_args_is_help=True)
 def convert(
     original: Annotated[
-        Path, typer.Argument(metavar="ORIGINAL", help="The output_dir of the original's training, or the unet/ in it.")
+        Path, typer.Argument(metavar="ORIGINAL", help="The output_dir of the original's training, or its unet/.")
     ],
     checkpoint: CheckpointPath,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the tuned weights go: a .safetensors file.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The tuned weights to write, a .safetensors file.")
     ],
     prompt: Annotated[
         str | None,
-        typer.Option("--prompt", "-p", help="The sentence it was tuned on.", show_default="as its config.yaml says"),
+        typer.Option("--prompt", "-p", help="The prompt it was tuned on.", show_default="from its config.yaml"),
     ] = None,
     lora: Loras = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace whatever FILE holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
 ) -> None:
-    """Convert a result of the original Tune-A-Video into tuned weights, against the checkpoint it was tuned on.
+    """Convert the output of the original Tune-A-Video to tuned weights, given the checkpoint it was tuned on.
 
-    FILE is like those of `tav tune`: it goes onto any checkpoint of the family. Pickles (.bin) are opened by torch's
-    weights-only loader, which runs nothing.
+    FILE works like a file from `tav tune`, on any checkpoint of the family. Pickles (.bin) are loaded with torch's
+    weights-only loader, which runs no code.
 
     \b
     Example:
@@ -42,13 +42,13 @@ def convert(
     if output.suffix != ".safetensors":
         raise TavError(f"Tuned weights are written to a .safetensors file, got {output.name!r}; give it that suffix.")
     if output.exists() and not force:
-        raise TavError(f"{output} exists; choose another name, or force its replacement (--force).")
+        raise TavError(f"{output} already exists; choose another name, or overwrite it with --force.")
     if prompt is not None:
-        ensure_prompt(prompt, "The prompt of the clip")
+        ensure_prompt(prompt, "The clip's prompt")
     ensure_writable(output.parent)
     say(f"Opening {checkpoint.name} and reading {original}.")
-    base = open_base(checkpoint, **laid_over(lora, "auto"))
-    known = {"checkpoint": checkpoint.name, "base_fingerprint": base.fingerprint}
-    known |= {"prompt": prompt} if prompt else {}
-    original_weights(original, base.checkpoint.unet, **known).save(output)
+    base = open_base(checkpoint, **base_options(lora, "auto"))
+    metadata = {"checkpoint": checkpoint.name, "base_fingerprint": base.fingerprint}
+    metadata |= {"prompt": prompt} if prompt else {}
+    original_weights(original, base.checkpoint.unet, **metadata).save(output)
     typer.echo(output)

@@ -1,4 +1,4 @@
-"""`tav demo`: the whole method on a CPU, with nothing to download."""
+"""`tav demo`: runs the whole method on a CPU, with nothing to download."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,30 +15,30 @@ from .screen import progress_bars, say
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The output folder.")] = Path(
         "demo-output"
     ),
     prompt: Annotated[
         list[str] | None,
-        typer.Option("--prompt", "-p", help="A sentence to edit by, in place of the four; again for each further one."),
+        typer.Option("--prompt", "-p", help="A prompt to edit with, instead of the default four; repeatable."),
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Draw a clip, tune the miniature model that comes with this package on it, and edit it; nothing is downloaded.
+    """Draw a clip, tune the bundled miniature model on it, and edit it; nothing is downloaded.
 
     \b
     Example:
       tav demo -p "a green triangle is moving on the moon, at night"
     """
     prompts = tuple(prompt or PROMPTS)
-    if strange := unknown_words(" ".join(prompts)):
-        say(f"Warning: the miniature does not know {', '.join(strange)}. It knows: {' '.join(WORDS)}")
-    manifest = run_demo(output, prompts, device=choose_device(device), tell=say, on_step=progress_bars())
+    if unknown := unknown_words(" ".join(prompts)):
+        say(f"Warning: the miniature does not know {', '.join(unknown)}. It knows: {' '.join(WORDS)}")
+    manifest = run_demo(output, prompts, device=choose_device(device), say=say, on_step=progress_bars())
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in manifest["parts"].items())
     say(f'\nFrom "{SOURCE.caption}", reconstructed at {manifest["reconstruction_psnr"]:.1f} dB PSNR:')
     for edit in manifest["edits"]:
         right = "" if edit["attribute_right"] is None else f"right in {100 * edit['attribute_right']:.0f} % of frames, "
-        say(f"  {edit['prompt']}: {right}motion correlates at {edit['trajectory_correlation']:.2f}")
+        say(f"  {edit['prompt']}: {right}motion correlation {edit['trajectory_correlation']:.2f}")
     say(f"Took {manifest['seconds']:.0f} s: {parts}.")
     for name in ("sheet.png", "loss.png", "manifest.json", *(edit["path"] for edit in manifest["edits"])):
         typer.echo(output / name)

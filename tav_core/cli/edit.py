@@ -1,4 +1,4 @@
-"""`tav edit`: a clip edited by other prompts, with weights tuned on it."""
+"""`tav edit`: edits a clip with new prompts and weights tuned on it."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +12,7 @@ from ..jobs.editing import prepare_edit
 from .app import app
 from .options import (
     ClipPath,
+    ControlImages,
     Controls,
     Device,
     Fit,
@@ -19,13 +20,12 @@ from .options import (
     FramesHelp,
     Loras,
     OptionalCheckpoint,
-    Pictures,
     Precision,
     PredictionType,
     SizeHelp,
     StartHelp,
     StrideHelp,
-    laid_over,
+    base_options,
     size_of,
     value_of,
 )
@@ -41,43 +41,45 @@ def edit(
             "--weights",
             "-w",
             metavar="FILE",
-            help="What `tav tune` wrote, or the folder that the original Tune-A-Video's training wrote.",
+            help="A file from `tav tune`, or the output folder of the original Tune-A-Video's training.",
         ),
     ],
     prompt: Annotated[
-        list[str], typer.Option("--prompt", "-p", help="A sentence to edit by; again for each further video.")
+        list[str], typer.Option("--prompt", "-p", help="A prompt to edit with; repeat it for more videos.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The output folder.")],
     checkpoint: OptionalCheckpoint = None,
     frames: Annotated[int | None, typer.Option(help=FramesHelp, show_default="as tuned")] = None,
     size: Annotated[str | None, typer.Option(help=SizeHelp, show_default="as tuned")] = None,
     start: Annotated[int | None, typer.Option(help=StartHelp, show_default="as tuned")] = None,
     stride: Annotated[int | None, typer.Option(help=StrideHelp, show_default="as tuned")] = None,
     fit: Annotated[Fit | None, typer.Option(help=FitHelp, show_default="as tuned")] = None,
-    steps: Annotated[int, typer.Option(help="DDIM steps of each video, 1 to 999.")] = 50,
+    steps: Annotated[int, typer.Option(help="DDIM steps per video, 1 to 999.")] = 50,
     inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion, 1 to 999.")] = 50,
-    inversion_prompt: Annotated[str, typer.Option(help="The sentence to invert under.")] = "",
+    inversion_prompt: Annotated[str, typer.Option(help="The prompt for the inversion.")] = "",
     guidance: Annotated[
-        float, typer.Option(help="Classifier-free guidance; 1 or less is none, and twice as fast.")
+        float, typer.Option(help="Classifier-free guidance scale; 1 or less is off, and twice as fast.")
     ] = 12.5,
-    negative: Annotated[str, typer.Option(help="The sentence to guide away from.")] = "",
+    negative: Annotated[str, typer.Option(help="The negative prompt.")] = "",
     eta: Annotated[float, typer.Option(help="Noise added while sampling, 0 (none) to 1 (as much as DDPM).")] = 0.0,
-    seed: Annotated[int, typer.Option(help="The seed of that noise.")] = 0,
-    strength: Annotated[float, typer.Option(help="How much of the tuned weights; 0 is the checkpoint as it is.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The seed of the added noise.")] = 0,
+    strength: Annotated[
+        float, typer.Option(help="The strength of the tuned weights; 0 is the checkpoint alone.")
+    ] = 1.0,
     precision: Annotated[
         Precision, typer.Option(help="The precision of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
     ] = "auto",
     lora: Loras = None,
     control: Controls = None,
-    control_pictures: Pictures = None,
+    control_pictures: ControlImages = None,
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
 ) -> None:
-    """Edit a clip by other sentences, with weights tuned on it.
+    """Edit a clip with new prompts and weights tuned on it.
 
-    The clip is inverted once; DIR keeps that, and it is used again while clip, weights and settings are the same. Then
-    each sentence gives an mp4. reconstruction.mp4 is the clip sampled back from its noise: how far to trust the
-    inversion. sheet.png shows all side by side, and manifest.json says how they were made.
+    The clip is inverted once; DIR keeps the inversion, which is reused while clip, weights and settings are the same.
+    Each prompt gives an mp4. reconstruction.mp4 is the clip sampled back from its noise, and shows how faithful the
+    inversion is. sheet.png shows all videos side by side, and manifest.json records how they were made.
 
     \b
     Example:
@@ -95,7 +97,7 @@ def edit(
         strength=strength,
         precision=value_of(precision),
     )
-    asked = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
+    changed = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
     say(f"Reading {clip.name}, opening {(checkpoint or weights).name} with {weights.name}.")
     job = prepare_edit(
         clip,
@@ -104,9 +106,9 @@ def edit(
         prompt,
         output,
         config=config,
-        changed={name: value for name, value in asked.items() if value is not None},
+        changed={name: value for name, value in changed.items() if value is not None},
         device=choose_device(device),
         controls=choices(control or (), control_pictures or ()),
-        **laid_over(lora, prediction_type),
+        **base_options(lora, prediction_type),
     )
     run_edit(job)

@@ -1,4 +1,4 @@
-"""`tav eval`: the claims measured on the drawn world, or the paper's CLIP scores of people's own edits."""
+"""`tav eval`: measures the method on the drawn world, or computes the paper's CLIP scores for given edits."""
 
 import json
 import platform
@@ -26,7 +26,7 @@ from ..jobs.base import choose_device, open_base, versions
 from ..metrics import ClipScorer
 from ..video.contact_sheet import contact_sheet
 from .app import app
-from .options import Device, GroupNorm, Loras, PredictionType, laid_over
+from .options import Device, GroupNorm, Loras, PredictionType, base_options
 from .screen import progress_bars
 
 CLIPS = {
@@ -35,7 +35,7 @@ CLIPS = {
     "all": lambda: clips_to_choose_by() + clips_to_report(),
 }
 Clips = Enum("Clips", [(name, name) for name in CLIPS], type=str)
-FOR_BOTH = ("output", "results", "clip_model", "device")  # of the command's options; all others are the drawn world's
+FOR_BOTH = ("output", "results", "clip_model", "device")  # the other options are for the drawn world only
 VariantName = Enum("VariantName", [(name, name) for name in VARIANTS], type=str)
 
 
@@ -48,48 +48,51 @@ def evaluation(
             "--output",
             "-o",
             metavar="DIR",
-            help="The folder for eval.md, eval.json and eval.png, or for scores.md and scores.json.",
+            help="The output folder, for eval.md, eval.json and eval.png, or for scores.md and scores.json.",
         ),
     ],
     results: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RESULTS]...", help="Folders that `tav edit` wrote, to be scored with --clip-model."),
+        typer.Argument(metavar="[RESULTS]...", help="Output folders of `tav edit`, to be scored with --clip-model."),
     ] = None,
     clip_model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="For RESULTS: a CLIP model's folder, or its name on the hub.")
+        str | None,
+        typer.Option(metavar="MODEL", help="For RESULTS: a CLIP model's folder, or its name on the Hugging Face hub."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", "-c", metavar="PATH", help="What is tuned.", show_default="the miniature"),
+        typer.Option(
+            "--checkpoint", "-c", metavar="PATH", help="The checkpoint to tune.", show_default="the miniature"
+        ),
     ] = None,
     variant: Annotated[
         list[VariantName] | None,
-        typer.Option(help="A variant to measure; again for each further one.", show_default="all"),
+        typer.Option(help="A variant to measure; repeatable.", show_default="all"),
     ] = None,
     clips: Annotated[
-        Clips, typer.Option(help="The clips: those to choose settings by, those to report, or all.")
+        Clips, typer.Option(help="Which clips: those for choosing settings, those for reporting, or all.")
     ] = "report",
-    count: Annotated[int | None, typer.Option(help="Take the first few of them.", show_default="all")] = None,
+    count: Annotated[int | None, typer.Option(help="Use only the first clips, this many.", show_default="all")] = None,
     tuning_steps: Annotated[int, typer.Option(help="Tuning steps.")] = SETTINGS.tuning_steps,
     learning_rate: Annotated[float, typer.Option(help="The learning rate of tuning.")] = SETTINGS.learning_rate,
     steps: Annotated[int, typer.Option(help="DDIM steps of each edit.")] = SETTINGS.steps,
     inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion.")] = SETTINGS.inversion_steps,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance.")] = SETTINGS.guidance_scale,
     group_norm: Annotated[
-        GroupNorm, typer.Option(help="Normalise over the whole video or per frame, where a variant does not say.")
+        GroupNorm, typer.Option(help="GroupNorm over the whole video or per frame, for variants that do not set it.")
     ] = SETTINGS.group_norm,
-    seed: Annotated[int, typer.Option(help="The seed of tuning and of all random noise.")] = 0,
+    seed: Annotated[int, typer.Option(help="The seed for tuning and all random noise.")] = 0,
     lora: Loras = None,
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Sample anew what DIR/.eval keeps of an earlier run.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Discard the samples in DIR/.eval and start over.")] = False,
 ) -> None:
-    """Measure the method and what is left of it without its parts, or score edits as the paper does.
+    """Measure the method and its ablations, or score edits as the paper does.
 
-    Without RESULTS a checkpoint is tuned on clips of a drawn world, of which everything is known, and each variant of
-    the method edits them. DIR/.eval keeps what is done, so that a stopped run goes on, and a sheet of all edits of each
-    clip. With RESULTS and --clip-model, frame consistency and textual faithfulness of those videos stand beside the
-    published ones.
+    Without RESULTS, a checkpoint is tuned on clips of a drawn world whose ground truth is known, and each variant of
+    the method edits them. DIR/.eval keeps the samples, so that an interrupted run resumes, and a contact sheet of all
+    edits of each clip. With RESULTS and --clip-model, the frame consistency and textual faithfulness of those videos
+    are listed next to the published scores.
 
     \b
     Examples:
@@ -97,34 +100,38 @@ def evaluation(
       tav eval skiing surfing --clip-model openai/clip-vit-large-patch14 -o scores
     """
     if bool(results) != bool(clip_model):
-        raise TavError("To score videos give folders of results and a --clip-model; for the drawn world give neither.")
+        raise TavError(
+            "To score videos, give folders of results and a --clip-model; for the drawn world, give neither."
+        )
     if results:
-        _refuse_what_is_not_for_results(context)
+        _refuse_drawn_world_options(context)
     need(count is None or count > 0, "count", count, "1 or more")
     need(seed >= 0, "seed", seed, "a whole number of at least 0")
     ensure_writable(output)
-    chosen = choose_device(device)
+    torch_device = choose_device(device)
     if results:
-        _score(results, clip_model, output, chosen)
+        _score(results, clip_model, output, torch_device)
         return
-    asked = {VariantName(name).value for name in variant or VariantName}
+    chosen = {VariantName(name).value for name in variant or VariantName}
     _measure(
         CLIPS[Clips(clips).value]()[:count],
-        {name: each for name, each in VARIANTS.items() if name in asked},
+        {name: each for name, each in VARIANTS.items() if name in chosen},
         Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, group_norm=GroupNorm(group_norm).value),
-        open_base(checkpoint or miniature_path(), device=chosen, **laid_over(lora, prediction_type)).checkpoint,
+        open_base(
+            checkpoint or miniature_path(), device=torch_device, **base_options(lora, prediction_type)
+        ).checkpoint,
         output,
         seed=seed,
-        device=chosen,
+        device=torch_device,
         force=force,
     )
 
 
-def _refuse_what_is_not_for_results(context: typer.Context) -> None:
-    # by its name, for typer's versions differ in whose class the source is of
+def _refuse_drawn_world_options(context: typer.Context) -> None:
+    # compared by name, because the class of the source depends on the version of typer
     given = (name for name in context.params if context.get_parameter_source(name).name == "COMMANDLINE")
-    if strange := [f"--{name.replace('_', '-')}" for name in given if name not in FOR_BOTH]:
-        raise TavError(f"{', '.join(strange)} is for the drawn world, and RESULTS are only scored; leave it out.")
+    if refused := [f"--{name.replace('_', '-')}" for name in given if name not in FOR_BOTH]:
+        raise TavError(f"{', '.join(refused)} is for the drawn world only; leave it out when scoring RESULTS.")
 
 
 def _measure(
@@ -142,16 +149,16 @@ def _measure(
     work.mkdir(exist_ok=True)
     for kept in work.glob("*.safetensors") if force else ():
         kept.unlink()
-    pictured = next((clip for clip in clips if clip.motion == "arc"), clips[0])
+    shown = next((clip for clip in clips if clip.motion == "arc"), clips[0])
     rows, measured = {}, []
     with tqdm(total=len(variants) * len(clips), desc="Evaluating", unit="variant") as bar:
         for outcome in evaluate(opened, clips, variants, settings, seed=seed, work=work):
             bar.write(_line(outcome), file=sys.stderr)
             bar.update()
             measured.append((outcome.variant, outcome.clip.name, outcome.figures))
-            if outcome.clip == pictured:
-                rows["source"] = f"source: {pictured.prompt}", outcome.source
-                rows[outcome.variant] = f"{outcome.variant}: {pictured.edits[0].prompt}", outcome.edits[0]
+            if outcome.clip == shown:
+                rows["source"] = f"source: {shown.prompt}", outcome.source
+                rows[outcome.variant] = f"{outcome.variant}: {shown.edits[0].prompt}", outcome.edits[0]
     values = by_variant(measured)
     head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
     tables = as_tables(values)
@@ -170,8 +177,8 @@ def _score(results: list[Path], clip_model: str, output: Path, device: torch.dev
     scored = table(["prompt", "frame consistency", "textual faithfulness"], scores_as_rows(videos, scores))
     head = f"""# CLIP scores
 
-By `{clip_model}`, times 100: the mean cosine of all pairs of frames, and of frames and prompt. The published rows
-are the paper's Table 1, on its own clips and sentences and by its own CLIP model."""
+Mean cosine similarities by `{clip_model}`, times 100: of all pairs of frames, and of the frames with the prompt.
+The published rows are from Table 1 of the paper, with its own clips, prompts and CLIP model."""
     _write(output / "scores", f"{head}\n\n{scored}\n", scores_as_json(videos, scores, clip_model))
     typer.echo(f"{scored}\n")
     for name in ("scores.md", "scores.json"):
@@ -192,8 +199,8 @@ def _made_on(device: torch.device) -> str:
 
 
 def _line(outcome: Outcome) -> str:
-    of = outcome.figures
+    figures = outcome.figures
     return (
-        f"{outcome.clip.name}, {outcome.variant}: edit right {of['attribute_right']:.0%}, "
-        f"trajectory {of['trajectory_correlation']:.2f}, {of['seconds']:.0f} s"
+        f"{outcome.clip.name}, {outcome.variant}: edit right {figures['attribute_right']:.0%}, "
+        f"trajectory {figures['trajectory_correlation']:.2f}, {figures['seconds']:.0f} s"
     )

@@ -1,4 +1,4 @@
-"""`tav info`: what a weights file was tuned on, and how."""
+"""`tav info`: shows what a weights file was tuned on, and how."""
 
 import json
 from pathlib import Path
@@ -13,22 +13,22 @@ from .screen import readable
 
 @app.command(no_args_is_help=True)
 def info(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Tuned weights, as `tav tune` writes them.")],
-    as_json: Annotated[bool, typer.Option("--json", help="All metadata as JSON, for machines.")] = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of tuned weights.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print all metadata as JSON.")] = False,
 ) -> None:
-    """Say what a weights file was tuned on, and how.
+    """Show what a weights file was tuned on, and how.
 
     \b
     Example:
       tav info skiing.safetensors
     """
     weights = TunedWeights.load(file)
-    facts = weights.facts.as_metadata() | {"tensors": len(weights.tensors), "bytes": file.stat().st_size}
+    metadata = weights.facts.as_metadata() | {"tensors": len(weights.tensors), "bytes": file.stat().st_size}
     if as_json:
-        typer.echo(json.dumps(facts, indent=2))
+        typer.echo(json.dumps(metadata, indent=2))
         return
     typer.echo(file)
-    config = facts.pop("config", {})
-    foremost = {name: facts[name] for name in ("prompt", "clip", "frames", "size", "fps") if name in facts}
-    for name, value in (foremost | facts | config).items():
+    config = metadata.pop("config", {})
+    first = {name: metadata[name] for name in ("prompt", "clip", "frames", "size", "fps") if name in metadata}
+    for name, value in (first | metadata | config).items():
         typer.echo(f"  {name.replace('_', ' '):<22}  {readable(name, value)}")

@@ -1,4 +1,4 @@
-"""The shell's way in: `tav`, or `python -m tav_core.cli`."""
+"""The entry point of `tav` and `python -m tav_core.cli`."""
 
 import io
 import sys
@@ -6,12 +6,12 @@ import warnings
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs one command and exits: 0 done, 2 refused or failed in a sentence, 130 stopped by Ctrl-C.
+    """Runs one command and exits: with 0 on success, 2 after an error message, 130 after Ctrl-C.
 
-    arguments: in place of the command line's.
+    arguments: by default those of the command line.
     """
     try:
-        from . import tune, edit, run, info, convert, demo, evaluate  # noqa: F401, I001  they join the app, in this order
+        from . import tune, edit, run, info, convert, demo, evaluate  # noqa: F401, I001  each registers, in this order
         from .app import app
     except ModuleNotFoundError as error:
         if error.name != "typer":
@@ -21,12 +21,12 @@ def main(arguments: list[str] | None = None) -> None:
     _hush_libraries()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a console that lacks a prompt's letters must not end a run
+            stream.reconfigure(errors="replace")  # a console that cannot show a prompt must not end a run
     app(arguments, prog_name="tav")
 
 
 def _hush_libraries() -> None:
-    """Leaves the screen to our own sentences; deprecations and progress inside of libraries are not the user's."""
+    """Silences the libraries' warnings and progress bars, which mean nothing to the user."""
     import diffusers
     import transformers
 

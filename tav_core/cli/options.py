@@ -1,4 +1,4 @@
-"""What the commands of `tav` are told by: options that several of them share, and what their words mean."""
+"""Options that several commands of `tav` share, and how their values are parsed."""
 
 from enum import Enum
 from pathlib import Path
@@ -34,7 +34,7 @@ ClipPath = Annotated[
 CheckpointPath = Annotated[
     Path,
     typer.Option(
-        "--checkpoint", "-c", metavar="PATH", help="Stable Diffusion 1.x or 2.x: a .safetensors file, or a folder."
+        "--checkpoint", "-c", metavar="PATH", help="Stable Diffusion 1.x or 2.x: a .safetensors file or a folder."
     ),
 ]
 OptionalCheckpoint = Annotated[
@@ -43,52 +43,50 @@ OptionalCheckpoint = Annotated[
         "--checkpoint",
         "-c",
         metavar="PATH",
-        help="As for `tav tune`; not needed where the original's folder holds it.",
+        help="As for `tav tune`; optional if --weights is a folder of the original's that holds it.",
     ),
 ]
 Loras = Annotated[
     list[str] | None,
-    typer.Option(
-        "--lora", metavar="FILE[:STRENGTH]", help="A LoRA to lay over the checkpoint; again for each further one."
-    ),
+    typer.Option("--lora", metavar="FILE[:STRENGTH]", help="A LoRA for the checkpoint; repeatable."),
 ]
 Controls = Annotated[
     list[str] | None,
     typer.Option(
         "--control",
         metavar=FORM,
-        help="Hold the video to pictures: TYPE is controlnet or t2i-adapter, PATH its file or folder, START and END "
-        "are parts of sampling, 0 to 1; again for each further one.",
+        help="Guide the video by control images: TYPE is controlnet or t2i-adapter, PATH its file or folder, START and "
+        "END are fractions of sampling, 0 to 1; repeatable.",
     ),
 ]
-Pictures = Annotated[
+ControlImages = Annotated[
     list[Path] | None,
     typer.Option(
         "--control-pictures",
         metavar="CLIP",
-        help="For each --control its pictures (poses, depth, edges), ready made: a clip or a folder, one picture per "
-        "frame, or one image for all.",
+        help="The control images of each --control (poses, depth, edges): a clip or a folder with one image per frame, "
+        "or one image for all frames.",
     ),
 ]
 PredictionType = Annotated[
-    Prediction, typer.Option(help="What the checkpoint predicts; auto: as it says, or as its weights look.")
+    Prediction, typer.Option(help="What the checkpoint predicts; auto: detected from its config or weights.")
 ]
 Device = Annotated[str, typer.Option(help="auto (the GPU if there is one), cpu, cuda, cuda:1, ...")]
-FramesHelp = "Frames to take, 1 or more; memory grows with them."
-SizeHelp = "Pixels, multiples of 8: one side (512) or WxH (512x320); memory grows with them."
-StartHelp = "The first frame to take, counted from 0."
-StrideHelp = "Take every N-th frame; 0 spreads them evenly from the first to the last."
-FitHelp = "Into another aspect: crop the edges, pad with black, or stretch."
+FramesHelp = "Number of frames, 1 or more; more frames take more memory."
+SizeHelp = "Size in pixels, multiples of 8: one side (512) or WxH (512x320); larger sizes take more memory."
+StartHelp = "The first frame to use, counted from 0."
+StrideHelp = "Use every N-th frame; 0 spreads the frames evenly over the clip."
+FitHelp = "How to reach another aspect ratio: crop the edges, pad with black, or stretch."
 
 
-def laid_over(loras: list[str] | None, prediction_type: Prediction | str) -> dict:
-    """What `open_base` takes beside a checkpoint."""
-    told = value_of(prediction_type)
-    return {"loras": tuple(map(Lora.parse, loras or ())), "prediction_type": None if told == "auto" else told}
+def base_options(loras: list[str] | None, prediction_type: Prediction | str) -> dict:
+    """The options of `open_base`."""
+    kind = value_of(prediction_type)
+    return {"loras": tuple(map(Lora.parse, loras or ())), "prediction_type": None if kind == "auto" else kind}
 
 
 def value_of(chosen: Enum | str | None) -> str | None:
-    """What an option of choices says; a default comes as the plain word."""
+    """The value of an option with choices; a default comes as a plain string."""
     return chosen.value if isinstance(chosen, Enum) else chosen
 
 

@@ -1,4 +1,4 @@
-"""The original implementation's YAML configs, read as they are and turned into our own settings."""
+"""Reads the original implementation's YAML configs as they are, and translates them to our own settings."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from ..jobs.selection import Selection
 from ..tune import TuneConfig
 
 TRAINED = {"attn1.to_q", "attn2.to_q", "attn_temp"}
-# What the original's own defaults are, where its config does not say; read together with it as one table.
+# The original's defaults for settings that its config leaves out.
 TOP = {
     "pretrained_model_path": None,
     "output_dir": None,
@@ -48,9 +48,9 @@ VALIDATION = {
 }
 WITHOUT_MEANING = {
     "checkpointing_steps",  # a run keeps its own resume file
-    "resume_from_checkpoint",  # and takes it up by itself
+    "resume_from_checkpoint",  # and resumes by itself
     "validation_steps",  # the prompts are sampled once, at the end
-    "train_batch_size",  # of a data set of one video
+    "train_batch_size",  # the data set is one video
     "scale_lr",  # by that batch size
     "lr_warmup_steps",  # which a constant schedule does not have
     "use_8bit_adam",
@@ -60,7 +60,7 @@ WITHOUT_MEANING = {
 
 @dataclass(frozen=True)
 class OriginalConfig:
-    """What a config says. `edited` names the frames of the validation videos; `ignored`, the keys without meaning."""
+    """The settings in a config. edited: the frames of the validation videos. ignored: keys with no meaning here."""
 
     checkpoint: Path
     output: Path
@@ -78,8 +78,8 @@ def read_config(
 ) -> OriginalConfig:
     """Reads a YAML config of the original; `checkpoint` and `output` override the paths in it.
 
-    Inputs are looked for in the working directory, then in the folder of the YAML, then in the one above it. As in the
-    original, pictures are stretched to the size. Raises TavError for keys and values that it does not know.
+    Inputs are searched for in the working directory, then in the folder of the YAML, then in its parent. As in the
+    original, frames are stretched to the size. Raises TavError for unknown keys and invalid values.
     """
     path = Path(path)
     top = _read(path)
@@ -88,12 +88,12 @@ def read_config(
     train = _with_defaults(top["train_data"], TRAIN, path, "train_data.")
     validation = _with_defaults(top["validation_data"], VALIDATION, path, "validation_data.")
     _refuse_other_methods(top, path)
-    prompts = _given(validation, "prompts", path, "validation_data.")
+    prompts = _required(validation, "prompts", path, "validation_data.")
     if not (isinstance(prompts, list) and prompts and all(isinstance(p, str) and p.strip() for p in prompts)):
-        raise TavError(f"{path}: validation_data.prompts must be a list of sentences, got {prompts!r}.")
+        raise TavError(f"{path}: validation_data.prompts must be a list of prompts, got {prompts!r}.")
     try:
         tuned = Selection(
-            clip=_found(_given(train, "video_path", path, "train_data."), path),
+            clip=_found(_required(train, "video_path", path, "train_data."), path),
             frames=int(train["n_sample_frames"]),
             size=(int(train["width"]), int(train["height"])),
             start=int(train["sample_start_idx"]),
@@ -132,11 +132,11 @@ def read_config(
     except (TypeError, ValueError) as error:
         raise TavError(f"{path}: {error}") from error
     return OriginalConfig(
-        checkpoint=checkpoint or _found(_given(top, "pretrained_model_path", path, ""), path),
-        output=output or Path(_given(top, "output_dir", path, "")),
+        checkpoint=checkpoint or _found(_required(top, "pretrained_model_path", path, ""), path),
+        output=output or Path(_required(top, "output_dir", path, "")),
         tuned=tuned,
         edited=edited,
-        prompt=str(_given(train, "prompt", path, "train_data.")),
+        prompt=str(_required(train, "prompt", path, "train_data.")),
         prompts=prompts,
         tune=tune,
         edit=edit,
@@ -146,32 +146,32 @@ def read_config(
 
 def _read(path: Path) -> dict:
     if not path.is_file():
-        raise TavError(f"There is no config {path}; give a YAML file as the original's configs are.")
+        raise TavError(f"There is no config {path}; give a YAML config of the original.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise TavError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(content, dict):
-        raise TavError(f"{path} holds no settings; give a YAML file as the original's configs are.")
+        raise TavError(f"{path} holds no settings; give a YAML config of the original.")
     return content
 
 
-def _with_defaults(said: Mapping, defaults: Mapping, path: Path, section: str) -> dict:
-    if not isinstance(said, dict):
-        raise TavError(f"{path}: {section.rstrip('.')} must be a table of settings, got {said!r}.")
-    if unknown := [f"{section}{name}" for name in said if name not in defaults]:
-        raise TavError(f"{path} has settings that nobody here knows: {', '.join(unknown)}; correct or remove them.")
-    return {**defaults, **said}
+def _with_defaults(given: Mapping, defaults: Mapping, path: Path, section: str) -> dict:
+    if not isinstance(given, dict):
+        raise TavError(f"{path}: {section.rstrip('.')} must be a table of settings, got {given!r}.")
+    if unknown := [f"{section}{name}" for name in given if name not in defaults]:
+        raise TavError(f"{path} has unknown settings: {', '.join(unknown)}; correct or remove them.")
+    return {**defaults, **given}
 
 
-def _given(settings: Mapping, name: str, path: Path, section: str):
+def _required(settings: Mapping, name: str, path: Path, section: str):
     if settings[name] is None:
-        raise TavError(f"{path} does not say {section}{name}, which is needed.")
+        raise TavError(f"{path} does not set {section}{name}, which is required.")
     return settings[name]
 
 
 def _refuse_other_methods(top: Mapping, path: Path) -> None:
-    """What would change the method is refused rather than passed over."""
+    """Raises TavError for settings that would change the method, instead of ignoring them."""
     modules = top["trainable_modules"]
     if not isinstance(modules, (list, tuple, set, frozenset)) or set(map(str, modules)) != TRAINED:
         raise TavError(
@@ -180,11 +180,11 @@ def _refuse_other_methods(top: Mapping, path: Path) -> None:
         )
     for name, only in (("lr_scheduler", "constant"), ("gradient_accumulation_steps", 1)):
         if top[name] != only:
-            raise TavError(f"{path}: {name} is {top[name]!r}, but only {only!r} can be tuned with; set it so.")
+            raise TavError(f"{path}: {name} is {top[name]!r}, but only {only!r} is supported.")
 
 
 def _found(name: object, config: Path) -> Path:
-    """An input by the path in a config; where it is nowhere, the path as it is said, for the sentence that tells so."""
+    """The path of an input named in a config; if there is no such file, the name itself, for the error message."""
     name, folder = str(name), config.absolute().parent
-    places = [Path(name), folder / name, folder.parent / name]
-    return next((place for place in places if place.exists()), Path(name))
+    candidates = [Path(name), folder / name, folder.parent / name]
+    return next((path for path in candidates if path.exists()), Path(name))

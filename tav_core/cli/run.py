@@ -1,4 +1,4 @@
-"""`tav run`: tuning and edits as a YAML config of the original says."""
+"""`tav run`: tunes and edits as set in a YAML config of the original."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,7 @@ from ..jobs.control_choice import choices
 from ..jobs.editing import prepare_edit
 from ..jobs.tuning import prepare_tuning
 from .app import app
-from .options import Controls, Device, Loras, Pictures, PredictionType, laid_over
+from .options import ControlImages, Controls, Device, Loras, PredictionType, base_options
 from .original_config import read_config
 from .screen import run_edit, run_tuning, say
 
@@ -22,25 +22,23 @@ from .screen import run_edit, run_tuning, say
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yaml", help="A config of the original implementation.")],
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", "-c", metavar="PATH", help="In place of pretrained_model_path.")
+        Path | None, typer.Option("--checkpoint", "-c", metavar="PATH", help="Overrides pretrained_model_path.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The folder for all results, not output_dir.")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="The output folder; overrides output_dir.")
     ] = None,
     lora: Loras = None,
     control: Controls = None,
-    control_pictures: Pictures = None,
+    control_pictures: ControlImages = None,
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace tuned.safetensors if it is of other settings.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite tuned.safetensors and tune again.")] = False,
 ) -> None:
-    """Tune, then edit, as a YAML config of the original implementation says.
+    """Tune, then edit, as set in a YAML config of the original implementation.
 
-    Into the folder go tuned.safetensors, the config, and all that `tav edit` writes. As in the original, pictures are
-    stretched to the size and the VAE's posterior is sampled. Clip and checkpoint are looked for from the working
-    directory, then from the config's folder and the one above it.
+    The output folder gets tuned.safetensors, a copy of the config, and all that `tav edit` writes. As in the original,
+    frames are stretched to the size and the VAE posterior is sampled. Clip and checkpoint are searched for in the
+    working directory, then in the config's folder and its parent.
 
     \b
     Example:
@@ -53,9 +51,9 @@ def run(
     if chosen.type == "cpu" and settings.mixed_precision != "no":
         say(f"Ignored, because it is not faster on a CPU: mixed_precision {settings.mixed_precision}.")
         settings = replace(settings, mixed_precision="no")
-    used = {"controls": choices(control or (), control_pictures or ()), **laid_over(lora, prediction_type)}
+    used = {"controls": choices(control or (), control_pictures or ()), **base_options(lora, prediction_type)}
     ensure_writable(given.output)
-    given.edited.read()  # tuning must not end at validation frames that do not exist
+    given.edited.read()  # so that missing validation frames raise before tuning
     weights = given.output / "tuned.safetensors"
     say(f"Reading {given.tuned.frames} frames of {given.tuned.clip.name} and opening {given.checkpoint.name}.")
     tuning = prepare_tuning(

@@ -1,4 +1,4 @@
-"""How `tav` speaks: messages and progress on stderr, so that stdout holds results alone."""
+"""Messages and progress of `tav`, on stderr, so that stdout holds results only."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from ..jobs.tuning import TuningRun
 
 
 def progress_bars() -> Callable:
-    """A progress bar for each part of a job, in turn; a part that is resumed begins at its later step."""
+    """An `on_step` that shows a progress bar for each part of a job in turn, starting at the first step it sees."""
     bar = None
 
     def on_step(step: int, total: int, *, part: str, **_) -> None:
@@ -26,9 +26,9 @@ def progress_bars() -> Callable:
 
 
 def run_tuning(job: TuningRun) -> None:
-    """Runs a tuning job with its notes, its memory and its progress on the screen.
+    """Runs a tuning job, showing its warnings, memory estimate and progress.
 
-    Ctrl-C is passed on as a KeyboardInterrupt that says how far the run came.
+    On Ctrl-C, raises a KeyboardInterrupt that says how far the run got.
     """
     warn(job.notes)
     if job.is_done:
@@ -58,7 +58,7 @@ def run_tuning(job: TuningRun) -> None:
 
 
 def run_edit(job: EditRun) -> None:
-    """Runs an edit with its notes, its memory and its progress on the screen, and its files on stdout."""
+    """Runs an edit, showing its warnings, memory estimate and progress, and prints the files it wrote to stdout."""
     warn(job.notes)
     say_memory(job.memory, "Sampling")
     if job.kept:
@@ -84,7 +84,7 @@ def say_memory(plan: MemoryPlan, what: str) -> None:
         free = "free memory is unknown; it may not fit"
     else:
         free = f"{readable_bytes(plan.available)} are free"
-    say(f"{what} will take about {readable_bytes(plan.needed)} of memory beside the model; {free}.")
+    say(f"{what} will take about {readable_bytes(plan.needed)} of memory on top of the model; {free}.")
     if plan.available is not None and not plan.fits:
         more = ", or turn on gradient checkpointing" if plan.checkpointing is False else ""
         say(f"Warning: it will probably not fit; use fewer frames or a smaller size{more}.")

@@ -1,4 +1,4 @@
-"""`tav tune`: a checkpoint tuned on one clip and its prompt."""
+"""`tav tune`: tunes a checkpoint on one clip and its prompt."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +17,7 @@ from .options import (
     Attention,
     CheckpointPath,
     ClipPath,
+    ControlImages,
     Controls,
     Device,
     Fit,
@@ -24,14 +25,13 @@ from .options import (
     FramesHelp,
     GroupNorm,
     Loras,
-    Pictures,
     Precision,
     PredictionType,
     SizeHelp,
     StartHelp,
     StrideHelp,
     Switch,
-    laid_over,
+    base_options,
     size_of,
     value_of,
 )
@@ -41,10 +41,10 @@ from .screen import run_tuning, say
 @app.command(no_args_is_help=True)
 def tune(
     clip: ClipPath,
-    prompt: Annotated[str, typer.Option("--prompt", "-p", help="The sentence that describes the clip.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="A prompt that describes the clip.")],
     checkpoint: CheckpointPath,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Where the tuned weights go: a .safetensors file.")
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The tuned weights to write, a .safetensors file.")
     ],
     frames: Annotated[int, typer.Option(help=FramesHelp)] = 24,
     size: Annotated[str, typer.Option(help=SizeHelp)] = "512",
@@ -58,28 +58,32 @@ def tune(
         Precision, typer.Option(help="Mixed precision; auto: bf16 or fp16 on a GPU, no on the CPU.")
     ] = "auto",
     gradient_checkpointing: Annotated[
-        Switch, typer.Option(help="Less memory, a third slower; auto: where it would not fit without.")
+        Switch, typer.Option(help="Takes less memory, but is a third slower; auto: on if needed.")
     ] = "auto",
     attention: Annotated[
-        Attention, typer.Option(help="The frames that a frame looks at; the paper's: first and previous.")
+        Attention, typer.Option(help="The frames each frame attends to; in the paper, the first and the previous.")
     ] = "sparse-causal",
     group_norm: Annotated[
-        GroupNorm, typer.Option(help="Normalise over the whole video, as the original, or per frame.")
+        GroupNorm, typer.Option(help="GroupNorm over the whole video, as in the original, or per frame.")
     ] = "video",
     posterior: Annotated[
-        bool, typer.Option("--posterior", help="Sample the VAE anew each step, as the original, not take its mean.")
+        bool,
+        typer.Option(
+            "--posterior",
+            help="Sample the VAE posterior at every step, as the original does, instead of using its mean.",
+        ),
     ] = False,
-    checkpoint_every: Annotated[int, typer.Option(help="Steps between two savings of the run.")] = 50,
+    checkpoint_every: Annotated[int, typer.Option(help="Save the run's state after this many steps.")] = 50,
     lora: Loras = None,
     control: Controls = None,
-    control_pictures: Pictures = None,
+    control_pictures: ControlImages = None,
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Replace whatever FILE holds, and tune anew.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE and tune again.")] = False,
 ) -> None:
-    """Tune a checkpoint on one clip and the sentence that describes it.
+    """Tune a checkpoint on one clip and a prompt that describes it.
 
-    Stopped or broken off, the same command goes on where it was: a hidden file beside FILE keeps the run.
+    If interrupted, run the same command again; it resumes from a hidden file next to FILE.
 
     \b
     Example:
@@ -105,6 +109,6 @@ def tune(
         device=choose_device(device),
         replace_output=force,
         controls=choices(control or (), control_pictures or ()),
-        **laid_over(lora, prediction_type),
+        **base_options(lora, prediction_type),
     )
     run_tuning(job)

@@ -1,4 +1,4 @@
-"""What tuning jobs and edit jobs share: a clip and its frames, a checkpoint, room for results, a device, memory."""
+"""What tuning and edit jobs share: the open checkpoint, the device, and checks of prompts, memory and disk space."""
 
 import copy
 import os
@@ -21,9 +21,9 @@ from ..version import __version__
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """An open checkpoint, in float32, with LoRAs fused into it; made by `open_base`.
+    """An open float32 checkpoint with LoRAs fused into it; made by `open_base`.
 
-    fingerprint: of its UNet without the LoRAs.
+    fingerprint: of its UNet before the LoRAs were fused.
     """
 
     path: Path
@@ -32,7 +32,7 @@ class Base:
     loras: tuple[Lora, ...] = ()
 
     def predicting(self, prediction_type: str) -> "Base":
-        """The same base, whose network is taken to predict "epsilon" or "v_prediction"."""
+        """The same base with another prediction type, "epsilon" or "v_prediction"."""
         config = self.checkpoint.scheduler.config
         scheduler = DDIMScheduler.from_config(config, prediction_type=prediction_type)
         return replace(self, checkpoint=replace(self.checkpoint, scheduler=scheduler))
@@ -45,14 +45,14 @@ def open_base(
     prediction_type: str | None = None,
     device: torch.device | None = None,
 ) -> Base:
-    """Opens a checkpoint for one job, which may change its UNet.
+    """Opens a checkpoint for one job, which is free to modify its UNet.
 
-    checkpoint: a path, or a Base that stays open for further jobs; of that the UNet is copied, and its LoRAs stay.
-    prediction_type: "epsilon" or "v_prediction", in place of what the checkpoint says or shows.
+    checkpoint: a path, or an open Base, which is kept intact for other jobs: its UNet is copied, LoRAs included.
+    prediction_type: "epsilon" or "v_prediction"; overrides what is read from the checkpoint.
     """
     if isinstance(checkpoint, Base):
         if loras:
-            raise TavError("This checkpoint is open already; open it with the LoRAs instead of adding them later.")
+            raise TavError("This checkpoint is already open; pass the LoRAs when opening it instead.")
         own = replace(checkpoint.checkpoint, unet=copy.deepcopy(checkpoint.checkpoint.unet))
         base = replace(checkpoint, checkpoint=own)
     else:
@@ -64,7 +64,7 @@ def open_base(
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes that a job will need beside the network's weights, and bytes free; `available` is None where unknown.
+    """Bytes a job needs on top of the network's weights, and bytes free; `available` is None if unknown.
 
     checkpointing: whether gradient checkpointing is on; None for a job without gradients.
     """
@@ -76,12 +76,12 @@ class MemoryPlan:
 
     @classmethod
     def on(cls, device: torch.device, needed: int, *, checkpointing: bool | None = None) -> "MemoryPlan":
-        """Holds the need against what the device has free now."""
+        """Compares what is needed with what the device has free now."""
         return cls(with_losses(needed, device), available_memory(device), fits(needed, device), checkpointing)
 
 
 def choose_device(name: str = "auto") -> torch.device:
-    """Opens the device of that name; "auto" is the GPU if CUDA has one, else the CPU. TavError for what is not here."""
+    """Returns the named device; "auto" is the GPU if there is one, else the CPU. TavError if it cannot be used."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -92,29 +92,27 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def ensure_room(folder: Path, needed: int) -> None:
-    """Refuses to start what will need more bytes on the disk than are free."""
+    """Raises TavError if a run needs more bytes of disk space than are free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise TavError(
-            f"{folder} has {free / 2**20:.0f} MiB free, and this run will write {needed / 2**20:.0f} MiB there; "
-            "free some space or choose another place."
+            f"{folder} has {free / 2**20:.0f} MiB free, but this run needs {needed / 2**20:.0f} MiB there; "
+            "free some space or choose another folder."
         )
 
 
 def ensure_prompt(prompt: str, what: str) -> None:
-    """Refuses an empty prompt where one is needed; `what` names it."""
+    """Raises TavError for an empty prompt; `what` names it in the message."""
     if not prompt.strip():
         raise TavError(f"{what} is empty; describe the video, for example 'a man is skiing'.")
 
 
 def unseen_words(checkpoint: Checkpoint, prompts: list[str]) -> list[str]:
-    """A sentence for each prompt that is longer than the model reads, with the words that it will not see."""
-    cut = {prompt: checkpoint.truncated_words(prompt) for prompt in dict.fromkeys(prompts)}
-    return [
-        f"The model reads 77 tokens of a prompt; these words are cut off: {words}" for words in cut.values() if words
-    ]
+    """A warning for each prompt that is too long for the text encoder, with the words that are cut off."""
+    cut_off = [checkpoint.truncated_words(prompt) for prompt in dict.fromkeys(prompts)]
+    return [f"The model reads 77 tokens of a prompt; these words are cut off: {words}" for words in cut_off if words]
 
 
 def versions() -> dict[str, str]:
-    """The versions that made a result: ours, torch's and diffusers'."""
+    """The versions of this package, torch and diffusers, as recorded with results."""
     return {"tune-a-video": __version__, "torch": torch.__version__, "diffusers": diffusers.__version__}

@@ -1,4 +1,4 @@
-"""What the shell says of a control: a network's file, the pictures that it looks at, how much and when."""
+"""A control as given in the shell: the file of a network, its control images, a strength and a range of steps."""
 
 import os
 import re
@@ -29,10 +29,10 @@ FORM = "TYPE:PATH[:STRENGTH[:START:END]]"
 
 @dataclass(frozen=True)
 class ControlChoice:
-    """A control that is not opened yet.
+    """A control that has not been opened yet.
 
-    kind: one of KINDS. network: a file or a diffusers folder. pictures: a clip, a folder of images or one image.
-    strength, start, end: as `Control` has them.
+    kind: one of KINDS. network: a file or a diffusers folder. pictures: its control images, as a clip, a folder or a
+        single image. strength, start, end: as in `Control`.
     """
 
     kind: str
@@ -46,67 +46,74 @@ class ControlChoice:
         check_control(self.strength, self.start, self.end)
 
     @classmethod
-    def parse(cls, text: str, pictures: str | os.PathLike) -> "ControlChoice":
-        """Reads TYPE:PATH[:STRENGTH[:START:END]], as the shell takes it."""
+    def parse(cls, text: str, images: str | os.PathLike) -> "ControlChoice":
+        """Parses TYPE:PATH[:STRENGTH[:START:END]], as given in the shell."""
         match = re.fullmatch(rf"({'|'.join(KINDS)}):(.+?)(?::({NUMBER})(?::({NUMBER}):({NUMBER}))?)?", text)
         if not match or re.search(rf":{NUMBER}$", match[2]):
-            raise TavError(f"The control is {text!r}; give {FORM}, where TYPE is {' or '.join(KINDS)}.")
+            raise TavError(f"Cannot parse the control {text!r}; give {FORM}, where TYPE is {' or '.join(KINDS)}.")
         kind, network, *numbers = match.groups()
-        return cls(kind, Path(network), Path(pictures), *(float(number) for number in numbers if number is not None))
+        return cls(kind, Path(network), Path(images), *(float(number) for number in numbers if number is not None))
 
     def as_metadata(self) -> dict:
-        """All of it except the folders, as JSON holds it."""
-        names = {"kind": self.kind, "network": self.network.name, "pictures": self.pictures.name}
-        return names | {"strength": self.strength, "start": self.start, "end": self.end}
+        """Its fields as JSON holds them, with file names instead of paths."""
+        return {
+            "kind": self.kind,
+            "network": self.network.name,
+            "pictures": self.pictures.name,
+            "strength": self.strength,
+            "start": self.start,
+            "end": self.end,
+        }
 
     def open(
         self, selection: Selection, unet: UNet2DConditionModel, device: torch.device, dtype: torch.dtype
     ) -> Control:
-        """Opens network and pictures for the frames of a selection; TavError where either does not fit."""
+        """Opens the network, and its images for the frames of a selection; TavError if either does not fit."""
         network = KINDS[self.kind](self.network, dtype)
         _check_network(network, unet, self.network.name)
-        pictures = rearrange(control_pictures(self.pictures, selection), "f h w c -> f c h w")
-        return Control(network.to(device), pictures.to(device), self.strength, self.start, self.end)
+        images = rearrange(control_images(self.pictures, selection), "f h w c -> f c h w")
+        return Control(network.to(device), images.to(device), self.strength, self.start, self.end)
 
 
-def choices(controls: Sequence[str], pictures: Sequence[Path]) -> tuple[ControlChoice, ...]:
-    """Puts the first control to the first pictures, and so on; TavError where there are more of one."""
-    if len(controls) != len(pictures):
+def choices(controls: Sequence[str], images: Sequence[Path]) -> tuple[ControlChoice, ...]:
+    """Pairs the controls with their images, in order; TavError if there are more of one than of the other."""
+    if len(controls) != len(images):
         raise TavError(
-            f"Got {len(controls)} --control and {len(pictures)} --control-pictures; give each control its pictures, in "
-            "the same order."
+            f"Got {len(controls)} --control and {len(images)} --control-pictures; give one --control-pictures for each "
+            "--control, in the same order."
         )
-    return tuple(map(ControlChoice.parse, controls, pictures))
+    return tuple(map(ControlChoice.parse, controls, images))
 
 
-def control_pictures(path: Path, selection: Selection) -> Tensor:
-    """The pictures for the frames of a selection, (f, h, w, 3) or (1, h, w, 3) in 0..1.
+def control_images(path: Path, selection: Selection) -> Tensor:
+    """The control images for the frames of a selection, (f, h, w, 3) or (1, h, w, 3) in 0..1.
 
-    There is one for each chosen frame, one for each of the clip's own frames, of which the same are chosen, or one for
-    all. Those shaped as the clip are fitted as it is; those shaped as the chosen frames are scaled to them.
+    `path` holds one per selected frame, one per frame of the clip (the same ones are selected), or one for all frames.
+    Images with the clip's aspect ratio are cropped, padded or stretched as it is; those with the selection's aspect
+    ratio are scaled.
     """
     source, clip = _opened(path), _opened(selection.clip)
     chosen = _chosen(source.num_frames, clip.num_frames, selection, path.name)
     width, height = selection.width_and_height
-    ((full_height, full_width, _),) = (picture.shape for picture in clip.pictures([0]))
-    pictures = []
-    for picture in source.pictures(chosen):
-        if _same_shape(picture, full_width, full_height):
+    ((full_height, full_width, _),) = (frame.shape for frame in clip.pictures([0]))
+    images = []
+    for image in source.pictures(chosen):
+        if _same_aspect(image, full_width, full_height):
             fit = selection.fit
-        elif _same_shape(picture, width, height):
+        elif _same_aspect(image, width, height):
             fit = "stretch"
         else:
             raise TavError(
-                f"{path.name} is {picture.shape[1]}x{picture.shape[0]}, while the clip is {full_width}x{full_height} "
-                f"and is taken at {width}x{height}: make control pictures of one of these shapes."
+                f"{path.name} is {image.shape[1]}x{image.shape[0]}, but the clip is {full_width}x{full_height}, "
+                f"used at {width}x{height}; control images need the aspect ratio of either."
             )
-        pictures.append(fitted(picture, width, height, fit))
-    return torch.from_numpy(np.stack(pictures)).float() / 255
+        images.append(fitted(image, width, height, fit))
+    return torch.from_numpy(np.stack(images)).float() / 255
 
 
 def _opened(path: Path) -> VideoFile | ImageFolder:
     if not path.exists():
-        raise TavError(f"There is no file or folder {path}; check the path of the clip and of its control pictures.")
+        raise TavError(f"There is no file or folder {path}; check the paths of the clip and of the control images.")
     return ImageFolder(path) if path.is_dir() else VideoFile(path)
 
 
@@ -116,14 +123,14 @@ def _chosen(count: int, of_clip: int, selection: Selection, name: str) -> list[i
     if count == of_clip:
         return select_frames(of_clip, selection.frames, selection.start, selection.stride)
     raise TavError(
-        f"{name} holds {count} control pictures, while {selection.frames} of the clip's {of_clip} frames are taken: "
-        "give one for each of either, or one for all."
+        f"{name} holds {count} control images, but {selection.frames} of the clip's {of_clip} frames are used; "
+        "give one per used frame, one per frame of the clip, or one for all."
     )
 
 
-def _same_shape(picture: np.ndarray, width: int, height: int) -> bool:
-    """Whether the aspect is the same, but for rounding to whole pixels."""
-    return abs(picture.shape[1] * height - picture.shape[0] * width) <= max(width, height)
+def _same_aspect(image: np.ndarray, width: int, height: int) -> bool:
+    """Whether the aspect ratio is the same, up to rounding to whole pixels."""
+    return abs(image.shape[1] * height - image.shape[0] * width) <= max(width, height)
 
 
 def _check_network(network, unet: UNet2DConditionModel, name: str) -> None:
@@ -135,6 +142,5 @@ def _check_network(network, unet: UNet2DConditionModel, name: str) -> None:
     ours = list(unet.config.block_out_channels)
     if theirs[: len(ours)] != ours:
         raise TavError(
-            f"{name} works on {theirs} channels, and the checkpoint, {NAMES[family]}, on {ours}: choose one that was "
-            "made for it."
+            f"{name} has {theirs} channels, but the checkpoint ({NAMES[family]}) has {ours}; choose one made for it."
         )

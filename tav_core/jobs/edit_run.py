@@ -1,4 +1,4 @@
-"""An edit that is ready to start: inverts the clip once, samples each prompt from there, and says what it did."""
+"""An edit that is ready to run: inverts the clip once, samples a video for each prompt, and writes a manifest."""
 
 import json
 import os
@@ -34,7 +34,7 @@ INVERSION, RECONSTRUCTION, SHEET, MANIFEST = "inversion.safetensors", "reconstru
 
 @dataclass(frozen=True)
 class Edit:
-    """One prompt and the video that was made of it."""
+    """A prompt and the video sampled for it."""
 
     prompt: str
     path: Path
@@ -43,7 +43,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class EditReport:
-    """psnr: of the reconstruction against the source frames, in dB; None without an inversion."""
+    """What an edit wrote. psnr: of the reconstruction against the source frames, in dB; None without an inversion."""
 
     edits: list[Edit]
     psnr: float | None
@@ -53,11 +53,11 @@ class EditReport:
 
 @dataclass(eq=False)
 class EditRun:
-    """An edit that is ready to start, made by `prepare_edit`.
+    """An edit that is ready to run, made by `prepare_edit`.
 
-    kept: the inversion that an earlier edit left in `folder`, if it is of the same clip, weights and settings.
-    used: the LoRAs and controls, as JSON holds them.
-    notes: sentences that the user should read. embeds: of each text, by the text, (1, n, d).
+    kept: the inversion from an earlier edit in `folder`, if clip, weights and settings are the same.
+    used: the LoRAs and controls, as JSON holds them. embeds: (1, n, d) of each prompt, by prompt.
+    notes: warnings for the user.
     """
 
     selection: Selection
@@ -79,13 +79,13 @@ class EditRun:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, on_step: Callable | None = None) -> EditReport:
-        """Inverts or takes the kept inversion, samples each prompt, and writes videos, sheet and manifest.
+        """Inverts the clip or reuses the kept inversion, samples each prompt, and writes videos, sheet and manifest.
 
-        on_step: called as (step, total, part=, timestep=, latents=) after each step of DDIM; part is "inversion",
+        on_step: called as (step, total, part=, timestep=, latents=) after each DDIM step; part is "inversion",
             "reconstruction" or the prompt.
         """
         rows, psnr, noise = [("source", self.clip.frames)], None, None
-        for name in (MANIFEST, SHEET):  # they must never tell of other videos than lie beside them
+        for name in (MANIFEST, SHEET):  # they must never describe other videos than those next to them
             (self.folder / name).unlink(missing_ok=True)
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
@@ -98,7 +98,7 @@ class EditRun:
         taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
         for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
-            frames = self._write(self._sampled(prompt, noise, on_step), name)
+            frames = self._write(self._edited(prompt, noise, on_step), name)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
             rows.append((prompt, frames[shown_frames(len(frames))]))
         with self._timed("sheet"):
@@ -120,21 +120,19 @@ class EditRun:
             on_reconstruction = on_step and partial(on_step, part="reconstruction")
             reconstruction = sample(predict_noise, noise, scheduler, steps, on_step=on_reconstruction)
         if not (noise.isfinite().all() and reconstruction.isfinite().all()):
-            raise TavError(
-                f"The inversion left the range of {self.unet.dtype}; edit with precision bf16 or no instead."
-            )
+            raise TavError(f"The inversion overflowed {self.unet.dtype}; use precision bf16 or no instead.")
         inversion = Inversion(noise, reconstruction)
         inversion.save(self.folder / INVERSION, self.key)
         return inversion
 
-    def _sampled(self, prompt: str, noise: Tensor | None, on_step: Callable | None) -> Tensor:
-        # On the CPU, so that every device draws the same.
+    def _edited(self, prompt: str, noise: Tensor | None, on_step: Callable | None) -> Tensor:
+        # on the CPU, so that every device draws the same noise
         generator = torch.Generator().manual_seed(self.config.seed)
         if noise is None:
             noise = torch.randn(self.latents.shape, generator=generator).to(self.latents.device)
-        texts = self._predictor(prompt), self._predictor(self.config.negative_prompt)
+        cond, uncond = self._predictor(prompt), self._predictor(self.config.negative_prompt)
         return sample(
-            guided(*texts, self.config.guidance_scale),
+            guided(cond, uncond, self.config.guidance_scale),
             noise,
             self.checkpoint.scheduler,
             self.config.num_steps,
@@ -143,8 +141,8 @@ class EditRun:
             on_step=on_step and partial(on_step, part=prompt),
         )
 
-    def _predictor(self, text: str) -> NoisePredictor:
-        return NoisePredictor(self.unet, self.embeds[text], self.checkpoint.scheduler, self.controls)
+    def _predictor(self, prompt: str) -> NoisePredictor:
+        return NoisePredictor(self.unet, self.embeds[prompt], self.checkpoint.scheduler, self.controls)
 
     def _write(self, latents: Tensor, name: str) -> Tensor:
         """Decodes latents, writes them as a video, and returns the frames."""
@@ -159,7 +157,7 @@ class EditRun:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
 
     def _manifest(self, report: EditReport) -> dict:
-        """All that it takes to do this again; paths are relative to the folder."""
+        """Everything needed to reproduce the edit; paths are relative to the folder."""
         sources = {name: _relative(path, self.folder) for name, path in self.sources.items()}
         inverted = self.config.from_inversion
         return {
@@ -189,5 +187,5 @@ class EditRun:
 def _relative(path: Path, folder: Path) -> str:
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive of Windows
+    except ValueError:  # on another drive, under Windows
         return path.absolute().as_posix()

@@ -1,4 +1,4 @@
-"""The noise that a clip came from, kept in a file for as long as everything that it depends on is the same."""
+"""The inversion of a clip, kept in a file and reused while nothing it depends on has changed."""
 
 import os
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ FORMAT = "tune-a-video/inversion/1"
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """noise: what DDIM inversion ends at; reconstruction: clean latents sampled back from it; both (1, c, f, h, w)."""
+    """noise: the result of DDIM inversion; reconstruction: clean latents sampled from it; both (1, c, f, h, w)."""
 
     noise: Tensor
     reconstruction: Tensor
 
     def save(self, path: str | os.PathLike, key: str) -> None:
-        """Writes one .safetensors file, whole or not at all, under an `inversion_key`."""
+        """Writes a .safetensors file atomically, with an `inversion_key`."""
         write_tensors(path, {"noise": self.noise, "reconstruction": self.reconstruction}, FORMAT, {"key": key})
 
     @classmethod
     def load(cls, path: str | os.PathLike, key: str) -> "Inversion | None":
-        """Reads what was saved under the same key; None where it is absent, of another key, or damaged."""
+        """Reads an inversion saved with the same key; None if the file is missing, damaged, or has another key."""
         try:
             tensors, metadata = read_tensors(path, FORMAT)
         except TavError:

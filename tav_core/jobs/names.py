@@ -1,18 +1,18 @@
-"""File names made of prompts, for every system that people copy their results to."""
+"""File names made from prompts, valid on every operating system."""
 
 import re
 import unicodedata
 from collections.abc import Iterable
 
-LONGEST = 50  # characters: at most 200 bytes of UTF-8, and paths stay below the 260 that Windows takes
+LONGEST = 50  # characters: at most 200 bytes of UTF-8, and paths stay below the 260 characters of Windows
 RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
 
 
 def file_names(prompts: Iterable[str], *, taken: Iterable[str] = ()) -> list[str]:
-    """A name without suffix for each prompt: its letters and digits in any script, lower case, joined by hyphens.
+    """A name without suffix for each prompt: its letters and digits in any script, in lower case, joined by hyphens.
 
-    Safe on Windows (no reserved device, no trailing dot or space, not long), and unique there too, where upper and
-    lower case are one; none is among `taken`.
+    Safe on Windows (no reserved device names, no trailing dot or space, short), unique there too, where case does not
+    matter, and none is among `taken`.
     """
     used, names = {_as_windows_sees(name) for name in taken}, []
     for prompt in prompts:

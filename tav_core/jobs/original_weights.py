@@ -1,4 +1,4 @@
-"""Tuned weights out of what the original Tune-A-Video saved, with its base or without."""
+"""Tuned weights from the output folder of the original Tune-A-Video, with or without its base checkpoint."""
 
 import os
 from collections.abc import Mapping
@@ -19,13 +19,13 @@ from ..inflation import difference_names
 from ..tuned import TunedWeights
 from ..version import __version__
 
-FP16 = {"rtol": 2.0**-10, "atol": 2.0**-24}  # how far two roundings to fp16 lie apart
+FP16 = {"rtol": 2.0**-10, "atol": 2.0**-24}  # how far apart two roundings to fp16 can be
 
 
 def load_weights(path: str | os.PathLike, checkpoint: str | os.PathLike | None = None) -> TunedWeights:
-    """Loads tuned weights from a file of ours, or from a result of the original against the checkpoint it was tuned on.
+    """Loads tuned weights from a file of ours, or from the original's output folder and the checkpoint it was tuned on.
 
-    Without a checkpoint, or with the result itself for one, they go onto the result's own 2-D part.
+    Without a checkpoint, or with that same folder as the checkpoint, they are for the folder's own 2-D network.
     """
     if not is_original(path):
         return TunedWeights.load(path)
@@ -35,14 +35,14 @@ def load_weights(path: str | os.PathLike, checkpoint: str | os.PathLike | None =
 
 
 def original_weights(
-    path: str | os.PathLike, base: UNet2DConditionModel | None = None, **facts: object
+    path: str | os.PathLike, base: UNet2DConditionModel | None = None, **metadata: object
 ) -> TunedWeights:
-    """Reads a result of the original, the whole folder or its unet/ alone, as weights tuned on `base`.
+    """Reads the original's output, the whole folder or only its unet/, as weights tuned on `base`.
 
-    base: what it was tuned on, in any precision. Without it the differences of the query projections are zero, and
-        the weights go onto the 2-D part of the same folder alone, which `load_checkpoint` opens.
-    facts: what else to tell of them, beside what the original wrote next to unet/, where that is there.
-    Raises TavError for another folder, another base than it was tuned on, and a network that is not the original's.
+    base: the UNet it was tuned on, in any precision. Without it, the differences of the query projections are zero,
+        and the weights fit only the 2-D network of the same folder, which `load_checkpoint` opens.
+    metadata: more fields of TunedFacts, beside those read from the config and scheduler next to unet/, if present.
+    Raises TavError for any other folder or network, and for a base it was not tuned on.
     """
     folder = unet_folder(path)
     name = f"{folder.parent.name}/{folder.name}"
@@ -59,7 +59,7 @@ def original_weights(
         base=before,
         family=family,
         source=name,
-        **_settings(folder.parent) | _prediction(folder.parent) | facts,
+        **_settings(folder.parent) | _prediction_type(folder.parent) | metadata,
         version=__version__,
     )
     _check_tuned(weights.tensors, base, name)
@@ -68,13 +68,13 @@ def original_weights(
 
 def _config(folder: Path, name: str) -> dict:
     if not folder.is_dir():
-        raise TavError(f"There is no folder {folder}: give the one that the original's training wrote, or its unet/.")
+        raise TavError(f"There is no folder {folder}; give the output folder of the original's training, or its unet/.")
     config = read_config(folder)
     if not is_original_config(config):
-        family_of_config(config, name)  # says what another network is
+        family_of_config(config, name)  # raises for other kinds of network, and names them
         raise TavError(
-            f"{name} is an image model, and no result of the original Tune-A-Video: give the folder that its training "
-            "wrote, or the unet/ in it."
+            f"{name} is an image model, not the output of the original Tune-A-Video; give the output folder of its "
+            "training, or the unet/ in it."
         )
     return image_config(config)
 
@@ -87,21 +87,20 @@ def _network(config: Mapping, tensors: dict[str, Tensor], name: str) -> Inflated
     for key, tensor in unet.state_dict().items():
         if ".norm_temp." in key and not (tensor == key.endswith("weight")).all():
             raise TavError(
-                f"{name} was tuned in another way than Tune-A-Video's: {key} is not 1 or 0 as it began; tune the clip "
-                "anew."
+                f"{name} was not tuned as in Tune-A-Video: {key} is not at its initial value; tune the clip again."
             )
     return unet
 
 
 def _check_base(unet: InflatedUNet, base: Mapping[str, Tensor], name: str) -> None:
-    """Raises TavError where what tuning leaves alone is not the base's, but for rounding to fp16."""
+    """Raises TavError unless the tensors that are not trained equal the base's, up to rounding to fp16."""
     trained, all_tensors = unet.trainable_parameters(), unet.state_dict()
     frozen = {key: tensor for key, tensor in all_tensors.items() if key not in trained and ".norm_temp." not in key}
     others = [key for key, tensor in frozen.items() if key not in base or not _same(tensor, base[key])]
     if others:
         raise TavError(
-            f"{name} was tuned on another base: {len(others)} of the {len(frozen)} tensors that tuning leaves alone "
-            f"differ, {others[0]} first; give the checkpoint that it was tuned on."
+            f"{name} was tuned on another base: {len(others)} of the {len(frozen)} tensors that are not trained "
+            f"differ, such as {others[0]}; give the checkpoint it was tuned on."
         )
 
 
@@ -111,19 +110,19 @@ def _same(tensor: Tensor, other: Tensor) -> bool:
 
 def _check_tuned(tensors: Mapping[str, Tensor], base: UNet2DConditionModel | None, name: str) -> None:
     if broken := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
-        raise TavError(f"{name} holds NaN or infinite values, in {broken[0]} for one; tune the clip anew.")
+        raise TavError(f"{name} holds NaN or infinite values, for example in {broken[0]}; tune the clip again.")
     if base is not None and not any(tensors[key].any() for key in difference_names(tensors)):
         raise TavError(
-            f"{name} has the query projections of the base that was given, which must then be the tuned network "
-            "itself; give the checkpoint that it was tuned on."
+            f"{name} and the given base have the same query projections, so the base seems to be the tuned network; "
+            "give the checkpoint it was tuned on."
         )
 
 
 def _settings(folder: Path) -> dict:
-    """The facts of the config.yaml that the original writes beside unet/; none where it is not there, or another's."""
+    """Metadata from the original's config.yaml next to unet/; empty if it is missing or of another program."""
     try:
-        said = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        given = said["train_data"]
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        given = config["train_data"]
         clip = TRAIN | given
         return {
             "prompt": str(given["prompt"]),
@@ -133,14 +132,14 @@ def _settings(folder: Path) -> dict:
             "start": int(clip["sample_start_idx"]),
             "stride": int(clip["sample_frame_rate"]),
             "fit": "stretch",
-            "steps": int(said["max_train_steps"]),
+            "steps": int(config["max_train_steps"]),
         }
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return {}
 
 
-def _prediction(folder: Path) -> dict:
-    """What the network predicts, which the scheduler beside unet/ tells."""
+def _prediction_type(folder: Path) -> dict:
+    """The prediction type in the config of the scheduler next to unet/; empty if there is none."""
     try:
         config = read_config(folder / "scheduler", "scheduler_config.json")
     except TavError:

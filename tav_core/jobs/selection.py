@@ -1,4 +1,4 @@
-"""Which frames of which clip a job works on."""
+"""The frames of a clip that a job works on."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from ..video.read import Clip, read_frames
 
 @dataclass(frozen=True)
 class Selection:
-    """Which frames of which clip, and how large; the fields are those of `read_frames`."""
+    """Frames of a clip and their size; the fields are the arguments of `read_frames`."""
 
     clip: Path
     frames: int = 24
@@ -18,7 +18,7 @@ class Selection:
     fit: str = "crop"
 
     def read(self) -> Clip:
-        """Reads the chosen frames (f, h, w, 3); TavError as `read_frames` raises."""
+        """Reads the frames (f, h, w, 3); raises TavError as `read_frames` does."""
         return read_frames(self.clip, self.frames, size=self.size, start=self.start, stride=self.stride, fit=self.fit)
 
     @property
@@ -27,7 +27,7 @@ class Selection:
         return list(self.size) if isinstance(self.size, (tuple, list)) else [self.size, self.size]
 
     def as_metadata(self) -> dict:
-        """All of it except the clip's folder, as JSON holds it."""
+        """Its fields as JSON holds them, with the clip's file name instead of its path."""
         return {
             "clip": self.clip.name,
             "frames": self.frames,

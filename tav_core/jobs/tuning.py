@@ -1,4 +1,4 @@
-"""A tuning run from files to a file: clip, prompt and checkpoint in, tuned weights out. It resumes by itself."""
+"""A tuning run: a clip, a prompt and a checkpoint in, a file of tuned weights out. Interrupted runs resume."""
 
 import os
 import re
@@ -33,10 +33,10 @@ SUFFIX = ".safetensors"
 
 @dataclass(eq=False)
 class TuningRun:
-    """A run that is ready to start, made by `prepare_tuning`.
+    """A tuning run that is ready to start, made by `prepare_tuning`.
 
-    resume_file: keeps the steps of an interrupted run. is_done: whether `output` holds the result of this very run.
-    memory: the plan; None where it is done. notes: what the user should read.
+    resume_file: saves the run's state, to resume from. is_done: whether `output` already holds this run's result.
+    memory: None if the run is done. notes: warnings for the user.
     """
 
     unet: InflatedUNet
@@ -54,11 +54,11 @@ class TuningRun:
 
     @property
     def first_step(self) -> int:
-        """The steps done so far by an interrupted run."""
+        """How many steps an interrupted run has done."""
         return steps_kept_in(self.resume_file)
 
     def run(self, on_step: Callable | None = None) -> TuneReport:
-        """Tunes, writes the weights, and only then removes the resume file. `on_step` as `tune` calls it."""
+        """Tunes, writes the weights, then removes the resume file. on_step: as in `tune`."""
         report = tune(
             self.unet,
             self.latents,
@@ -91,14 +91,14 @@ def prepare_tuning(
     device: torch.device,
     replace_output: bool = False,
 ) -> TuningRun:
-    """Checks everything, reads the clip, opens the checkpoint and encodes; VAE and text encoder are then released.
+    """Checks the inputs, reads the clip, opens the checkpoint, encodes, and frees VAE and text encoder.
 
-    checkpoint, prediction_type: as `open_base` takes them.
-    loras: become a part of the base that is tuned, and not of the tuned weights.
-    controls: hold the network to their images while it is tuned.
-    posterior: samples the VAE's posterior at every step, as the original does, instead of using its mean.
-    replace_output: lets the run replace a file that holds something else.
-    Raises TavError for wrong inputs, and where `output` holds anything other than this run's result.
+    checkpoint, prediction_type: as in `open_base`.
+    loras: fused into the base that is tuned; they do not become part of the tuned weights.
+    controls: guide the network by their images while it is tuned.
+    posterior: sample the VAE posterior at every step, as the original does, instead of using its mean.
+    replace_output: overwrite `output` even if it holds something else.
+    Raises TavError for invalid inputs, and if `output` holds anything but this run's result.
     """
     output = Path(output)
     ensure_prompt(prompt, "The clip's prompt")
@@ -132,7 +132,7 @@ def prepare_tuning(
         "config": asdict(config),
         "version": __version__,
     }
-    del opened, base  # tuning needs neither VAE nor text encoder; free their memory before it is counted
+    del opened, base  # tuning needs neither VAE nor text encoder; free their memory before the estimate
 
     run = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
     if loras or controls:
@@ -156,10 +156,10 @@ def prepare_tuning(
     if not job.is_done:
         if job.first_step > config.num_steps:
             raise TavError(
-                f"This run was interrupted after step {job.first_step}, which is more than the {config.num_steps} "
-                f"asked for; ask for at least {job.first_step} steps, or delete {job.resume_file}."
+                f"This run was interrupted after step {job.first_step}, but num_steps is {config.num_steps}; "
+                f"ask for at least {job.first_step} steps, or delete {job.resume_file}."
             )
-        # two checkpoints of three numbers each while one takes the other's place, and the result
+        # the result, and two resume files of three numbers per parameter while one replaces the other
         ensure_room(output.parent, 28 * sum(p.numel() for p in unet.trainable_parameters().values()))
         notes += _notes_on_other_runs(job.resume_file, prefix)
         job.memory = _plan(unet, latents, config)
@@ -167,7 +167,7 @@ def prepare_tuning(
 
 
 def _existing(output: Path, asked: dict, config: TuneConfig) -> TunedWeights | None:
-    """What lies at `output`, if it may be this run's result; TavError if it cannot be."""
+    """The weights at `output`, if any, that could be this run's result; TavError if they cannot be."""
     if not output.exists():
         return None
     try:
@@ -175,10 +175,10 @@ def _existing(output: Path, asked: dict, config: TuneConfig) -> TunedWeights | N
     except TavError:
         raise _occupied(output, "something else") from None
     asked = asked | _decisive(asdict(config))
-    there = weights.facts.as_metadata() | (weights.facts.config or {})
-    if differs := [name for name, value in asked.items() if there.get(name) != value]:
-        name = differs[0]
-        raise _occupied(output, f"weights of another run ({name} {there.get(name)!r}, not {asked[name]!r})")
+    found = weights.facts.as_metadata() | (weights.facts.config or {})
+    if differing := [name for name, value in asked.items() if found.get(name) != value]:
+        name = differing[0]
+        raise _occupied(output, f"weights of another run ({name} {found.get(name)!r}, not {asked[name]!r})")
     if weights.facts.steps != config.num_steps:
         raise _occupied(output, f"this run's weights after {weights.facts.steps} steps, not {config.num_steps}")
     return weights
@@ -189,22 +189,22 @@ def _decisive(config: dict) -> dict:
 
 
 def _occupied(output: Path, content: str) -> TavError:
-    return TavError(f"{output} already holds {content}; choose another name, or replace it with --force.")
+    return TavError(f"{output} already holds {content}; choose another name, or overwrite it with --force.")
 
 
 def _notes_on_other_runs(resume_file: Path, prefix: str) -> list[str]:
-    """Work is kept under a run's fingerprint; another run's file next to it may mean that a setting is a mistake."""
+    """A resume file is named after its run's fingerprint; one of another run may mean that a setting was mistyped."""
     of_this_output = re.compile(re.escape(prefix) + r"[0-9a-f]{12}\.resume\.safetensors")
     others = [p for p in sorted(resume_file.parent.iterdir()) if of_this_output.fullmatch(p.name) and p != resume_file]
     return [
-        f"{other.name} keeps an interrupted run for the same output with another clip, checkpoint, prompt, device or "
-        "settings; this run starts from the beginning and leaves it alone. Delete it if you do not need it."
+        f"{other.name} belongs to an interrupted run for the same output with another clip, checkpoint, prompt, device "
+        "or settings; this run starts from the beginning and keeps that file. Delete it if you do not need it."
         for other in others
     ]
 
 
 def _plan(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], config: TuneConfig) -> MemoryPlan:
-    """By the same estimate that `tune` uses to decide what "auto" means."""
+    """Uses the estimate by which `tune` resolves "auto" gradient checkpointing."""
     mean = latents if torch.is_tensor(latents) else latents[0]
     checkpointing = resolve_checkpointing(config, unet, mean.shape, mean.device)
     half = tuning_precision(config.mixed_precision, unet.dtype, mean.device) != torch.float32

@@ -253,7 +253,7 @@ def test_modelscope_s_network_of_the_same_name_is_refused_as_a_video_model(resul
 
 
 def test_what_is_no_result_is_refused(written, tmp_path):
-    assert "base/unet is an image model, and no result of the original" in refusal(written / "base")
+    assert "base/unet is an image model, not the output of the original" in refusal(written / "base")
     assert "There is no folder" in refusal(tmp_path / "nowhere")
     assert "There is no folder" in refusal(written / "base.safetensors")
     assert "config.json cannot be read" in refusal(tmp_path)
@@ -263,25 +263,23 @@ def test_another_base_is_told_by_what_tuning_leaves_alone(written, base):
     for other in ("other", "sd2"):
         message = refusal(written / "result", load_checkpoint(written / f"{other}.safetensors").unet)
         assert "result/unet was tuned on another base: " in message
-        assert " tensors that tuning leaves alone differ, conv_in.weight first" in message
+        assert " tensors that are not trained differ, such as conv_in.weight" in message
     one = load_checkpoint(written / "base.safetensors").unet
     one.mid_block.resnets[0].conv1.weight.data[0, 0, 0, 0] += 0.01
-    assert "1 of the 272 tensors that tuning leaves alone differ, mid_block.resnets.0.conv1.weight" in refusal(
+    assert "1 of the 272 tensors that are not trained differ, such as mid_block.resnets.0.conv1.weight" in refusal(
         written / "result", one
     )
 
 
 def test_the_tuned_network_is_not_taken_for_its_base(written):
-    assert "must then be the tuned network itself" in refusal(
-        written / "result", load_checkpoint(written / "result").unet
-    )
+    assert "seems to be the tuned network" in refusal(written / "result", load_checkpoint(written / "result").unet)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"norm_temp_weight": lambda tensor: tensor + 0.1}, "norm_temp.weight is not 1 or 0 as it began"),
-        ({"norm_temp_bias": lambda tensor: tensor + 0.1}, "norm_temp.bias is not 1 or 0 as it began"),
+        ({"norm_temp_weight": lambda tensor: tensor + 0.1}, "norm_temp.weight is not at its initial value"),
+        ({"norm_temp_bias": lambda tensor: tensor + 0.1}, "norm_temp.bias is not at its initial value"),
         ({"attn_temp_to_k": lambda tensor: tensor * float("nan")}, "holds NaN or infinite values"),
         ({"mid_block_attentions_0_transformer_blocks_0_attn_temp_to_q": None}, "missing tensors: 1"),
         ({"attn_temp_to_v": lambda tensor: tensor[:1]}, "misshapen tensors"),
@@ -326,7 +324,7 @@ def test_the_shell_replaces_a_file_only_by_force(written, tmp_path):
     words = ("convert", written / "result" / "unet", "-c", written / "base", "-o", output)
     refused = tav(*words)
     assert refused.code == 2
-    assert f"{output} exists; choose another name, or force its replacement (--force)." in refused.err
+    assert f"{output} already exists; choose another name, or overwrite it with --force." in refused.err
     assert output.read_text() == "a letter"
     assert tav(*words, "--force").code == 0
     assert TunedWeights.load(output).facts.prompt == "a man is skiing"
@@ -337,7 +335,7 @@ def test_the_shell_replaces_a_file_only_by_force(written, tmp_path):
     [
         ({"-c": "other.safetensors"}, "was tuned on another base"),
         ({"-o": "skiing.bin"}, "give it that suffix"),
-        ({"-p": " "}, "The prompt of the clip is empty"),
+        ({"-p": " "}, "The clip's prompt is empty"),
         ({"-c": "nowhere"}, "no checkpoint at"),
     ],
 )

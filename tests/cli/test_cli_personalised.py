@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.cli import app as commands
-from tav_core.jobs.control_choice import control_pictures
+from tav_core.jobs.control_choice import control_images
 from tav_core.jobs.selection import Selection
 from tests.checkpoints.test_lora import attentions, change, kohya_style
 from tests.cli.test_cli import Impatient, editing, files, manifest, small_config, tav, tuning  # noqa: F401  `files` is a fixture
@@ -84,14 +84,14 @@ def test_a_clip_is_tuned_on_and_edited_with_a_lora_under_two_controls(controlled
     assert "Warning" not in edited.err
     assert manifest(tmp_path / "all")["loras"] == facts["loras"]
     assert manifest(tmp_path / "all")["controls"] == facts["controls"]
-    assert "is used again" in tav(*words, *over, *under(controlled, *CONTROLS)).err  # the inversion
+    assert "Reusing the inversion" in tav(*words, *over, *under(controlled, *CONTROLS)).err  # the inversion
 
     frames = {"all": read_frames(tmp_path / "all" / "a-cube.mp4", 4, size=64).frames}
     for name, fewer in {"no lora": under(controlled, *CONTROLS), "one": over + under(controlled, "controlnet")}.items():
         words = editing(controlled, tmp_path / name, "a cube", weights=controlled / "controlled.safetensors")
         told = tav(*words, *fewer)
-        assert "is used again" not in told.err
-        assert "in place, and this edit is without; give --" in told.err
+        assert "Reusing the inversion" not in told.err
+        assert "which this edit does not use; add --" in told.err
         frames[name] = read_frames(tmp_path / name / "a-cube.mp4", 4, size=64).frames
         assert (frames[name] - frames["all"]).abs().mean() > 1e-3
 
@@ -120,14 +120,14 @@ def test_an_interrupted_run_under_control_goes_on_to_the_same_weights(controlled
     assert tav(*words).code == 130
     monkeypatch.setattr(commands, "tqdm", tqdm)
     other = [*words[:-1], controlled / "poses.mp4"]
-    assert "keeps an interrupted run for the same output" in tav(*other, "--frames", 3).err
+    assert "belongs to an interrupted run for the same output" in tav(*other, "--frames", 3).err
     (tmp_path / "parts.safetensors").unlink()
-    assert "Going on from step 2 of 3" in tav(*words).err
+    assert "Resuming at step 2 of 3" in tav(*words).err
     whole, parts = (
         TunedWeights.load(f / n) for f, n in ((controlled, "controlled.safetensors"), (tmp_path, "parts.safetensors"))
     )
     assert all(torch.equal(parts.tensors[name], tensor) for name, tensor in whole.tensors.items())
-    assert tav(*words).err.endswith("This very run is done already; nothing is left to do.\n")
+    assert tav(*words).err.endswith("This run is already finished; there is nothing left to do.\n")
 
 
 @pytest.mark.parametrize("changed", ["lora", "strength", "pictures", "none"])
@@ -159,7 +159,7 @@ def test_pictures_may_be_one_for_each_frame_of_the_clip_or_of_the_chosen_ones_or
 
 def test_pictures_shaped_as_the_clip_are_cropped_and_chosen_as_it_is(folder):
     selection = Selection(folder / "ball.mp4", frames=3, size=64, start=1, stride=2)
-    same = control_pictures(folder / "ball.mp4", selection)
+    same = control_images(folder / "ball.mp4", selection)
     assert torch.equal(same, selection.read().frames)
 
 
@@ -250,11 +250,11 @@ REFUSED = {
     ),
     "pictures of another count": (
         lambda folder, path: under(folder, "controlnet", pictures="few.mp4"),
-        "few.mp4 holds 3 control pictures, while 4 of the clip's 10 frames are taken",
+        "few.mp4 holds 3 control images, but 4 of the clip's 10 frames are used",
     ),
     "pictures of another shape": (
         lambda folder, path: under(folder, "t2i-adapter", pictures="wide.mp4"),
-        "wide.mp4 is 96x16, while the clip is 96x64 and is taken at 64x64",
+        "wide.mp4 is 96x16, but the clip is 96x64, used at 64x64",
     ),
 }
 
@@ -313,7 +313,7 @@ def test_weights_without_the_checkpoint_that_they_go_onto_are_told_which_it_was(
     words = editing(controlled, tmp_path, "a cube", weights=controlled / "controlled.safetensors", checkpoint="none")
     words = [word for pair in zip(words[2::2], words[3::2], strict=True) for word in pair if pair[0] != "--checkpoint"]
     told = tav("edit", controlled / "ball.mp4", *words)
-    assert "give the one that it was tuned on, sd.safetensors (--checkpoint)." in told.err
+    assert "needs the checkpoint it was tuned on, sd.safetensors; give it with --checkpoint." in told.err
 
 
 @pytest.mark.parametrize("command", ["tune", "edit", "run", "eval", "convert"])

@@ -71,7 +71,7 @@ def test_every_setting_arrives_where_it_belongs(tmp_path):
     assert config.output == Path("outputs/ball")
     assert config.prompt == "a ball is rolling"
     assert config.prompts == ["a cube is rolling", "a ball is rolling, cartoon style"]
-    assert config.tuned.facts() == {
+    assert config.tuned.as_metadata() == {
         "clip": "ball.mp4",
         "frames": 12,
         "size": [512, 320],
@@ -132,9 +132,9 @@ def test_inputs_are_found_from_where_one_stands_and_from_the_config(tmp_path, mo
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4"),
         ({"learning_rate": "fast"}, "could not convert"),
         ({"max_train_steps": 0}, "num_steps must be a whole number of at least 1"),
-        ({"train_data__prompt": None}, r"does not say train_data\.prompt"),
-        ({"validation_data__prompts": "a cube"}, "a list of sentences"),
-        ({"output_dir": None}, "does not say output_dir"),
+        ({"train_data__prompt": None}, r"does not set train_data\.prompt"),
+        ({"validation_data__prompts": "a cube"}, "a list of prompts"),
+        ({"output_dir": None}, "does not set output_dir"),
         ({"train_data": 3}, "train_data must be a table"),
     ],
 )
