@@ -166,8 +166,12 @@ def test_inputs_of_other_shapes_are_refused(latents, timestep, prompt, sentence)
 
 def test_what_cannot_be_inflated_is_refused():
     unet = tiny_unet()
-    for options, sentence in (({"attention": "all"}, "'all'"), ({"group_norm": "none"}, "group_norm must be one of video, frame; got 'none'")):
-        with pytest.raises(TavError, match=sentence):
+    for options, message in (
+        ({"attention": "all"}, "attention must be one of sparse-causal, .*; got 'all'"),
+        ({"group_norm": "none"}, "group_norm must be one of video, frame; got 'none'"),
+        ({"temporal": 1}, "temporal must be True or False; got 1"),
+    ):
+        with pytest.raises(TavError, match=message):
             inflate(unet, **options)
     inflated = inflate(unet)
     for twice in (unet, inflated):

@@ -400,8 +400,8 @@ def test_a_folder_of_the_early_days_opens(tiny, folder):
         ("textual inversion", {"emb_params": (1, 768)}),
         ("IP-Adapter", {"ip_adapter.1.to_k_ip.weight": (4, 4)}),
         ("AnimateDiff", {"down_blocks.0.motion_modules.0.temporal_transformer.norm.weight": (320,)}),
-        ("no Stable Diffusion model", {"something.weight": (1,)}),
-        ("no Stable Diffusion model", {}),
+        ("not a Stable Diffusion model", {"something.weight": (1,)}),
+        ("not a Stable Diffusion model", {}),
         ("Stable Diffusion XL", {"conditioner.embedders.1.model.ln_final.weight": (1280,), CONTEXT: (1280, 2048)}),
         ("Stable Diffusion 3", {UNET + "joint_blocks.0.context_block.attn.qkv.weight": (4, 4)}),
         ("Flux", {UNET + "double_blocks.0.img_attn.norm.key_norm.scale": (128,)}),
@@ -549,7 +549,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_is_run(folder, tmp_path
     content = torch.load(path, weights_only=True) | {"malice": Malice(witness)}
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     message = refusal(folder)
-    assert "folder/unet/diffusion_pytorch_model.bin holds more than weights: it asks for " in message
+    assert "folder/unet/diffusion_pytorch_model.bin contains more than weights: it uses " in message
     assert "could run any code" in message
     assert not witness.exists()
     torch.load(path, weights_only=False)  # the malice is real
@@ -559,7 +559,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_of_it_is_run(folder, tmp_path
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"epoch": 3}])
 def test_a_pickle_of_something_else_is_refused(folder, content):
     pickled(folder, "unet", content)
-    assert "folder/unet/diffusion_pytorch_model.bin holds no table of tensors" in refusal(folder)
+    assert "folder/unet/diffusion_pytorch_model.bin is not a dict of tensors" in refusal(folder)
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:50_000], lambda whole: b"", lambda whole: b"version https"])
@@ -567,7 +567,7 @@ def test_a_damaged_pickle_is_refused(folder, damage):
     path = pickled(folder, "unet")
     path.write_bytes(damage(path.read_bytes()))
     message = refusal(folder)
-    assert "folder/unet/diffusion_pytorch_model.bin is damaged, or no pickle of weights" in message
+    assert "folder/unet/diffusion_pytorch_model.bin is damaged, or not a pickle of weights" in message
     assert "weights_only" not in message
 
 
@@ -579,17 +579,17 @@ def test_no_pickle_is_opened_by_a_torch_that_could_be_tricked(folder, monkeypatc
 
 def test_a_folder_without_weights_is_refused(folder):
     pickled(folder, "unet").unlink()
-    assert "folder/unet holds no .safetensors or .bin weights" in refusal(folder)
+    assert "folder/unet has no .safetensors or .bin weights" in refusal(folder)
 
 
 def test_a_damaged_folder_is_refused(folder):
     for vocabulary in (folder / "tokenizer").iterdir():
         vocabulary.unlink()
-    assert "folder/tokenizer holds no vocabulary" in refusal(folder)
+    assert "folder/tokenizer has no vocabulary" in refusal(folder)
     save_file({"conv_in.weight": torch.zeros(1)}, folder / "vae" / "diffusion_pytorch_model.safetensors")
     assert "The vae/ of folder is damaged or of another kind" in refusal(folder)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b"version https://git-lfs")
-    assert "The weights of folder/unet are not whole" in refusal(folder)
+    assert "The weights of folder/unet are incomplete" in refusal(folder)
     (folder / "unet" / "config.json").write_text("{")
     assert "folder/unet/config.json cannot be read" in refusal(folder)
 

@@ -317,7 +317,7 @@ def sdxl(parts):
 
 
 REFUSED = {
-    "of SDXL": (sdxl, r"for Stable Diffusion XL, and Stable Diffusion 1\.x or 2\.x is needed"),
+    "of SDXL": (sdxl, r"for Stable Diffusion XL: choose one made for Stable Diffusion 1\.x or 2\.x"),
     "of SDXL's second encoder": (
         lambda parts: {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 1280)},
         "for Stable Diffusion XL",
@@ -330,15 +330,15 @@ REFUSED = {
         lambda parts: {
             "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.lora_A.weight": torch.zeros(4, 1024)
         },
-        r"for Stable Diffusion 2\.x, and the checkpoint is Stable Diffusion 1\.x",
+        r"for Stable Diffusion 2\.x, but the checkpoint is Stable Diffusion 1\.x",
     ),
     "half of a layer": (
         lambda parts: dict(list(peft_style(parts, None).items())[:-1]),
-        r"applied only in part, for text_encoder\..*out_proj is not whole",
+        r"applied only in part, because text_encoder\..*out_proj is incomplete",
     ),
     "with what nobody knows": (
         lambda parts: peft_style(parts, None) | {"unet.mid_block.lora_magic": torch.zeros(1)},
-        "applied only in part, for unet.mid_block.lora_magic is not whole or not known",
+        "applied only in part, because unet.mid_block.lora_magic is incomplete or unknown",
     ),
     "with biases": (
         lambda parts: peft_style(parts, None) | {f"{next(iter(parts))}.lora_B.bias": torch.zeros(4)},
