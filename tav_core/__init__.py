@@ -1,8 +1,8 @@
 """One-shot video tuning of text-to-image diffusion models (Tune-A-Video, Wu et al., ICCV 2023).
 
-Names are imported on first use, so that `import tav_core` costs nothing. `tune` and `inflate` name both a module and
-the function in it: as attributes of this package they are the functions, and `import tav_core.tune as m` gives the
-function too; write `from tav_core.tune import ...` for what else is in the module.
+Names are imported on first use, so `import tav_core` is cheap. `tune` and `inflate` are each a module and a function:
+as attributes of this package they are the functions, and `import tav_core.tune as m` gives the function, too. For
+anything else in those modules, write `from tav_core.tune import ...`.
 """
 
 import importlib
@@ -52,7 +52,7 @@ def __dir__() -> list[str]:
 
 class _Package(ModuleType):
     def __setattr__(self, name: str, value: object) -> None:
-        """Python binds a submodule to its package when it is imported; the function of that name comes first."""
+        """Keeps the function where importing a submodule would set the module of the same name as an attribute."""
         if isinstance(value, ModuleType) and name in _MODULES:
             value = getattr(value, name)
         super().__setattr__(name, value)

@@ -1,9 +1,9 @@
-"""Attention across the frames of a video: which frames a frame looks at, and the processors that make it look.
+"""Attention across the frames of a video: which frames each frame attends to, and the attention processors.
 
-All tensors here have a batch of `(b f)`: the frames of a sample one after the other.
+All batches here are `(b f)`: the frames of the first sample, then those of the next.
 """
 
-from __future__ import annotations  # `Attention` is a name for readers; diffusers is not imported for it
+from __future__ import annotations  # `Attention` is only an annotation, and diffusers is slow to import
 
 from collections.abc import Callable
 from itertools import groupby
@@ -23,10 +23,10 @@ PATTERNS = ("sparse-causal", "first", "frame", "full-causal", "full")
 
 
 def attended_frames(pattern: str, num_frames: int) -> list[tuple[int, ...]]:
-    """The frames whose tokens frame 0, 1, ... attends to, each named once.
+    """Lists, for each frame, the frames it attends to, without repeats.
 
-    "sparse-causal" is the paper's (section 3.2): the first frame and the one before. Where the paper's [z_1; z_(i-1)]
-    holds one frame twice, naming it once gives the same softmax average for half the work.
+    "sparse-causal" is the paper's pattern (section 3.2): the first and the previous frame. Where the paper's
+    [z_1; z_(i-1)] contains a frame twice, listing it once gives the same softmax average for half the work.
     """
     frames = range(num_frames)
     if pattern == "sparse-causal":
@@ -47,27 +47,27 @@ def attend_across_frames(
 ) -> Tensor:
     """Lets the tokens of each frame attend to those of its `attended` frames.
 
-    query: (b f) n c; key, value: (b s) n c, the first s frames, as far as any frame looks; returns (b f) n c.
-    attend: the host's plain attention, (query, key, value) -> output, each (batch, tokens, channels).
+    query: (b f) n c; key, value: (b s) n c, of the first s frames, up to the last attended one; returns (b f) n c.
+    attend: the host's attention function, (query, key, value) -> output, each (batch, tokens, channels).
     """
     query = rearrange(query, "(b f) n c -> b f n c", f=len(attended))
     keys, values = (rearrange(x, "(b s) n c -> s b n c", b=len(query)).unbind() for x in (key, value))
-    # neighbours that look at the same frames ask as one, and those whose keys are equally long in one call
-    groups = [(seen, len(list(askers))) for seen, askers in groupby(attended)]
+    # consecutive frames that attend to the same frames form a group; consecutive groups of equal shape share a call
+    groups = [(seen, len(list(members))) for seen, members in groupby(attended)]
     outputs, start = [], 0
-    for (askers, _), batch in groupby(groups, key=lambda group: (group[1], len(group[0]))):
+    for (size, _), batch in groupby(groups, key=lambda group: (group[1], len(group[0]))):
         seen = [frames for frames, _ in batch]
-        asking = query[:, start : start + askers * len(seen)]
-        start += askers * len(seen)
+        queries = query[:, start : start + size * len(seen)]
+        start += size * len(seen)
         output = attend(
-            rearrange(asking, "b (g a) n c -> (b g) (a n) c", a=askers), _gather(keys, seen), _gather(values, seen)
+            rearrange(queries, "b (g a) n c -> (b g) (a n) c", a=size), _gather(keys, seen), _gather(values, seen)
         )
-        outputs.append(rearrange(output, "(b g) (a n) c -> b (g a) n c", b=len(query), a=askers))
+        outputs.append(rearrange(output, "(b g) (a n) c -> b (g a) n c", b=len(query), a=size))
     return rearrange(torch.cat(outputs, dim=1), "b f n c -> (b f) n c")
 
 
 def _gather(frames: tuple[Tensor, ...], seen: list[tuple[int, ...]]) -> Tensor:
-    """The tokens of the frames that each group sees, on one sequence: s x (b n c) -> (b g) (k n) c."""
+    """Concatenates the tokens of the frames that each group attends to: s x (b n c) -> (b g) (k n) c."""
     return torch.stack([torch.cat([frames[i] for i in group], dim=1) for group in seen], dim=1).flatten(0, 1)
 
 
@@ -78,14 +78,14 @@ def attend_heads(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tenso
 
 
 class FrameCount:
-    """How many frames each sample of the current batch has; one object, shared by all parts of an inflated network."""
+    """The number of frames per sample of the current batch; all parts of an inflated network share one object."""
 
     def __init__(self) -> None:
         self.num_frames = 1
 
 
 class FrameAttnProcessor:
-    """Self-attention (`attn1`) in which each frame looks at the frames that `pattern` names (paper, section 3.2)."""
+    """Self-attention (`attn1`) in which each frame attends to the frames given by `pattern` (paper, section 3.2)."""
 
     def __init__(self, pattern: str, count: FrameCount):
         self.pattern, self.count = pattern, count
@@ -94,7 +94,7 @@ class FrameAttnProcessor:
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: None = None, attention_mask: None = None
     ) -> Tensor:
         attended = attended_frames(self.pattern, self.count.num_frames)
-        reach = 1 + max(max(frames) for frames in attended)  # nobody looks at the frames beyond
+        reach = 1 + max(max(frames) for frames in attended)  # no frame attends to later ones
         seen = rearrange(hidden_states, "(b f) n c -> b f n c", f=len(attended))[:, :reach].flatten(0, 1)
         query, key, value = attn.to_q(hidden_states), attn.to_k(seen), attn.to_v(seen)
         hidden_states = attend_across_frames(
@@ -104,9 +104,9 @@ class FrameAttnProcessor:
 
 
 class TextAttnProcessor:
-    """Cross-attention (`attn2`) of the frames to their text, whose keys and values are computed once per text.
+    """Cross-attention (`attn2`) to the prompt; keys and values are computed once per prompt, not once per frame.
 
-    encoder_hidden_states: one text a sample, (b, n, d), or one a frame, ((b f), n, d).
+    encoder_hidden_states: one prompt per sample, (b, n, d), or one per frame, ((b f), n, d).
     """
 
     def __call__(
@@ -121,9 +121,9 @@ class TextAttnProcessor:
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention (`attn_temp`) of each spatial token over the frames of its video (paper, section 3.2).
+    """Self-attention (`attn_temp`) over the frames of a video at each spatial position (paper, section 3.2).
 
-    The layers are named as in diffusers' Attention. layers, placement: as `Addition.build` takes them.
+    The layers are named as in diffusers' Attention. layers, placement: as in `Addition.build`.
     """
 
     def __init__(self, channels: int, heads: int, layers=nn, **placement):

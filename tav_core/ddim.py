@@ -1,4 +1,4 @@
-"""DDIM inversion and sampling (Song et al. 2021, arXiv 2010.02502), over any predictor of the noise."""
+"""DDIM inversion and sampling (Song et al. 2021, arXiv 2010.02502), for any noise predictor."""
 
 from collections.abc import Callable
 
@@ -19,21 +19,21 @@ def invert(
     *,
     on_step: Callable | None = None,
 ) -> Tensor:
-    """Follows DDIM backwards from a clean video to the noise that it came from (Tune-A-Video, section 3.3).
+    """Inverts DDIM: goes from a clean video to the noise that generates it (Tune-A-Video, section 3.3).
 
     latents: (b, c, f, h, w), clean, already times the VAE's scaling factor.
-    scheduler: gives betas, spacing and offset; its prediction type does not matter, see `as_noise`.
+    scheduler: gives betas, spacing and offset; its prediction type is ignored, see `as_noise`.
     on_step: called as (step, total, timestep=, latents=, denoised=) after each step; `denoised` is the clean video
-        that the step's prediction means, shaped and scaled as the latents.
-    Returns the trajectory (num_steps + 1, b, c, f, h, w), the clean latents first. As in the original, the network
-    is given the timestep that the step moves to, while the latents are still at the one before.
+        estimated at that step, with the latents' shape and scale.
+    Returns the trajectory (num_steps + 1, b, c, f, h, w), clean latents first. As in the original, the network is
+    given the timestep that the step moves to, while the latents are still at the previous one.
     """
     inverse = _on_noise(DDIMInverseScheduler, scheduler)
     timesteps = visited_timesteps(inverse, num_steps)
     trajectory = [latents]
     for step, timestep in enumerate(timesteps):
-        moved = inverse.step(predict_noise(latents, timestep), timestep, latents)
-        latents, denoised = moved.prev_sample, moved.pred_original_sample
+        result = inverse.step(predict_noise(latents, timestep), timestep, latents)
+        latents, denoised = result.prev_sample, result.pred_original_sample
         trajectory.append(latents)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
@@ -51,28 +51,28 @@ def sample(
     generator: torch.Generator | None = None,
     on_step: Callable | None = None,
 ) -> Tensor:
-    """Denoises video latents with DDIM, from an inversion's last entry or from random noise.
+    """Denoises video latents with DDIM, starting from the last latents of an inversion or from random noise.
 
     latents: (b, c, f, h, w) at the first timestep; returns clean latents of the same shape.
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
-    on_step: as `invert` calls it.
+    on_step: as in `invert`.
     """
     scheduler = _on_noise(DDIMScheduler, scheduler)
     for step, timestep in enumerate(visited_timesteps(scheduler, num_steps)):
         noise = predict_noise(latents, timestep)
-        moved = scheduler.step(noise, timestep, latents, eta=eta, generator=generator)
-        latents, denoised = moved.prev_sample, moved.pred_original_sample
+        result = scheduler.step(noise, timestep, latents, eta=eta, generator=generator)
+        latents, denoised = result.prev_sample, result.pred_original_sample
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
     return latents
 
 
 def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInverseScheduler:
-    """The same schedule for noise predictions, without the clipping and thresholding that are meant for pixels."""
+    """The same schedule for noise predictions, without the clipping and thresholding meant for pixels."""
     if not isinstance(scheduler, DDIMScheduler):
         raise TavError(
             f"DDIM needs a diffusers DDIMScheduler, got a {type(scheduler).__name__}; "
-            "make one with DDIMScheduler.from_config(...)."
+            "create one with DDIMScheduler.from_config(...)."
         )
     pixels = ("clip_sample", "thresholding", "dynamic_thresholding_ratio", "sample_max_value")
     config = {name: value for name, value in scheduler.config.items() if name not in pixels}
@@ -80,7 +80,7 @@ def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInver
 
 
 def visited_timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps: int) -> list[int]:
-    """The timesteps that the network is told, in order; TavError where the schedule cannot be followed."""
+    """The timesteps given to the network, in order; raises TavError for a schedule that DDIM cannot follow."""
     last = scheduler.config.num_train_timesteps - 1
     need(1 <= num_steps <= last, "The number of steps", num_steps, f"from 1 to {last}")
     if scheduler.config.timestep_spacing not in ("leading", "trailing"):
@@ -92,22 +92,22 @@ def visited_timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps
     timesteps = scheduler.timesteps.tolist()
     if scheduler.alphas_cumprod[max(timesteps)] <= 0:
         raise TavError(
-            f"Timestep {max(timesteps)} of this schedule is pure noise (zero terminal SNR), from which no step of "
-            "DDIM on noise leads back; use timestep_spacing='leading', which does not visit it."
+            f"Timestep {max(timesteps)} of this schedule is pure noise (zero terminal SNR), and DDIM on noise "
+            "predictions cannot start from it; use timestep_spacing='leading', which skips it."
         )
     return timesteps
 
 
 def check_steps(num_steps: int, name: str = "steps") -> None:
-    """Raises TavError unless DDIM in so many steps begins near full noise; fewer than 10, for a quick try, need not.
+    """Raises TavError if DDIM with this many steps starts far from full noise; under 10, for a quick try, it may.
 
-    The steps are 1000 // num_steps timesteps apart, so 500 begin at timestep 999, and 501 at 501.
+    Steps are 1000 // num_steps timesteps apart, so 500 steps start at timestep 999, but 501 steps at timestep 501.
     """
     need(1 <= num_steps <= 999, name, num_steps, "from 1 to 999")
     stride = 1000 // num_steps
     if num_steps >= 10 and (num_steps - 1) * stride < 900:
         first = (num_steps - 1) * stride + 1
         raise TavError(
-            f"{name} is {num_steps}, and so many steps of DDIM begin at timestep {first} of 1000, far from full noise; "
-            f"take {1000 // (stride + 1)} or {min(1000 // stride, 999)}."
+            f"{name} is {num_steps}, so DDIM would start at timestep {first} of 1000, far from full noise; "
+            f"use {1000 // (stride + 1)} or {min(1000 // stride, 999)}."
         )

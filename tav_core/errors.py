@@ -1,4 +1,4 @@
-"""Errors meant for the user: our own kind, and clear messages for what can fail without a bug in the program."""
+"""Errors for the user: our own exception, and clear messages for failures that are not bugs."""
 
 import errno
 import re
@@ -8,26 +8,26 @@ from safetensors import SafetensorError
 
 
 class TavError(ValueError):
-    """A wrong input, or a run that cannot go on; the message says what came, what is needed and what to do."""
+    """Invalid input, or a run that cannot continue; the message says what was given, what is needed and what to do."""
 
 
 def need(condition: bool, name: str, got: object, needed: str) -> None:
-    """Raises TavError for a setting that is out of its range."""
+    """Raises TavError for a setting that does not meet its condition."""
     if not condition:
         raise TavError(f"{name} must be {needed}; got {got!r}.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that the device, or the machine, has no memory left."""
-    said = str(error).lower()
+    """Whether an exception means that the device or the machine is out of memory."""
+    message = str(error).lower()
     signs = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(sign in said for sign in signs)
+        isinstance(error, RuntimeError) and any(sign in message for sign in signs)
     )
 
 
 def message_for(error: BaseException) -> str | None:
-    """The message that the user needs; None for a bug, which needs its traceback."""
+    """The message to show the user; None for a bug, which needs its traceback."""
     if isinstance(error, TavError):
         return str(error)
     if is_out_of_memory(error):
@@ -39,7 +39,7 @@ def message_for(error: BaseException) -> str | None:
         full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
         advice = "Free some space or choose another place" if full else "Check that it can be read and written"
         return f"{where}{error.strerror or error}. {advice}, then start again."
-    # safetensors writes its files itself, and has an error of its own for what the system refuses
+    # safetensors reports I/O errors as an exception of its own, not as OSError
     if isinstance(error, SafetensorError) and (refused := re.search(r"I/O error: (.+) \(os error", str(error))):
         return f"A file could not be written ({refused[1]}). Free some space or choose another place, then start again."
     return None

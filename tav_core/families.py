@@ -1,4 +1,4 @@
-"""Which family a checkpoint belongs to, told by the names and shapes of its tensors or by its network's config."""
+"""Identifies a checkpoint's model family by the names and shapes of its tensors or by its network's config."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from .errors import TavError
 
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."  # original layout
 
-# What a file that is no Stable Diffusion 1.x or 2.x looks like; the first pattern found in a tensor's name wins, so
-# that what is laid over a model comes before the model, and the particular before the general.
+# Tensor names of files that are not Stable Diffusion 1.x or 2.x. The first pattern that matches wins, so additions to
+# a model come before the model, and the specific before the general.
 LOOKS_LIKE = (
     (r"lora_(up|down|A|B|unet|te)|\.lora\.|\.(hada_w1|lokr_w1)", "a LoRA"),
     (r"^(emb_params|string_to_param)", "a textual inversion embedding"),
@@ -33,8 +33,8 @@ WITHOUT_UNET = (
     (r"^(first_stage_model\.)?(encoder|decoder|quant_conv)\.", "a VAE alone"),
 )
 NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}
-WIDTHS = {768: "sd1", 1024: "sd2", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}  # of a text
-# What LoRAs and ControlNets of other models have in their tensors' names.
+WIDTHS = {768: "sd1", 1024: "sd2", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}  # of text
+# Tensor names in LoRAs and ControlNets for other models.
 MADE_FOR = (
     (r"^lora_te2_|text_encoder_2\.|add_embedding|label_emb", "Stable Diffusion XL"),
     (r"motion_modules", "AnimateDiff"),
@@ -47,9 +47,9 @@ INPUTS = {5: "a depth-to-image model", 7: "an upscaler", 8: "InstructPix2Pix", 9
 
 
 def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
-    """Tells "sd1" or "sd2" from the header of a file in the original layout; for any other, a TavError says what it is.
+    """Returns "sd1" or "sd2" for the tensors of a file in the original layout; for others, a TavError says what it is.
 
-    `name` is what the error calls the file.
+    name: of the file, for the error message.
     """
     listing = "\n".join(shapes)
     first = shapes.get(UNET + "input_blocks.0.0.weight")
@@ -58,7 +58,7 @@ def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
             raise _refusal(name, other)
     if first is None:
         raise TavError(
-            f"{name} holds no Stable Diffusion model, as far as its {len(shapes)} tensors tell: "
+            f"{name} is not a Stable Diffusion model, judging by its {len(shapes)} tensors: "
             "choose a checkpoint of Stable Diffusion 1.x or 2.x."
         )
     if len(first) != 4:
@@ -69,7 +69,7 @@ def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
 
 
 def family_of_config(config: Mapping, name: str) -> str:
-    """Tells "sd1" or "sd2" from the config of a diffusers network; for any other, a TavError says what it is."""
+    """Returns "sd1" or "sd2" for the config of a diffusers network; for others, a TavError says what it is."""
     network = config.get("_class_name", "UNet2DConditionModel")
     if network != "UNet2DConditionModel":
         video = "a video model" if re.search("3D|Motion|SpatioTemporal", network) else "another architecture"
@@ -80,39 +80,36 @@ def family_of_config(config: Mapping, name: str) -> str:
 
 
 def family_of_addition(shapes: Mapping[str, tuple[int, ...]], name: str, kind: str) -> str | None:
-    """Tells for which family a LoRA or a ControlNet was made, "sd1" or "sd2"; None where its tensors do not tell.
+    """The family that a LoRA or ControlNet was made for, "sd1" or "sd2"; None if its tensors do not show it.
 
-    `kind` is what the error calls it. Raises TavError for one that was made for another model.
+    name, kind: of the file, for the error message. Raises TavError if it was made for another model.
     """
     listing = "\n".join(shapes)
     made_for = next((model for pattern, model in MADE_FOR if re.search(pattern, listing, re.MULTILINE)), None)
-    # the width of the text that it attends to, or that its part of the text encoder works on
+    # the width of the text embeddings that it attends to, or of the text encoder that it changes
     to_text = r"attn2[._](processor[._])?to_k([._](lora_|lora\.)(down|A)(\.default)?)?\.weight$"
     of_text = r"^(lora_te1?_|text_encoder\.).*(q_proj|to_q).*(down|lora_A)(\.default)?\.weight$"
     for pattern in (to_text, of_text):
         width = next((shape[1] for key, shape in shapes.items() if re.search(pattern, key)), None)
         made_for = made_for or WIDTHS.get(width)
     if made_for not in (None, *NAMES):
-        raise TavError(
-            f"{name} is a {kind} for {made_for}, and Stable Diffusion 1.x or 2.x is needed: choose one that was made "
-            "for it."
-        )
+        raise TavError(f"{name} is a {kind} for {made_for}: choose one made for Stable Diffusion 1.x or 2.x.")
     return made_for
 
 
 def check_addition(family: str | None, checkpoint: str, name: str, kind: str) -> None:
-    """Raises TavError where a LoRA or a ControlNet of one family meets a checkpoint of another."""
+    """Raises TavError if a LoRA or ControlNet and the checkpoint are of different families."""
     if family not in (None, checkpoint):
         raise TavError(
-            f"{name} is a {kind} for {NAMES[family]}, and the checkpoint is {NAMES[checkpoint]}: choose one that was "
-            "made for it."
+            f"{name} is a {kind} for {NAMES[family]}, but the checkpoint is {NAMES[checkpoint]}: choose one made for "
+            f"{NAMES[checkpoint]}."
         )
 
 
 def heads_of(family: str | None, channels: Sequence[int]) -> int | list[int]:
-    """What diffusers calls attention_head_dim, and means the number of heads by, for levels of so many channels.
+    """The number of attention heads for levels of these widths, which diffusers calls attention_head_dim.
 
-    It leaves no trace in the weights: Stable Diffusion 1.x has 8 everywhere, 2.x one per 64 channels.
+    The weights do not show it: Stable Diffusion 1.x has 8 heads everywhere, 2.x has one per 64 channels.
     """
     return 8 if family == "sd1" else [width // 64 for width in channels]
 

@@ -1,4 +1,4 @@
-"""A text-to-image UNet that reads its batch as the frames of a video (paper, section 3.2)."""
+"""A text-to-image UNet that treats its batch as the frames of a video (paper, section 3.2)."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -20,13 +20,13 @@ from .light_layers import lighten, restore
 
 
 def inflate(unet: UNet2DConditionModel, inflation: Inflation = Inflation(), **changes) -> "InflatedUNet":
-    """Turns a text-to-image UNet into one for videos, in place (Tune-A-Video, section 3.2).
+    """Inflates a text-to-image UNet to one for videos, in place (Tune-A-Video, section 3.2).
 
     changes: fields of `Inflation`; `inflate(unet, attention="first")` is short for
-    `inflate(unet, Inflation(attention="first"))`. Added modules start by adding nothing, so on equal frames the
-    inflated network computes what the 2-D one does.
+    `inflate(unet, Inflation(attention="first"))`. Added modules initially add zero, so for identical
+    frames the inflated network gives the output of the 2-D one.
 
-    Raises TavError for a network that cannot be inflated, or is inflated already.
+    Raises TavError for a network that cannot be inflated, or already is.
     """
     inflation = replace(inflation, **changes)
     _check(unet)
@@ -34,7 +34,7 @@ def inflate(unet: UNet2DConditionModel, inflation: Inflation = Inflation(), **ch
 
 
 class InflatedUNet(nn.Module):
-    """A UNet called on videos; made by `inflate`. `unet` is the network itself, with its weights where they were."""
+    """A UNet for video latents, created by `inflate`. `unet` is the 2-D network itself, modified in place."""
 
     def __init__(self, unet: UNet2DConditionModel, inflation: Inflation):
         super().__init__()
@@ -46,7 +46,7 @@ class InflatedUNet(nn.Module):
         for block in transformer_blocks(unet).values():
             block.attn1.set_processor(FrameAttnProcessor(inflation.attention, self.count))
             block.attn2.set_processor(TextAttnProcessor())
-        generator = torch.Generator().manual_seed(0)  # the same network always inflates to the same network
+        generator = torch.Generator().manual_seed(0)  # so that inflation is deterministic
         self._added = [
             (addition, block, block.register_forward_hook(partial(_add_residual, addition, self.count)))
             for addition in inflation.additions
@@ -55,7 +55,7 @@ class InflatedUNet(nn.Module):
         for name, norm in self._norms.items():
             _replace(unet, name, VideoGroupNorm(norm, self.count))
         lighten(unet)
-        unet.to(memory_format=torch.channels_last)  # in which folding frames and flattening images moves nothing
+        unet.to(memory_format=torch.channels_last)  # folding frames and flattening images then copies nothing
         self.train(unet.training)
 
     def forward(
@@ -68,15 +68,15 @@ class InflatedUNet(nn.Module):
         mid_block_additional_residual: Tensor | None = None,
         down_intrablock_additional_residuals: list[Tensor] | None = None,
     ) -> Tensor:
-        """What the network predicts (noise or velocity) for noisy video latents; same shape as they.
+        """Predicts noise or velocity from noisy video latents; same shape as the latents.
 
         latents: (b, c, f, h, w), already times the VAE's scaling factor.
         timestep: 0..999, an int or a tensor (), (1,) or (b,).
-        prompt_embeds: (b, n, d), or (b, f, n, d) for a text per frame; b may be 1 for all samples.
-        The residuals of ControlNets and T2I-Adapters come with their frames folded as (b f), as diffusers makes them.
+        prompt_embeds: (b, n, d), or (b, f, n, d) for a prompt per frame; b may be 1 for all samples.
+        The residuals of ControlNets and T2I-Adapters have their frames folded as (b f), as diffusers returns them.
 
-        The computation is in the precision of the frozen weights, also where trained ones among them are float32;
-        under the caller's autocast, in that.
+        Computes in the precision of the frozen weights, even if the trained ones are float32, or in that of the
+        caller's autocast.
         """
         _check_inputs(self.unet, latents, timestep, prompt_embeds)
         batch, _, frames, _, _ = latents.shape
@@ -95,14 +95,14 @@ class InflatedUNet(nn.Module):
                 encoder_hidden_states=prompt_embeds.to(self.dtype),
                 down_block_additional_residuals=down_block_additional_residuals,
                 mid_block_additional_residual=mid_block_additional_residual,
-                down_intrablock_additional_residuals=adapter and list(adapter),  # diffusers empties the list it gets
+                down_intrablock_additional_residuals=adapter and list(adapter),  # diffusers empties this list
                 return_dict=False,
             )[0]
         return rearrange(prediction, "(b f) c h w -> b c f h w", f=frames).to(latents.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the frozen weights are stored in, and the network computes in."""
+        """The dtype of the frozen weights, in which the network computes."""
         return self.unet.conv_in.weight.dtype
 
     def _one_precision(self):
@@ -113,29 +113,29 @@ class InflatedUNet(nn.Module):
         return torch.autocast(trained.device.type, dtype=self.dtype)
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        """The keys and shapes of the original's UNet3DConditionModel: the 2-D ones plus attn_temp.* and norm_temp.*.
+        """Has the keys and shapes of the original's UNet3DConditionModel: the 2-D ones, attn_temp.* and norm_temp.*.
 
-        Convolutions have their channels last in memory; to save them with safetensors, make them contiguous.
+        Convolution weights are channels-last; make them contiguous before saving them with safetensors.
         """
         return self.unet.state_dict(*args, **kwargs)
 
     def load_state_dict(self, state_dict, *args, **kwargs):
-        """Takes what `state_dict` gives, and state dicts of the original's UNet3DConditionModel."""
+        """Loads a state dict of this class or of the original's UNet3DConditionModel."""
         self.base_queries = None
         return self.unet.load_state_dict(state_dict, *args, **kwargs)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """What tuning trains. By the paper: both query projections and the temporal attention, 7 tensors a block."""
+        """What tuning trains; in the paper both query projections and temporal attention, 7 tensors per block."""
         return {name: p for name, p in self.unet.named_parameters() if self.inflation.trains(name)}
 
     def keep_base_queries(self) -> None:
-        """Copies the query projections into `base_queries`, once, before tuning or tuned weights first change them."""
+        """Copies the query projections to `base_queries`, once, before tuning or tuned weights first change them."""
         if self.base_queries is None:
             parameters = self.trainable_parameters()
             self.base_queries = {name: parameters[name].detach().clone() for name in difference_names(parameters)}
 
     def deflate(self) -> UNet2DConditionModel:
-        """Takes the inflation back, in place; the query projections keep their values as they are now."""
+        """Undoes the inflation, in place; the query projections keep their current values."""
         for parameter in self.trainable_parameters().values():
             parameter.data = parameter.data.to(self.dtype)
         for addition, block, hook in self._added:
@@ -150,21 +150,21 @@ class InflatedUNet(nn.Module):
 
 
 class VideoGroupNorm(nn.GroupNorm):
-    """GroupNorm with one mean and variance for all frames of a video, over the weights of a per-frame one."""
+    """GroupNorm with one mean and variance for all frames of a video; shares the weights of the per-frame norm."""
 
     def __init__(self, norm: nn.GroupNorm, count: FrameCount):
         super().__init__(norm.num_groups, norm.num_channels, norm.eps, device="meta")
         self.weight, self.bias, self.count = norm.weight, norm.bias, count
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        # with channels last in memory, frames one below the other are one tall image, and nothing is copied
+        # in channels-last memory, stacking the frames into one tall image copies nothing
         frames, height = self.count.num_frames, hidden_states.shape[-2]
         tall = rearrange(hidden_states, "(b f) c h w -> b c (f h) w", f=frames)
         return rearrange(super().forward(tall), "b c (f h) w -> (b f) c h w", h=height)
 
 
 def transformer_blocks(unet: nn.Module) -> dict[str, BasicTransformerBlock]:
-    """The blocks that attend, by their module paths."""
+    """The transformer blocks, by module path."""
     return {name: module for name, module in unet.named_modules() if isinstance(module, BasicTransformerBlock)}
 
 
@@ -176,13 +176,13 @@ def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
 
 
 def _add_parts(unet: nn.Module, addition: Addition, generator: torch.Generator) -> Iterator[nn.Module]:
-    """Adds a module's parts to each block of its kind, and yields these blocks."""
+    """Adds a module's parts to each block of its kind, and yields those blocks."""
     end = f".{PLACES[addition.place]}.weight"
     for name, weight in list(unet.named_parameters()):
         if name.endswith(end):
             block = unet.get_submodule(name.removesuffix(end))
             heads = block.attn1.heads if addition.place == "transformer" else 1
-            parts = addition.build(len(weight), heads, device="meta")  # no draw from the global generator
+            parts = addition.build(len(weight), heads, device="meta")  # draws nothing from the global generator
             parts = {name: part.to_empty(device=weight.device).to(weight.dtype) for name, part in parts.items()}
             addition.initialise(parts, generator)
             for part_name, part in parts.items():
@@ -205,13 +205,13 @@ def _check(unet) -> None:
     if not inflated and not isinstance(unet, UNet2DConditionModel):
         raise TavError(f"Only diffusers' UNet2DConditionModel can be inflated, got {type(unet).__name__}.")
     if inflated or any(isinstance(b.attn1.processor, FrameAttnProcessor) for b in transformer_blocks(unet).values()):
-        raise TavError("This UNet is already inflated; call its deflate() first to inflate it in another way.")
+        raise TavError("This UNet is already inflated; call its deflate() first to inflate it differently.")
     family_of_config(unet.config, "This UNet")
     blocks = transformer_blocks(unet).values()
     if not blocks or any(b.attn2 is None or b.only_cross_attention or b.attn2.norm_cross is not None for b in blocks):
         raise TavError(
-            "This UNet's blocks are not self-attention followed by attention to the text, as in Stable Diffusion "
-            "1.x and 2.x; bring a checkpoint of one of these."
+            "This UNet's blocks are not self-attention followed by cross-attention, as in Stable Diffusion 1.x and "
+            "2.x; use a checkpoint of one of these."
         )
 
 

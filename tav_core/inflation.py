@@ -1,7 +1,7 @@
-"""How a text-to-image UNet becomes one for videos: what both hosts add, train, store and scale (paper, section 3.2).
+"""How a text-to-image UNet is inflated: what both hosts add, train, store and scale (paper, section 3.2).
 
-One `Inflation` travels whole from the options to the network, the weights file and back. A new module, per transformer
-block or per residual block, is one entry of ADDITIONS and the field that switches it on.
+One `Inflation` object goes from the options to the network, to the weights file and back. To add a module to each
+transformer or residual block, add an entry to ADDITIONS and a field of `Inflation` that turns it on.
 """
 
 import math
@@ -18,21 +18,21 @@ from .errors import need
 GROUP_NORMS = ("video", "frame")
 QUERIES = (".attn1.to_q.", ".attn2.to_q.")
 PLACES = {"transformer": "attn1.to_q", "resnet": "conv2"}
-"""The kinds of block that a module can be added to, and the layer by which each is found in diffusers' UNet. That
-layer's output channels are the block's."""
+"""The kinds of block that a module can be added to, each with the layer that identifies it in diffusers' UNet and has
+as many output channels as the block."""
 
 
 @dataclass(frozen=True)
 class Addition:
-    """A module added to every block of a kind; what it computes is added to the block's output.
+    """A module added to every block of a kind; its result is added to the block's output.
 
     place: one of PLACES.
     build: (channels, heads, layers, **placement) -> its parts by name, which become attributes of the block. `layers`
         is torch.nn or a host's own version of it; `placement` is the device and dtype of the layers.
-    initialise: (parts by name, generator), in place, so that the module starts by adding nothing.
+    initialise: (parts by name, generator), in place, so that the module initially adds zero.
     residual: (block, hidden_states, num_frames) -> what is added; `block` holds the parts as attributes.
     trained: the part that is trained and stored; the other parts are norms that stay at the identity.
-    output: the layer of it that a strength scales.
+    output: its layer that a strength scales.
     """
 
     place: str
@@ -58,8 +58,8 @@ def _build_temporal(channels: int, heads: int, layers=nn, **placement) -> dict[s
 
 
 def _initialise_temporal(parts: Mapping[str, nn.Module], generator: torch.Generator) -> None:
-    """Starts as the identity. The original zeroes the output's weight but leaves its bias random, so its freshly
-    inflated network is not the pretrained one; here both are zero."""
+    """Makes the block start as the identity. The original zeroes the output's weight but leaves its bias random, so its
+    freshly inflated network differs from the pretrained one; here both are zero."""
     parts["norm_temp"].reset_parameters()
     attn = parts["attn_temp"]
     for projection in (attn.to_q, attn.to_k, attn.to_v):
@@ -79,18 +79,18 @@ TEMPORAL_ATTENTION = Addition(
     output="attn_temp.to_out",
 )
 ADDITIONS = {"temporal": TEMPORAL_ATTENTION}
-"""By the field of `Inflation` that switches each on."""
+"""By the field of `Inflation` that turns each on."""
 
 
 @dataclass(frozen=True)
 class Inflation:
     """How a network is inflated; the defaults are the paper's. Raises TavError for unknown values.
 
-    attention: the frames that a frame's self-attention looks at: "sparse-causal" (the first and the previous one, as
-        in the paper), "first", "frame" (its own alone), "full-causal" (all up to its own) or "full".
-    group_norm: "video" takes the statistics of the residual blocks over all frames jointly, as the original does;
-        "frame" leaves them per frame.
-    temporal: whether each transformer block ends in temporal attention.
+    attention: the frames that each frame attends to: "sparse-causal" (the first and the previous one, as in the
+        paper), "first", "frame" (only itself), "full-causal" (itself and all previous ones) or "full".
+    group_norm: "video" computes the residual blocks' statistics over all frames jointly, as the original does;
+        "frame" computes them per frame.
+    temporal: whether each transformer block ends with temporal attention.
     """
 
     attention: str = "sparse-causal"
@@ -104,16 +104,16 @@ class Inflation:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping) -> "Inflation":
-        """Picks its fields out of a file's metadata; those that are missing keep their defaults."""
+        """Reads its fields from a file's metadata; missing ones have their defaults."""
         return cls(**{field.name: metadata[field.name] for field in fields(cls) if field.name in metadata})
 
     def as_metadata(self) -> dict[str, str | bool]:
-        """The fields by name, as JSON holds them."""
+        """The fields as a JSON-serializable dict."""
         return asdict(self)
 
     @property
     def additions(self) -> list[Addition]:
-        """The modules that are added to the network."""
+        """The modules added to the network."""
         return [addition for field, addition in ADDITIONS.items() if getattr(self, field)]
 
     def trains(self, name: str) -> bool:
@@ -121,12 +121,12 @@ class Inflation:
         return self.is_difference(name) or any(addition.trains(name) for addition in self.additions)
 
     def is_difference(self, name: str) -> bool:
-        """Whether a trained tensor is stored as the difference to the base, as query projections are."""
+        """Whether a trained tensor is stored as its difference from the base, as query projections are."""
         return any(part in name for part in QUERIES)
 
     def at_strength(self, name: str, tensor: Tensor, strength: float, base: Tensor | None) -> Tensor:
-        """What a stored tensor puts into the network at a strength: a difference is scaled and added to the base; of
-        an added module, the output layer is scaled, and with it all that the module adds."""
+        """The tensor to load for a stored one at a strength: a difference is scaled and added to the base; of an added
+        module, only the output layer is scaled, which scales all that the module adds."""
         if self.is_difference(name):
             return base.to(tensor) + strength * tensor
         scaled = any(f".{addition.output}." in name for addition in self.additions)
@@ -134,5 +134,5 @@ class Inflation:
 
 
 def difference_names(names: Iterable[str]) -> list[str]:
-    """Those of the names that are stored as differences to the base."""
+    """The names of those tensors that are stored as differences from the base."""
     return [name for name in names if Inflation().is_difference(name)]

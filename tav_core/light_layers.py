@@ -1,4 +1,4 @@
-"""Layers that tuning leaves alone, made to keep less memory and, on CPUs, to take less time."""
+"""Frozen layers that use less memory in tuning and, on CPUs, less time."""
 
 import itertools
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 
 class FrozenConv2d(nn.Conv2d):
-    """A convolution that keeps its weight alone for the backward pass.
+    """A convolution that saves only its weight for the backward pass.
 
-    PyTorch keeps the input as well, which only the weight's own gradient would need: a sixth of a tuning step's memory.
-    On a CPU, small pictures with many channels go through one matrix product, which takes the weight as it lies in
-    memory, where oneDNN would pack all of it anew for a handful of pixels.
+    PyTorch also saves the input, which only the weight's gradient needs: a sixth of a tuning step's memory. On a CPU,
+    small images with many channels are computed as one matrix product, which uses the weight as it is in memory;
+    oneDNN would repack the whole weight for a handful of pixels.
     """
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -22,8 +22,8 @@ class FrozenConv2d(nn.Conv2d):
             return self._as_matrix_product(hidden_states)
         if not (torch.is_grad_enabled() and hidden_states.requires_grad):
             return super().forward(hidden_states)
-        how = (self.stride, self.padding, self.dilation, self.groups)
-        return _FrozenConvolution.apply(hidden_states, self.weight, self.bias, how)
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        return _FrozenConvolution.apply(hidden_states, self.weight, self.bias, settings)
 
     def _is_mostly_weight(self, hidden_states: Tensor) -> bool:
         return (
@@ -47,15 +47,15 @@ class FrozenConv2d(nn.Conv2d):
 
 class _FrozenConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_states: Tensor, weight: Tensor, bias: Tensor | None, how: tuple) -> Tensor:
+    def forward(ctx, hidden_states: Tensor, weight: Tensor, bias: Tensor | None, settings: tuple) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.dtype, ctx.how = hidden_states.shape, hidden_states.dtype, how
-        return F.conv2d(hidden_states, weight, bias, *how)
+        ctx.shape, ctx.dtype, ctx.settings = hidden_states.shape, hidden_states.dtype, settings
+        return F.conv2d(hidden_states, weight, bias, *settings)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (weight,) = ctx.saved_tensors
-        gradient = torch.nn.grad.conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, *ctx.how)
+        gradient = torch.nn.grad.conv2d_input(ctx.shape, weight.to(gradient.dtype), gradient, *ctx.settings)
         return gradient.to(ctx.dtype), None, None, None
 
 
@@ -91,9 +91,9 @@ class _FrozenProduct(torch.autograd.Function):
 
 
 def _pointwise(hidden_states: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """... i -> ... o, as a picture one pixel wide with channels last in memory, so that nothing is moved."""
-    picture = hidden_states.reshape(1, -1, 1, hidden_states.shape[-1]).permute(0, 3, 1, 2)
-    output = F.conv2d(picture, weight[:, :, None, None], bias)
+    """... i -> ... o, as an image one pixel wide in channels-last memory, so that nothing is copied."""
+    image = hidden_states.reshape(1, -1, 1, hidden_states.shape[-1]).permute(0, 3, 1, 2)
+    output = F.conv2d(image, weight[:, :, None, None], bias)
     return output.permute(0, 2, 3, 1).reshape(*hidden_states.shape[:-1], len(weight))
 
 
@@ -102,7 +102,7 @@ def _trains(layer: nn.Module) -> bool:
 
 
 def _is_plain(hidden_states: Tensor, weight: Tensor) -> bool:
-    """Whether this is float32 work for oneDNN on a CPU."""
+    """Whether this is plain float32 on a CPU with oneDNN."""
     return (
         hidden_states.device.type == "cpu"
         and hidden_states.dtype == weight.dtype == torch.float32
@@ -115,13 +115,13 @@ LIGHT = {nn.Conv2d: FrozenConv2d, nn.Linear: PointwiseLinear}
 
 
 def lighten(network: nn.Module) -> None:
-    """Makes a network's plain layers light, in place; weights, names and results stay, and so does training them."""
+    """Makes a network's plain layers light, in place; their weights, names and results stay, and they still train."""
     for module in network.modules():
         module.__class__ = LIGHT.get(type(module), type(module))
 
 
 def restore(network: nn.Module) -> None:
-    """Takes `lighten` back."""
+    """Undoes `lighten`."""
     plain = {light: kind for kind, light in LIGHT.items()}
     for module in network.modules():
         module.__class__ = plain.get(type(module), type(module))

@@ -1,4 +1,4 @@
-"""How much memory a run will need, found by running its shapes alone, and how much there is."""
+"""Estimates how much memory a run needs, by running it on the meta device, and how much is free."""
 
 import functools
 import json
@@ -38,7 +38,7 @@ def _once_per_shape(estimate: Callable[..., int]) -> Callable[..., int]:
 def tuning_memory(
     unet: InflatedUNet, latents_shape: tuple[int, ...], *, checkpointing: bool, half: bool = False
 ) -> int:
-    """The bytes that a tuning step takes beside the network's weights: activations, gradients, optimizer state.
+    """The bytes that a tuning step needs besides the network's weights: activations, gradients, optimizer state.
 
     latents_shape: (b, c, f, h, w). half: computed under bf16 or fp16 autocast.
     """
@@ -59,15 +59,15 @@ def tuning_memory(
     activations -= gradients
     casts = 0
     if half:
-        activations = round(1.4 * activations)  # autocast leaves the norms, and what they keep, in float32
-        if not master:  # and a linear layer keeps its weight's copy
+        activations = round(1.4 * activations)  # autocast leaves the norms, and what they save, in float32
+        if not master:  # linear layers save a half-precision copy of their weight
             casts = 2 * sum(parameter.numel() for parameter in network.parameters() if parameter.ndim == 2)
     return activations + 12 * count + master + casts
 
 
 @_once_per_shape
 def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
-    """The bytes that one prediction takes beside the network's weights; latents_shape: (b, c, f, h, w)."""
+    """The bytes that one prediction needs besides the network's weights; latents_shape: (b, c, f, h, w)."""
     with torch.device("meta"), torch.no_grad():
         network = _shapes_of(unet, unet.dtype)
         return _peak(lambda: network(*_inputs(network, latents_shape)), network)
@@ -75,7 +75,7 @@ def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
 
 @_once_per_shape
 def decoding_memory(vae: AutoencoderKL, height: int, width: int) -> int:
-    """The bytes that decoding one frame takes beside the VAE's weights; height and width of the latents."""
+    """The bytes that decoding one frame needs besides the VAE's weights; height and width of the latents."""
     with torch.device("meta"), torch.no_grad():
         twin = nn.Module.to(AutoencoderKL.from_config(vae.config), vae.dtype)
         latents = torch.empty(1, vae.config.latent_channels, height, width, dtype=vae.dtype)
@@ -83,7 +83,7 @@ def decoding_memory(vae: AutoencoderKL, height: int, width: int) -> int:
 
 
 def available_memory(device: torch.device | str) -> int | None:
-    """The bytes still free on a device; None where that cannot be told."""
+    """The bytes free on a device; None if unknown."""
     device = torch.device(device)
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -96,7 +96,7 @@ def available_memory(device: torch.device | str) -> int | None:
 
 def _free_of_machine() -> int | None:
     try:
-        import psutil  # ComfyUI brings it, and so does the extra `cli`
+        import psutil  # comes with ComfyUI and with the extra `cli`
 
         return psutil.virtual_memory().available
     except ImportError:
@@ -104,7 +104,7 @@ def _free_of_machine() -> int | None:
 
 
 def _free_of_container() -> int | None:
-    """What the control group that we are in leaves, where it sets a limit (Linux, cgroup v2)."""
+    """The bytes left of this process's cgroup limit, if it has one (Linux, cgroup v2)."""
     try:
         limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
         return int(limit) - int(used)
@@ -113,15 +113,15 @@ def _free_of_container() -> int | None:
 
 
 def with_losses(needed: int, device: torch.device | str) -> int:
-    """What a process really takes for so many bytes of tensors: allocators lose some, kernels pack copies.
+    """The bytes that a process really uses for this many bytes of tensors: allocators waste some, kernels pack copies.
 
-    On the CPU the factor is measured (benchmarks/README.md): 1.3 to 1.75 of what is counted, on SD 1.5's network.
+    The CPU's factor is from measurements (benchmarks/README.md): 1.3 to 1.75 times the count, on SD 1.5's network.
     """
     return round(needed * (1.4 if torch.device(device).type == "cpu" else 1.1))
 
 
 def fits(needed: int, device: torch.device | str) -> bool:
-    """Whether so many bytes of tensors have room in free memory; not where nobody can tell."""
+    """Whether this many bytes of tensors fit into free memory; False if that is unknown."""
     available = available_memory(device)
     return available is not None and with_losses(needed, device) < available
 
@@ -144,7 +144,7 @@ def _peak(run: Callable[[], object], network: nn.Module) -> int:
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of all tensors alive, but for a network's own weights, and keeps the largest count."""
+    """Counts the bytes of all live tensors, except a network's own weights, and records the peak."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -171,7 +171,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """Lets attention keep what its fused kernels keep; without a device, PyTorch would count the whole score matrix."""
+    """Makes attention save what its fused kernels save; on meta, PyTorch would count the whole score matrix."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.scaled_dot_product_attention and args[0].ndim == 4:  # what the fused kernels take
@@ -193,7 +193,7 @@ class _FusedAttentionShapes(torch.autograd.Function):
 
 def _checkpoint_shapes(module: nn.Module, *args):
     def call(*args):
-        with _FusedAttention():  # PyTorch leaves such modes outside when it computes a segment again
+        with _FusedAttention():  # PyTorch does not apply such modes when it recomputes a segment
             return module(*args)
 
     return checkpoint(call, *args, use_reentrant=False)

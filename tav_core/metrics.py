@@ -1,6 +1,6 @@
-"""How good a video is: nearness to its source, steadiness, motion, and CLIP's scores of the paper's Table 1.
+"""Video metrics: similarity to the source, temporal consistency, motion, and the CLIP scores of the paper's Table 1.
 
-Frames are (f, h, w, 3) float in 0..1; paths are a centre (x, y) for each frame, None where nothing is seen.
+Frames are (f, h, w, 3) float in 0..1. A trajectory is a centre (x, y) for each frame, None where nothing was found.
 """
 
 import math
@@ -21,13 +21,13 @@ from .video.pixels import to_uint8
 Trajectory = Sequence[tuple[float, float] | None]
 
 
-# Nearness to the source
+# Similarity to the source
 
 
 def peak_signal_to_noise(frames: Tensor, source: Tensor, where: Tensor | None = None) -> float:
     """PSNR of frames against their source over all pixels of the video, in dB; 100 at most.
 
-    where: (f, h, w) bool, the pixels that count; all where left out.
+    where: (f, h, w) bool, the pixels that count; by default all.
     """
     error = (frames - source).square()
     error = error.mean() if where is None else error[where].mean()
@@ -35,9 +35,9 @@ def peak_signal_to_noise(frames: Tensor, source: Tensor, where: Tensor | None = 
 
 
 def structural_similarity(frames: Tensor, source: Tensor) -> float:
-    """Mean SSIM (Wang et al. 2004) of frames against their source, over colours and all windows inside a frame.
+    """Mean SSIM (Wang et al. 2004) of frames against their source, over channels and all windows inside a frame.
 
-    Windows are Gaussians of 11 x 11 pixels and deviation 1.5, constants 0.01 and 0.03, as in the paper.
+    Windows are Gaussians of 11 x 11 pixels and standard deviation 1.5, constants 0.01 and 0.03, as in the paper.
     """
     return float(np.mean([_ssim(*pair) for pair in zip(_arrays(frames), _arrays(source), strict=True)]))
 
@@ -49,7 +49,7 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> float:
     def mean(values: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(values, (11, 11), 1.5)[5:-5, 5:-5]
 
-    x, y = x.astype(np.float64), y.astype(np.float64)  # variances are differences of squares
+    x, y = x.astype(np.float64), y.astype(np.float64)  # float64, because variances are differences of squares
     mean_x, mean_y = mean(x), mean(y)
     variances = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2
     covariance = mean(x * y) - mean_x * mean_y
@@ -57,17 +57,17 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> float:
     return (luminance * (2 * covariance + 0.03**2) / (variances + 0.03**2)).mean().item()
 
 
-# Steadiness
+# Temporal consistency
 
 
 def constancy(readings: Sequence[Hashable | None]) -> float:
-    """The share of frames that read as most of them do; a frame in which nothing is read (None) agrees with none."""
+    """The share of frames that have the most common reading; a frame without one (None) agrees with none."""
     counts = Counter(reading for reading in readings if reading is not None)
     return max(counts.values(), default=0) / len(readings)
 
 
 def spread(values: Sequence[float]) -> float:
-    """The standard deviation of what should be alike in all frames, in parts of its mean; 1 where nothing is seen."""
+    """The standard deviation, relative to the mean, of what should be constant over frames; 1 if the mean is 0."""
     mean = np.mean(values)
     return float(np.std(values) / mean) if mean > 0 else 1.0
 
@@ -75,27 +75,27 @@ def spread(values: Sequence[float]) -> float:
 def warp_error(frames: Tensor) -> float:
     """Mean squared difference between each frame and the next one warped back onto it (Lai et al. 2018, section 4.1).
 
-    The flow is OpenCV's DIS (Kroeger et al. 2016) on the video itself. Pixels whose way forward and back does not meet
-    are hidden in one of the two frames and do not count (Sundaram et al. 2010).
+    The flow is OpenCV's DIS (Kroeger et al. 2016) on the video itself. Pixels whose forward and backward flow disagree
+    are occluded in one of the two frames and do not count (Sundaram et al. 2010).
     """
     if len(frames) < 2:
-        raise TavError("The warp error compares neighbouring frames; give a video of two or more.")
-    pictures = _arrays(frames)
+        raise TavError("The warp error compares consecutive frames; give a video of at least two.")
+    images = _arrays(frames)
     greys = [cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) for pixels in to_uint8(frames)]
     flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     errors = []
-    for (picture, after), (grey, grey_after) in zip(pairwise(pictures), pairwise(greys), strict=True):
+    for (image, after), (grey, grey_after) in zip(pairwise(images), pairwise(greys), strict=True):
         forward, backward = flow.calc(grey, grey_after, None), flow.calc(grey_after, grey, None)
         there_and_back = forward + _warped(backward, forward)
         length = np.square(forward).sum(2) + np.square(_warped(backward, forward)).sum(2)
-        is_seen = np.square(there_and_back).sum(2) < 0.01 * length + 0.5
-        if is_seen.any():
-            errors.append(np.square(_warped(after, forward) - picture)[is_seen].mean())
+        is_visible = np.square(there_and_back).sum(2) < 0.01 * length + 0.5
+        if is_visible.any():
+            errors.append(np.square(_warped(after, forward) - image)[is_visible].mean())
     return float(np.mean(errors)) if errors else 1.0
 
 
 def _warped(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """What lies where the flow (h, w, 2) leads from each pixel."""
+    """The values at the positions to which the flow (h, w, 2) moves each pixel."""
     height, width = flow.shape[:2]
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     places = columns + flow[..., 0], rows + flow[..., 1]
@@ -106,9 +106,9 @@ def _warped(values: np.ndarray, flow: np.ndarray) -> np.ndarray:
 
 
 def trajectory_correlation(path: Trajectory, source: Trajectory) -> float:
-    """Pearson's correlation of all x and y of two paths, each about its own mean; 0 where one of them stands still.
+    """Pearson's correlation of two trajectories' coordinates, each relative to its mean; 0 if either stands still.
 
-    Frames in which nothing is seen count as standing at the mean.
+    Frames without a centre count as being at the mean.
     """
     (ours, _), (theirs, _) = _about_mean(path), _about_mean(source)
     lengths = np.linalg.norm(ours) * np.linalg.norm(theirs)
@@ -116,18 +116,18 @@ def trajectory_correlation(path: Trajectory, source: Trajectory) -> float:
 
 
 def centre_error(path: Trajectory, source: Trajectory) -> float:
-    """The mean distance of two paths, frame by frame, in the paths' own unit.
+    """The mean distance of two trajectories, frame by frame, in their own unit.
 
-    Frames in which nothing is seen count as standing at the mean of the others, or else at (0.5, 0.5).
+    Frames without a centre count as being at the mean of the others, or at (0.5, 0.5) if there are none.
     """
     (ours, our_mean), (theirs, their_mean) = _about_mean(path), _about_mean(source)
     return np.linalg.norm(ours + our_mean - theirs - their_mean, axis=1).mean().item()
 
 
 def _about_mean(path: Trajectory) -> tuple[np.ndarray, np.ndarray]:
-    """The path (f, 2) about its mean, and its mean (2,)."""
-    seen = [centre for centre in path if centre is not None]
-    mean = np.mean(seen, axis=0) if seen else np.array((0.5, 0.5))
+    """The trajectory (f, 2) relative to its mean, and its mean (2,)."""
+    known = [centre for centre in path if centre is not None]
+    mean = np.mean(known, axis=0) if known else np.array((0.5, 0.5))
     return np.array([mean if centre is None else centre for centre in path]) - mean, mean
 
 
@@ -135,14 +135,14 @@ def _about_mean(path: Trajectory) -> tuple[np.ndarray, np.ndarray]:
 
 
 class ClipScores(NamedTuple):
-    """Both times 100: frame_consistency, and textual_faithfulness to the prompt (Tune-A-Video, Table 1)."""
+    """Frame consistency, and textual faithfulness to the prompt, both times 100 (Tune-A-Video, Table 1)."""
 
     frame_consistency: float
     textual_faithfulness: float
 
 
 class ClipScorer:
-    """Scores videos with one CLIP model of transformers, named by a folder or by its name on the hub."""
+    """Scores videos with a CLIP model of transformers, given by a folder or by its name on the Hugging Face hub."""
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         from transformers import CLIPModel, CLIPProcessor  # slow to import
@@ -158,13 +158,17 @@ class ClipScorer:
 
     @torch.no_grad()
     def score(self, frames: Tensor, prompt: str) -> ClipScores:
-        """The mean cosine of all pairs of frames, and of all frames with the prompt."""
+        """The mean cosine similarity of all pairs of frames, and of the frames with the prompt."""
         if len(frames) < 2:
-            raise TavError("Frame consistency compares frames; give a video of two or more.")
-        pictures = list(to_uint8(frames))
+            raise TavError("Frame consistency compares frames; give a video of at least two.")
         length = self.model.config.text_config.max_position_embeddings
         inputs = self.processor(
-            text=[prompt], images=pictures, return_tensors="pt", padding=True, truncation=True, max_length=length
+            text=[prompt],
+            images=list(to_uint8(frames)),
+            return_tensors="pt",
+            padding=True,
+            truncation=True,
+            max_length=length,
         )
         outputs = self.model(**inputs.to(self.model.device))
         images, text = (x / x.norm(dim=-1, keepdim=True) for x in (outputs.image_embeds, outputs.text_embeds))

@@ -10,9 +10,9 @@ PRECISIONS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16
 def tuning_precision(mixed_precision: str, stored: torch.dtype, device: torch.device) -> torch.dtype:
     """The dtype that a tuning step computes in; float32 means no autocast.
 
-    mixed_precision: one of PRECISIONS, or "auto": what the network is stored in, and for float32 bf16 on GPUs that
-        have it, fp16 on others and float32 on a CPU.
-    Raises TavError for a network stored in a half precision that is not the one asked for.
+    mixed_precision: one of PRECISIONS, or "auto": the dtype that the network is stored in, except that a float32
+        network on a GPU is tuned in bf16, or in fp16 if the GPU lacks bf16.
+    Raises TavError for a network stored in a half precision other than the one asked for.
     """
     if mixed_precision == "auto":
         if stored != torch.float32 or device.type != "cuda":
@@ -22,7 +22,7 @@ def tuning_precision(mixed_precision: str, stored: torch.dtype, device: torch.de
     if stored not in (torch.float32, precision):
         own = next((name for name, dtype in PRECISIONS.items() if dtype == stored), "auto")
         raise TavError(
-            f'mixed_precision "{mixed_precision}" does not go with a network stored in {stored}. Load it with '
+            f'mixed_precision "{mixed_precision}" does not work with a network stored in {stored}. Load it with '
             f'dtype=torch.float32, or set mixed_precision to "{own}".'
         )
     return precision

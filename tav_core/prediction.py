@@ -1,4 +1,4 @@
-"""What a network predicts, as noise: predictors for inversion and sampling, and guidance."""
+"""Noise predictors for inversion and sampling, and classifier-free guidance."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,10 +15,10 @@ PredictNoise = Callable[[Tensor, int], Tensor]
 
 
 def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
-    """Turns what a network predicts, by `scheduler`'s prediction type, into noise, at the timestep that it was told.
+    """Converts a network's predictions, of `scheduler`'s prediction type, to noise.
 
-    Inversion tells the network another timestep than the latents are at, so only here is it still known at which
-    noise level a velocity (Salimans & Ho 2022, arXiv 2202.00512: v = sqrt(a) noise - sqrt(1 - a) x_0) was meant.
+    A velocity (Salimans & Ho 2022, arXiv 2202.00512: v = sqrt(a) noise - sqrt(1 - a) x_0) has to be converted here,
+    at the timestep given to the network, because in inversion the latents are at another one.
     """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -35,7 +35,7 @@ def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
 
 @dataclass(frozen=True)
 class NoisePredictor:
-    """The noise that an inflated network sees in video latents under a text (`prompt_embeds` as it takes them)."""
+    """Predicts the noise in video latents by an inflated network and a prompt (`prompt_embeds` as it takes them)."""
 
     unet: InflatedUNet
     prompt_embeds: Tensor
@@ -54,8 +54,8 @@ class NoisePredictor:
 def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_scale: float) -> PredictNoise:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598): u + scale * (c - u).
 
-    A scale of 1 or less asks the conditional prediction alone, as the original does. Two NoisePredictors of one
-    network are asked in one batch.
+    A scale of 1 or less uses only the conditional prediction, as the original does. Two NoisePredictors of one
+    network run in one batch.
     """
     if guidance_scale <= 1:
         return predict_cond
@@ -69,7 +69,7 @@ def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_sc
 
 
 def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-    """Asks two predictors; at once, where it is one network that reads two texts of the same shape."""
+    """Calls two predictors; in one batch if they share network and controls, and their prompts have the same shape."""
     both = first, second
     if (
         not all(isinstance(predict, NoisePredictor) for predict in both)

@@ -1,4 +1,4 @@
-"""The state of a tuning run: what a step changes, and the file from which it resumes bit for bit."""
+"""The state of a tuning run, and the file from which it resumes bit for bit."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ FORMAT = "tune-a-video/run/1"
 
 
 def steps_kept_in(path: str | os.PathLike) -> int:
-    """The steps done by the run whose state a file keeps; 0 where there is no file. TavError for any other file."""
+    """The steps done by the run that is saved in a file; 0 if there is no file. Raises TavError for any other file."""
     return read_metadata(path, FORMAT)["step"] if os.path.exists(path) else 0
 
 
 class TuneState:
-    """Everything that a step changes. Between two steps, and only there, it is saved.
+    """Everything that a step changes; saved only between steps.
 
-    keep_in: the file that keeps it, if any, written every `keep_every` steps and when the block ends; run: the run's
-    fingerprint. Used as a context; it enters at the step that the file holds.
+    A context manager: it resumes from the file on entry, if there is one, and saves on exit.
+    keep_in: the file, if any, saved every `keep_every` steps and on exit. run: the run's fingerprint.
     """
 
     def __init__(
@@ -56,17 +56,17 @@ class TuneState:
             self._save()
 
     def backward(self, loss: Tensor) -> None:
-        """Computes the gradients; TavError where nothing that is trained took part in the loss."""
+        """Computes the gradients; raises TavError if the loss depends on no trained tensor."""
         self.watchdog.before_backward(self.step, loss)
         self.scaler.scale(loss).backward()
 
     def clip(self, max_norm: float) -> Tensor:
-        """Clips the gradients to a norm, and returns what it was before."""
+        """Clips the gradients to a maximum norm, and returns the norm before clipping."""
         self.scaler.unscale_(self.optimizer)
         return nn.utils.clip_grad_norm_(self.parameters.values(), max_norm)
 
     def update(self, loss: float, grad_norm: float) -> None:
-        """Moves the weights, which ends the step. Ctrl-C waits until then. TavError where tuning does not work."""
+        """Updates the weights, which ends the step and delays Ctrl-C until then. Raises TavError if tuning fails."""
         self.watchdog.before_update(self.step, loss, grad_norm, scaled=self.scaler.is_enabled())
         self._updating = True
         with _interrupts_wait():
@@ -106,13 +106,13 @@ class TuneState:
         if metadata["run"] != self.run:
             raise TavError(
                 f"The tuning checkpoint {self.path} belongs to another run (another clip, prompt, model, device or "
-                "setting). Resume with those, give another path, or delete it."
+                "setting). Restore those to resume, give another path, or delete it."
             )
         moments = {}
         for number, (name, parameter) in enumerate(self.parameters.items()):
             parameter.data.copy_(tensors[f"parameter.{name}"])
             if f"step.{name}" in tensors:
-                # copies, for what is read may be a view of the file, which the next save replaces
+                # copied, since tensors may be views of the file, which the next save replaces
                 moments[number] = {key: tensors[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self._generator_state = tensors["generator"].clone()
@@ -125,7 +125,7 @@ class TuneState:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Delays Ctrl-C until the block is done; only the main thread ever gets one."""
+    """Delays Ctrl-C until the block is done; only the main thread receives it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""One-shot tuning: the loop, its settings, and what it watches over (paper, section 3.3)."""
+"""One-shot tuning: the loop, its settings and its checks (paper, section 3.3)."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -24,12 +24,12 @@ from .resume import TuneState
 
 @dataclass(frozen=True)
 class TuneConfig:
-    """How to tune; the paper's values are the defaults.
+    """Settings of a tuning run; the defaults are the paper's.
 
-    gradient_checkpointing: "auto" switches it on where a step would not fit into free memory without.
-    mixed_precision: "no", "bf16" or "fp16" (autocast, trained tensors in float32); "auto" is what the network is stored
-        in, and for float32 bf16 on GPUs that have it, fp16 on others and "no" on a CPU.
-    checkpoint_every: steps between checkpoints, where a checkpoint's path is given.
+    gradient_checkpointing: "auto" turns it on if a step would not fit into free memory without it.
+    mixed_precision: "no", "bf16" or "fp16" (autocast, trained tensors in float32); "auto" is the dtype that the network
+        is stored in, except that a float32 network on a GPU is tuned in bf16, or in fp16 if the GPU lacks bf16.
+    checkpoint_every: steps between checkpoints, if a checkpoint path is given.
     """
 
     num_steps: int = 500
@@ -67,7 +67,7 @@ class TuneConfig:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """losses and grad_norms (before clipping) of every step, also of those before a resume; steps done."""
+    """losses and grad_norms (before clipping) of every step, including those before a resume; steps: how many."""
 
     losses: list[float]
     grad_norms: list[float]
@@ -89,21 +89,21 @@ def tune(
 ) -> TuneReport:
     """Tunes the query projections and the temporal attention of an inflated network on one video, in place.
 
-    latents: (b, c, f, h, w), already times the VAE's scaling factor; or mean and standard deviation of the VAE's
-        posterior, each of that shape, to sample anew each step as the original does.
-    prompt_embeds: (b, n, d), of the sentence that describes the video; or (b, f, n, d), a sentence per frame.
-    scheduler: gives the noise schedule and what the network predicts, epsilon or v_prediction.
+    latents: (b, c, f, h, w), already times the VAE's scaling factor; or the mean and standard deviation of the
+        VAE's posterior, each of that shape, which is then sampled at every step, as in the original.
+    prompt_embeds: (b, n, d), of the prompt that describes the video; or (b, f, n, d), a prompt per frame.
+    scheduler: gives the noise schedule and the prediction type, epsilon or v_prediction.
     control: (noisy_latents, timesteps) -> residual arguments of the network for this step.
-    draw: step -> (latents, noise, timesteps), in place of the seeded draws.
-    checkpoint: a file to go on from if it exists, written every `config.checkpoint_every` steps, at the end, and
-        before an exception (also one from `on_step`, which is how a host cancels) is let through.
-    run: names what decides the result, where the caller keeps one checkpoint for each; by default `run_fingerprint`.
+    draw: step -> (latents, noise, timesteps), instead of the seeded draws.
+    checkpoint: a file to resume from if it exists; written every `config.checkpoint_every` steps, at the end, and
+        before an exception propagates (including one from `on_step`, which is how a host cancels).
+    run: the run's fingerprint, which that of the checkpoint must match; by default `run_fingerprint`.
     on_step: called as (step, total, loss=, grad_norm=) after each step.
 
-    Afterwards the trained tensors are float32, also in a half-precision network, which goes on computing in its own.
+    Afterwards the trained tensors are float32, even in a half-precision network, which still computes in its own dtype.
 
-    Raises TavError for wrong shapes and settings, for a checkpoint of another run, and where tuning does not work:
-    a loss that is not finite, tensors without gradients, tensors that do not move.
+    Raises TavError for wrong shapes and settings, for a checkpoint of another run, and if tuning does not work: a loss
+    that is not finite, tensors without gradients, tensors that do not change.
     """
     _check_inputs(unet, latents, prompt_embeds, scheduler)
     clean = latents if torch.is_tensor(latents) else latents[0]
@@ -131,8 +131,8 @@ def tune(
         with TuneState(parameters, optimizer, scaler, generator, **kept) as state:
             if state.step > config.num_steps:
                 raise TavError(
-                    f"{checkpoint} holds {state.step} steps, more than the {config.num_steps} asked for; ask for at "
-                    f"least {state.step}, or delete it."
+                    f"{checkpoint} already has {state.step} steps, but only {config.num_steps} were asked for; ask for "
+                    f"at least {state.step}, or delete it."
                 )
             for step in range(state.step, config.num_steps):
                 clean, noise, timesteps = draw(step)
@@ -152,7 +152,7 @@ def tune(
 def draw_noise(
     latents, num_train_timesteps: int, generator: torch.Generator, _step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clean latents, noise and one timestep per video, independent from step to step; in float32."""
+    """Draws clean latents, noise and one timestep per video, in float32."""
     clean = (latents if torch.is_tensor(latents) else latents[0]).float()
     random = partial(torch.randn, clean.shape, generator=generator, device=clean.device)
     if not torch.is_tensor(latents):
@@ -162,7 +162,7 @@ def draw_noise(
 
 
 def target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """What the network should predict: the noise, or the velocity of Salimans & Ho 2022 (arXiv 2202.00512)."""
+    """The training target: the noise, or the velocity of Salimans & Ho 2022 (arXiv 2202.00512)."""
     if scheduler.config.prediction_type == "v_prediction":
         return scheduler.get_velocity(clean, noise, timesteps)
     return noise
@@ -170,7 +170,7 @@ def target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Te
 
 @contextmanager
 def _training(unet: InflatedUNet, parameters: dict[str, nn.Parameter], *, checkpointing: bool) -> Iterator[None]:
-    """Trains these parameters alone, in float32 whatever the rest is in; afterwards nothing is left that trains."""
+    """Makes only these parameters trainable, in float32 whatever the rest is in; afterwards none is."""
     was_training, was_checkpointing = unet.training, unet.unet.is_gradient_checkpointing
     try:
         unet.requires_grad_(False).train()
@@ -189,13 +189,13 @@ def _training(unet: InflatedUNet, parameters: dict[str, nn.Parameter], *, checkp
 
 def _switch_checkpointing(unet: InflatedUNet, on: bool) -> None:
     if on:
-        unet.unet.enable_gradient_checkpointing()  # diffusers' own is not reentrant, so every block trains
+        unet.unet.enable_gradient_checkpointing()  # diffusers' is non-reentrant, so every block gets gradients
     else:
         unet.unet.disable_gradient_checkpointing()
 
 
 def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.Size, device: torch.device) -> bool:
-    """What `gradient_checkpointing` means for latents of this shape (b, c, f, h, w) and the memory free now."""
+    """Resolves `gradient_checkpointing` for latents of this shape (b, c, f, h, w) and the memory free now."""
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing
     half = tuning_precision(config.mixed_precision, unet.dtype, device) != torch.float32
@@ -203,17 +203,17 @@ def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.S
 
 
 def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor, scheduler: DDPMScheduler) -> None:
-    """What concerns tuning alone; the network checks the rest."""
+    """Checks only what concerns tuning; the network checks the rest."""
     if not isinstance(unet, InflatedUNet):
         raise TavError(f"Tuning needs an inflated network, got a {type(unet).__name__}; call inflate(unet) first.")
     given = (latents,) if torch.is_tensor(latents) else tuple(latents)
     if len(given) > 2 or given[0].shape != given[-1].shape:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
-        raise TavError(f"Tuning needs latents, or their mean and standard deviation in one shape, got {shapes}.")
+        raise TavError(f"Tuning needs latents, or their mean and standard deviation of the same shape, got {shapes}.")
     if any(tensor.is_inference() for tensor in (*given, prompt_embeds, *unet.parameters())):
         raise TavError(
-            "Tensors made in torch.inference_mode() cannot be tuned with; make network, latents and prompt embeddings "
-            "outside of it, or clone them under torch.inference_mode(False)."
+            "Tuning cannot use tensors created in torch.inference_mode(); create network, latents and prompt "
+            "embeddings outside it, or clone them under torch.inference_mode(False)."
         )
     for tensor in given:
         if tensor.ndim != 5:

@@ -1,4 +1,4 @@
-"""Tuned weights: what one-shot tuning changed, kept apart from the checkpoint it was tuned on."""
+"""Tuned weights: what one-shot tuning changed, stored apart from the checkpoint that was tuned."""
 
 import os
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ FORMAT = f"tune-a-video/{VERSION}"
 
 @dataclass(frozen=True)
 class TunedWeights:
-    """The difference that tuning made to the query projections, and the added modules whole.
+    """The differences that tuning made to the query projections, and the whole added modules.
 
-    tensors: by diffusers' module paths. Differences go onto any checkpoint of the same shapes, scaled by a strength.
-    facts: what they were tuned on, and how.
+    tensors: by diffusers' module paths. They apply to any checkpoint with the same shapes, scaled by a strength.
+    facts: the metadata: what they were tuned on, and how.
     """
 
     tensors: dict[str, Tensor]
@@ -33,25 +33,25 @@ class TunedWeights:
     def from_unet(cls, unet: InflatedUNet, *, base: Mapping[str, Tensor] | None = None, **facts) -> "TunedWeights":
         """Takes the trained tensors out of a tuned network.
 
-        base: a copy of the query projections before tuning, or of a whole state dict; by default what the network
-            itself kept when it was first tuned.
-        facts: fields of TunedFacts, or anything else that JSON can hold; dataclasses such as TuneConfig become tables.
+        base: a copy of the query projections before tuning, or of a whole state dict; by default the copy
+            that the network kept when it was first tuned.
+        facts: fields of TunedFacts, or other JSON-serializable values; dataclasses such as TuneConfig become dicts.
         """
         base = unet.base_queries if base is None else base
         if base is None:
-            raise TavError("This network has not been tuned; call tune(unet, ...) first, or give the base's weights.")
+            raise TavError("This network has not been tuned; call tune(unet, ...) first, or pass the base's weights.")
         parameters = unet.trainable_parameters()
         tensors = {name: p.detach().to("cpu", torch.float32, copy=True) for name, p in parameters.items()}
         for name in difference_names(tensors):
             if base[name].data_ptr() == parameters[name].data_ptr():
-                raise TavError("The base is the tuned network itself; give a copy from before tuning, or leave it out.")
+                raise TavError("The base is the tuned network itself; pass a copy from before tuning, or omit it.")
             tensors[name] = tensors[name] - base[name].detach().float().cpu()
-        given = {name: asdict(fact) if is_dataclass(fact) else fact for name, fact in facts.items()}
+        given = {name: asdict(value) if is_dataclass(value) else value for name, value in facts.items()}
         known = {"base_fingerprint": fingerprint(unet, base), "inflation": unet.inflation}
         return cls(tensors, TunedFacts.of(**known | given))
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes one .safetensors file, whole or not at all; the facts are JSON in its header."""
+        """Writes one .safetensors file atomically, with the metadata as JSON in its header."""
         write_tensors(path, self.tensors, FORMAT, self.facts.as_metadata())
 
     @classmethod
@@ -59,7 +59,7 @@ class TunedWeights:
         """Reads a file written by `save`; raises TavError for any other."""
         if os.path.isdir(path):
             raise TavError(
-                f"{path} is a folder; turn a result of the original Tune-A-Video into a file with `tav convert`."
+                f"{path} is a folder; if it is a result of the original Tune-A-Video, convert it with `tav convert`."
             )
         try:
             tensors, metadata = read_tensors(path, FORMAT)
@@ -70,13 +70,13 @@ class TunedWeights:
         except TavError as error:
             raise TavError(f"The metadata of {path} cannot be used: {error}") from error
         if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise TavError(f"{path} holds NaN or infinite values, in {broken[0]} for one; tune the clip again.")
+            raise TavError(f"{path} holds NaN or infinite values, for example in {broken[0]}; tune the clip again.")
         return cls(tensors, facts)
 
     def apply(self, unet: InflatedUNet, strength: float = 1.0) -> None:
-        """Puts the weights onto an inflated network of the same shapes, in place, replacing any applied before.
+        """Applies the weights to an inflated network of the same shapes, in place, replacing any applied before.
 
-        strength: by the rule of `Inflation.at_strength`; 0 is the inflated base exactly.
+        strength: as in `Inflation.at_strength`; 0 gives exactly the inflated base.
         """
         parameters = unet.trainable_parameters()
         family = family_of_config(unet.unet.config, "This UNet")
@@ -89,15 +89,15 @@ class TunedWeights:
                 parameters[name].copy_(unet.inflation.at_strength(name, tensor, strength, base))
 
     def check_fits(self, shapes: Mapping[str, torch.Size], family: str) -> None:
-        """Raises TavError where a network whose tensors of these names have these shapes cannot take the weights.
+        """Raises TavError if the weights do not fit a network with trained tensors of these names and shapes.
 
-        Those of another family are refused also where they have the same shapes, as of Stable Diffusion 1.x and 2.x.
+        Weights of another family are refused even if the shapes match, as they may for Stable Diffusion 1.x and 2.x.
         """
         tuned_on = self.facts.family or family
         if tuned_on != family:
             raise TavError(
-                f"These weights were tuned on {NAMES.get(tuned_on, tuned_on)}, and this is "
-                f"{NAMES[family]}; bring a checkpoint of the family that was tuned."
+                f"These weights were tuned on {NAMES.get(tuned_on, tuned_on)}, but this is {NAMES[family]}; "
+                "use a checkpoint of the family that was tuned."
             )
         own = {name: tensor.shape for name, tensor in self.tensors.items()}
         wrong = [
@@ -110,6 +110,6 @@ class TunedWeights:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise TavError(
                 f"These tuned weights do not fit this network: {'; '.join(wrong[:3])}{more}. They were tuned on "
-                f"{self.facts.family or 'another model family'}; bring a checkpoint of that family, inflated as "
-                f"it was then (temporal={self.facts.inflation.temporal})."
+                f"{self.facts.family or 'another model family'}; use a checkpoint of that family, inflated in "
+                f"the same way (temporal={self.facts.inflation.temporal})."
             )

@@ -1,4 +1,4 @@
-"""The metadata of a tuned-weights file: one typed schema for all who write or read it."""
+"""The metadata of a tuned-weights file: one typed schema for every reader and writer."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
@@ -9,23 +9,22 @@ from .errors import TavError
 from .inflation import Inflation
 
 VERSION = 1
-"""Of the format: the keys below. A reader keeps keys it does not know; a key that changes its meaning needs the next
-version."""
+"""The version of the format. Readers keep unknown keys, so only a key that changes its meaning needs a new version."""
 
 
 @dataclass(frozen=True)
 class TunedFacts:
-    """What weights were tuned on, and how; None where it is unknown.
+    """What weights were tuned on, and how; unknown fields are None.
 
-    family: "sd1" or "sd2". checkpoint: the base's file name. base_fingerprint: as `fingerprints.fingerprint` gives it.
+    family: "sd1" or "sd2". checkpoint: the base's file name. base_fingerprint: by `fingerprints.fingerprint`.
     prediction_type: "epsilon" or "v_prediction". inflation: how the network was inflated.
-    prompt: describes the clip. clip: its file name. frames, size ([width, height]), start, stride, fit: which frames of
-        it, as `Selection` has them. fps: of the chosen frames. posterior: whether the VAE was sampled.
-    loras: {"file", "strength"} of each LoRA in place. controls: {"kind", "network", "pictures", "strength", "start",
-        "end"} of each.
-    config: the fields of TuneConfig. steps: done. final_loss: of the last of them. run: the run's fingerprint.
-    source: the result of the original that they come from. version: of this package, when they were tuned.
-    more: keys that this version does not know, as they came.
+    prompt: describes the clip. clip: its file name. frames, size ([width, height]), start, stride, fit: which of its
+        frames, as in `Selection`. fps: of these frames. posterior: whether the VAE's posterior was sampled.
+    loras: {"file", "strength"} of each LoRA. controls: {"kind", "network", "pictures", "strength", "start", "end"} of
+        each.
+    config: the fields of TuneConfig. steps: done. final_loss: of the last step. run: the run's fingerprint.
+    source: the original's result that they were converted from. version: of this package when they were tuned.
+    more: keys that this version does not know, unchanged.
     """
 
     family: str | None = None
@@ -54,14 +53,14 @@ class TunedFacts:
 
     @classmethod
     def of(cls, **given) -> "TunedFacts":
-        """Takes fields by name, and anything else that JSON can hold into `more`."""
+        """Takes fields by name; other JSON-serializable values go to `more`."""
         names = {each.name for each in fields(cls)} - {"more"}
         known = {name: value for name, value in given.items() if name in names}
         return cls(**known, more={name: value for name, value in given.items() if name not in names})
 
     @classmethod
     def from_metadata(cls, metadata: Mapping) -> "TunedFacts":
-        """Reads what `as_metadata` gave; raises TavError for a value of the wrong type."""
+        """Reads what `as_metadata` returned; raises TavError for a value of the wrong type."""
         inflation = Inflation.from_metadata(metadata)
         types = {name: kind for name, kind in get_type_hints(cls).items() if name not in ("inflation", "more")}
         for name, value in metadata.items():
@@ -71,29 +70,29 @@ class TunedFacts:
         return cls.of(inflation=inflation, **{name: value for name, value in metadata.items() if name not in own})
 
     def as_metadata(self) -> dict:
-        """As JSON holds it: what is known, flat, the inflation field by field."""
+        """A flat, JSON-serializable dict of the known fields and of those of the inflation."""
         known = {name: value for name, value in vars(self).items() if name not in ("inflation", "more")}
         known = {name: value for name, value in known.items() if value is not None}
         return self.more | self.inflation.as_metadata() | known
 
 
 def sibling_note(facts: TunedFacts, checkpoint: str, fingerprint: str) -> str | None:
-    """Warns where weights are put onto another checkpoint than they were tuned on; None where it is the same."""
+    """A warning if weights are applied to a checkpoint other than the one they were tuned on; else None."""
     tuned_on = str(facts.base_fingerprint)
     if tuned_on == fingerprint:
         return None
     return (
-        f"The weights were tuned on {facts.checkpoint or 'a checkpoint'} (fingerprint {tuned_on[:12]}), and "
+        f"The weights were tuned on {facts.checkpoint or 'a checkpoint'} (fingerprint {tuned_on[:12]}), but "
         f"{checkpoint} is another one ({fingerprint[:12]}); edits may follow the clip less closely."
     )
 
 
 def missing_names(recorded: list[dict] | None, present: Collection[str], key: str) -> str:
-    """The LoRAs or controls that weights were tuned with and that are not present now, in words; "" if there are none.
+    """Lists the LoRAs or controls that weights were tuned with and that are missing now; "" if there are none.
 
     recorded: as `TunedFacts` holds them. present: their names now. key: the field that holds the name.
     """
-    names = [each.get(key) or "one without a name" for each in recorded or []]
+    names = [each.get(key) or "an unnamed one" for each in recorded or []]
     return ", ".join(name for name in names if name not in present)
 
 

@@ -1,3 +1,3 @@
-"""The version, where a pack inside ComfyUI finds it too; pyproject.toml says the same."""
+"""The version, kept in code because a ComfyUI pack is not installed; equal to the one in pyproject.toml."""
 
 __version__ = "0.1.0"

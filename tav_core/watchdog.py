@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from .errors import TavError
 
 PATIENCE = 20
-"""Steps after which every trained tensor must have moved."""
+"""Steps after which every trained tensor must have changed."""
 
 
 class Watchdog:
-    """Looks at each step's loss and gradients, and once at whether the weights move at all."""
+    """Checks the loss and gradients of each step, and once whether the weights change at all."""
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
         self.parameters = parameters
@@ -21,19 +21,19 @@ class Watchdog:
         self.at_start = {name: _some_of(p) for name, p in parameters.items()}
 
     def before_backward(self, step: int, loss: Tensor) -> None:
-        """Raises TavError where nothing that is trained took part in the loss."""
+        """Raises TavError if the loss depends on no trained tensor."""
         if not loss.requires_grad:
             raise self._no_gradient(step, list(self.parameters))
 
     def before_update(self, step: int, loss: float, grad_norm: float, *, scaled: bool) -> None:
-        """Raises TavError while the weights are still good.
+        """Raises TavError for a bad loss or gradient, before it reaches the weights.
 
-        scaled: a gradient scaler skips steps whose gradients overflow, and may do so until it has found its scale.
+        scaled: with a gradient scaler, which skips steps whose gradients overflow until it has found its scale.
         """
         if not math.isfinite(loss):
             raise TavError(
-                f"The loss became {loss} at step {step + 1}; the weights from before it are kept. Lower learning_rate, "
-                'or tune with mixed_precision "no" or "bf16".'
+                f"The loss became {loss} at step {step + 1}; the weights from before that step are kept. Lower "
+                'learning_rate, or tune with mixed_precision "no" or "bf16".'
             )
         without = [name for name, p in self.parameters.items() if p.grad is None]
         if without:
@@ -41,33 +41,33 @@ class Watchdog:
         self.overflows = 0 if math.isfinite(grad_norm) else self.overflows + 1
         if self.overflows > (PATIENCE if scaled else 0):
             raise TavError(
-                f"The gradients became {grad_norm} at step {step + 1}; the weights from before it are kept. Lower "
-                'learning_rate, or tune with mixed_precision "no".'
+                f"The gradients became {grad_norm} at step {step + 1}; the weights from before that step are kept. "
+                'Lower learning_rate, or tune with mixed_precision "no".'
             )
 
     def after_update(self, steps: int) -> None:
-        """Raises TavError where tensors have not moved after PATIENCE updates; steps: done so far."""
+        """Raises TavError if tensors have not changed after PATIENCE updates; steps: done so far."""
         self.updates += 1
         if self.updates != PATIENCE:
             return
         still = [name for name, p in self.parameters.items() if torch.equal(_some_of(p), self.at_start[name])]
         if still:
             raise TavError(
-                f"{len(still)} of {len(self.parameters)} trained tensors have not moved in the {PATIENCE} steps up to "
-                f'{steps} ({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
+                f"{len(still)} of {len(self.parameters)} trained tensors have not changed in the {PATIENCE} steps "
+                f'up to {steps} ({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
             )
         self.at_start = {}
 
     def _no_gradient(self, step: int, names: list[str]) -> TavError:
         return TavError(
             f"{len(names)} of {len(self.parameters)} trained tensors got no gradient at step {step + 1} "
-            f"({_listed(names)}), so they would never learn. Switch gradient checkpointing off, or use a "
-            "non-reentrant one."
+            f"({_listed(names)}), so they would never be trained. Turn gradient checkpointing off, or "
+            "make it non-reentrant."
         )
 
 
 def _some_of(parameter: Tensor) -> Tensor:
-    """A copy of up to a few thousand elements spread over a tensor; an update that moves it moves these."""
+    """A copy of up to a few thousand elements spread over a tensor; an update that changes the tensor changes these."""
     flat = parameter.detach().flatten()
     return flat[:: max(1, flat.numel() // 2048)].clone()
 

@@ -157,8 +157,8 @@ def test_tuning_under_control_learns_the_same_with_gradient_checkpointing(contro
 @pytest.mark.parametrize(
     ("hint", "sentence"),
     [
-        (pictures(frames=2), "Got 2 control pictures for 3 frames"),
-        (pictures(side=32), "are 32x32, and the video is 64x64"),
+        (pictures(frames=2), "Got 2 control images for 3 frames"),
+        (pictures(side=32), "are 32x32, but the video is 64x64"),
     ],
 )
 def test_pictures_of_another_count_or_size_are_refused(controlnet, hint, sentence):
@@ -173,7 +173,7 @@ def test_pictures_of_another_count_or_size_are_refused(controlnet, hint, sentenc
 def test_settings_out_of_range_are_refused(controlnet, settings, sentence):
     with pytest.raises(TavError, match=sentence):
         Control(controlnet, pictures(), *settings)
-    with pytest.raises(TavError, match="move the colours"):
+    with pytest.raises(TavError, match="move the channels"):
         Control(controlnet, pictures().movedim(1, -1))
 
 
@@ -272,7 +272,7 @@ REFUSED = {
     "difference": (
         open_controlnet,
         lambda tensors: tensors | {"difference": torch.zeros(1)},
-        "is the difference of a ControlNet",
+        "is a difference of a ControlNet",
     ),
     "of SDXL": (
         open_controlnet,
@@ -285,9 +285,9 @@ REFUSED = {
         "is a ControlNet for Stable Diffusion XL",
     ),
     "Control-LoRA": (open_controlnet, lambda tensors: {"lora_controlnet": torch.zeros(1)}, "is a Control-LoRA"),
-    "no ControlNet": (open_controlnet, lambda tensors: {"conv_in.weight": torch.zeros(1)}, "is no ControlNet"),
+    "no ControlNet": (open_controlnet, lambda tensors: {"conv_in.weight": torch.zeros(1)}, "is not a ControlNet"),
     "half": (open_controlnet, lambda tensors: dict(list(tensors.items())[5:]), "is damaged: it lacks"),
-    "no adapter": (open_t2i_adapter, dict, "is no T2I-Adapter|is damaged"),
+    "no adapter": (open_t2i_adapter, dict, "is not a T2I-Adapter|is damaged"),
     "adapter of SDXL": (
         open_t2i_adapter,
         lambda tensors: new_adapter(downscale_factor=16).state_dict(),
@@ -307,6 +307,9 @@ def test_what_is_no_control_network_of_ours_is_named(controlnet, tmp_path, case)
 
 def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "half.safetensors").write_bytes(b"12345678")
-    for name, sentence in {"none.safetensors": "There is no file or folder", "half.safetensors": "no whole"}.items():
+    for name, sentence in {
+        "none.safetensors": "There is no file or folder",
+        "half.safetensors": "not a complete",
+    }.items():
         with pytest.raises(TavError, match=sentence):
             open_controlnet(tmp_path / name)

@@ -175,7 +175,7 @@ def test_what_cannot_be_inflated_is_refused():
             inflate(unet, **options)
     inflated = inflate(unet)
     for twice in (unet, inflated):
-        with pytest.raises(TavError, match="inflated already"):
+        with pytest.raises(TavError, match="already inflated"):
             inflate(twice)
     with pytest.raises(TavError, match="looks like an inpainting model"):
         inflate(tiny_unet(in_channels=9))

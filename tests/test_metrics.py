@@ -196,7 +196,7 @@ def test_half_a_clip_model_is_refused_in_a_sentence(tmp_path, half):
 
 
 def test_one_frame_is_not_enough_to_compare(scorer):
-    with pytest.raises(TavError, match="two or more"):
+    with pytest.raises(TavError, match="at least two"):
         scorer.score(moving(0, 0)[:1], "a red ball")
-    with pytest.raises(TavError, match="two or more"):
+    with pytest.raises(TavError, match="at least two"):
         warp_error(moving(0, 0)[:1])

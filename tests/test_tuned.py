@@ -109,7 +109,7 @@ def test_weights_of_another_shape_name_the_layers(tmp_path):
 def test_files_that_hold_no_tuned_weights_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("not tensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "lora.safetensors")
-    for name, sentence in (("text", "is damaged"), ("lora", "of format None"), ("absent", "There is no file")):
+    for name, sentence in (("text", "is damaged"), ("lora", "has format None"), ("absent", "There is no file")):
         with pytest.raises(TavError, match=sentence):
             TunedWeights.load(tmp_path / f"{name}.safetensors")
 

@@ -44,8 +44,8 @@ class Trimmed:
             raise TavError(f"The clip is trimmed to nothing: {duration:g} s from {start:g} s; trim it less.")
         self.num_frames, self.fps = len(self.kept), video.fps
 
-    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
-        return self.video.pictures([self.kept[number] for number in chosen])
+    def frames(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+        return self.video.frames([self.kept[number] for number in chosen])
 
 
 class Frames:
@@ -57,7 +57,7 @@ class Frames:
         self.images, self.fps = components.images, float(components.frame_rate)
         self.num_frames = len(self.images)
 
-    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+    def frames(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
         for number in chosen:
             yield to_uint8(self.images[number, ..., :3])
 

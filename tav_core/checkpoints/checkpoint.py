@@ -1,4 +1,4 @@
-"""Opens a Stable Diffusion checkpoint from disk: a diffusers folder or one .safetensors file. Never asks a network."""
+"""Opens a Stable Diffusion checkpoint from disk: a diffusers folder or a .safetensors file. Never goes online."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from .single_file import open_single_file
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ORIGINAL_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-# Folders of before diffusers 0.17 name the attention of the VAE in this way.
+# Names of the VAE's attention layers in folders from before diffusers 0.17.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -36,19 +36,19 @@ class Checkpoint:
 
     @property
     def family(self) -> str:
-        """The label of the model's family: "sd1" or "sd2"."""
+        """The model's family: "sd1" or "sd2"."""
         return family_of_config(self.unet.config, "This UNet")
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | list[str]) -> Tensor:
-        """Embeds n prompts as StableDiffusionPipeline does: (n, 77, d), padded to 77 tokens and cut there."""
+        """Embeds n prompts as StableDiffusionPipeline does: (n, 77, d), padded or truncated to 77 tokens."""
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids = tokens.input_ids.reshape(-1, length)
         return self.text_encoder(ids.to(self.text_encoder.device))[0]
 
     def truncated_words(self, prompt: str) -> str:
-        """The end of the prompt that does not fit into 77 tokens and is not seen by the model; "" if all of it fits."""
+        """The end of the prompt, beyond 77 tokens, that the model does not see; "" if all of it fits."""
         ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
         return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 2 :])
 
@@ -56,13 +56,13 @@ class Checkpoint:
     def encode_video(self, frames: Tensor, posterior: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Encodes frames (f, h, w, 3) in 0..1 to latents (1, 4, f, h/8, w/8): the VAE's mean times scaling_factor.
 
-        With `posterior` returns (mean, std), both of that shape and scale. One frame at a time goes through the VAE.
+        With `posterior` returns (mean, std), both of that shape and scale. Frames go through the VAE one at a time.
         """
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         fits = frames.ndim == 4 and frames.shape[3] == 3 and not any(side % factor for side in frames.shape[1:3])
         if not fits or not frames.is_floating_point():
             raise TavError(
-                f"Encoding needs float frames (f, h, w, 3) in 0..1 whose height and width divide by {factor}, "
+                f"Encoding needs float frames (f, h, w, 3) in 0..1 with height and width divisible by {factor}, "
                 f"got {tuple(frames.shape)} of {frames.dtype}: resize or crop the clip first."
             )
         pixels = rearrange(frames * 2 - 1, "f h w c -> f c h w").split(1)
@@ -87,9 +87,10 @@ class Checkpoint:
 def load_checkpoint(
     path: str | os.PathLike, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Checkpoint:
-    """Opens a diffusers folder or a single .safetensors file of Stable Diffusion 1.x or 2.x, by default on the CPU in
-    float32. A TavError tells in one sentence what any other file or folder is. Of what the original Tune-A-Video saved
-    it opens the 2-D part, with the query projections as they were tuned.
+    """Opens a diffusers folder or a single .safetensors file of Stable Diffusion 1.x or 2.x.
+
+    device, dtype: by default the CPU and float32. Of a result of the original Tune-A-Video it opens the 2-D part, with
+    the tuned query projections. Raises TavError for any other file or folder, saying what it is.
     """
     path, dtype = Path(path).absolute(), dtype or torch.float32
     if path.is_dir():
@@ -101,7 +102,7 @@ def load_checkpoint(
     elif path.suffix.lower() in PICKLES:
         raise _pickle(path.name)
     else:
-        raise TavError(f"{path.name} is no checkpoint: give a .safetensors file or a diffusers folder.")
+        raise TavError(f"{path.name} is not a checkpoint: give a .safetensors file or a diffusers folder.")
     for network in ("unet", "vae", "text_encoder"):
         parts[network].to(device or "cpu")
     return Checkpoint(**parts)
@@ -113,8 +114,8 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
     absent = [f"{part}/" for part in PARTS if not (folder / part).is_dir()]
     if absent and is_original(folder):
         raise TavError(
-            f"The folder {folder.name} holds but the network that the original Tune-A-Video tuned: give the checkpoint "
-            "that it was tuned on, too."
+            f"The folder {folder.name} holds only the UNet tuned by the original Tune-A-Video: also pass its base "
+            "checkpoint."
         )
     if absent:
         raise TavError(
@@ -138,14 +139,14 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
         "vae": vae,
         "text_encoder": text_encoder(config, tensors, f"The text_encoder/ of {folder.name}"),
         "tokenizer": _tokenizer(folder / "tokenizer", config.max_position_embeddings),
-        # The original's own choices for inverting and sampling, whatever sampler the folder was published with.
+        # The original's settings for inversion and sampling, whatever sampler the folder comes with.
         "scheduler": DDIMScheduler.from_config(schedule, **ORIGINAL_DDIM),
     }
 
 
 def _tokenizer(folder: Path, length: int) -> CLIPTokenizer:
     if not any((folder / vocabulary).is_file() for vocabulary in ("vocab.json", "tokenizer.json")):
-        raise TavError(f"{folder.parent.name}/{folder.name} holds no vocabulary: download the folder again.")
+        raise TavError(f"{folder.parent.name}/{folder.name} has no vocabulary: download the folder again.")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True)
 
 

@@ -1,4 +1,4 @@
-"""Opens ControlNets and T2I-Adapters: a diffusers folder, or one file in diffusers' or the original's names."""
+"""Opens ControlNets and T2I-Adapters: a diffusers folder, or a file with diffusers' or the original tensor names."""
 
 import os
 import re
@@ -15,48 +15,50 @@ from ..errors import TavError
 from ..families import family_of_addition, heads_of
 from .networks import count_of, diffusers_network, read_config, read_pickle, read_safetensors, read_weights
 
-ORIGINAL = "control_model."  # before the names, where a file holds the ControlNet beside the whole Stable Diffusion
-UNSHUFFLED = 8  # a T2I-Adapter for Stable Diffusion 1.x or 2.x begins by folding 8 x 8 pixels into channels
+ORIGINAL = "control_model."  # prefix in files that hold the ControlNet together with Stable Diffusion
+UNSHUFFLED = 8  # a T2I-Adapter for Stable Diffusion 1.x or 2.x starts by folding 8 x 8 pixels into channels
 
 
 def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> ControlNetModel:
-    """A ControlNet on the CPU, frozen; a TavError tells in one sentence what any other file or folder is."""
+    """Opens a ControlNet, frozen, on the CPU; raises TavError for any other file or folder, saying what it is."""
     path, (tensors, config) = Path(path), _read(Path(path))
-    if beside := {key.removeprefix(ORIGINAL): t for key, t in tensors.items() if key.startswith(ORIGINAL)}:
-        tensors = beside
-    for mark, kind in {"lora_controlnet": "a Control-LoRA", "difference": "the difference of a ControlNet"}.items():
+    if prefixed := {key.removeprefix(ORIGINAL): t for key, t in tensors.items() if key.startswith(ORIGINAL)}:
+        tensors = prefixed
+    for mark, kind in {
+        "lora_controlnet": "a Control-LoRA",
+        "difference": "a ControlNet stored as a difference",
+    }.items():
         if mark in tensors:
-            raise TavError(f"{path.name} is {kind}, which only ComfyUI can open: take the whole ControlNet.")
+            raise TavError(f"{path.name} is {kind}, which only ComfyUI can open: choose a full ControlNet.")
     if not {"input_hint_block.0.weight", "controlnet_cond_embedding.conv_in.weight"} & tensors.keys():
-        raise TavError(f"{path.name} is no ControlNet: choose one for Stable Diffusion 1.x or 2.x.")
+        raise TavError(f"{path.name} is not a ControlNet: choose one for Stable Diffusion 1.x or 2.x.")
     family = family_of_addition({key: tuple(tensor.shape) for key, tensor in tensors.items()}, path.name, "ControlNet")
     if config is None:
         levels = 1 + count_of(r"^input_blocks\.(\d+)\.0\.op\.", tensors)
         layers = count_of(r"^input_blocks\.(\d+)\.", tensors) // levels - 1
         tensors = convert_controlnet_checkpoint(tensors, {"layers_per_block": layers})
-        config = _read_off(partial(controlnet_config, family=family), tensors, path)
-        # it leaves no trace in the tensors, so that the name tells, as in ComfyUI
+        config = _config_from(partial(controlnet_config, family=family), tensors, path)
+        # the tensors do not show it, so the file name decides, as in ComfyUI
         config["global_pool_conditions"] = path.stem.endswith(("_shuffle", "_shuffle_fp16"))
     return diffusers_network(ControlNetModel, config, _in(dtype, tensors), f"The ControlNet {path.name}")
 
 
 def open_t2i_adapter(path: str | os.PathLike, dtype: torch.dtype = torch.float32) -> T2IAdapter:
-    """A T2I-Adapter on the CPU, frozen; a TavError tells in one sentence what any other file or folder is."""
+    """Opens a T2I-Adapter, frozen, on the CPU; raises TavError for any other file or folder, saying what it is."""
     path, (tensors, config) = Path(path), _read(Path(path))
     tensors = {f"adapter.{name}": tensor for name, tensor in _adapter_names(tensors).items()}
     if not {"adapter.body.0.resnets.0.block1.weight", "adapter.body.0.in_conv.weight"} & tensors.keys():
-        raise TavError(f"{path.name} is no T2I-Adapter: choose one for Stable Diffusion 1.x.")
-    config = config or _read_off(adapter_config, tensors, path)
+        raise TavError(f"{path.name} is not a T2I-Adapter: choose one for Stable Diffusion 1.x.")
+    config = config or _config_from(adapter_config, tensors, path)
     if config["adapter_type"] == "full_adapter_xl" or config["downscale_factor"] != UNSHUFFLED:
         raise TavError(
-            f"{path.name} is a T2I-Adapter for Stable Diffusion XL, and Stable Diffusion 1.x or 2.x is needed: choose "
-            "one that was made for it."
+            f"{path.name} is a T2I-Adapter for Stable Diffusion XL: choose one made for Stable Diffusion 1.x or 2.x."
         )
     return diffusers_network(T2IAdapter, config, _in(dtype, tensors), f"The T2I-Adapter {path.name}")
 
 
 def controlnet_config(tensors: Mapping[str, Tensor], family: str | None) -> dict:
-    """Reads the config of diffusers' ControlNetModel off its tensors, in diffusers' names."""
+    """Infers the config of diffusers' ControlNetModel from its tensors, with diffusers' names."""
     levels = count_of(r"^down_blocks\.(\d+)\.", tensors)
     channels = [tensors[f"down_blocks.{level}.resnets.0.conv2.weight"].shape[0] for level in range(levels)]
     attends = [f"down_blocks.{level}.attentions.0.norm.weight" in tensors for level in range(levels)]
@@ -79,7 +81,7 @@ def controlnet_config(tensors: Mapping[str, Tensor], family: str | None) -> dict
 
 
 def adapter_config(tensors: Mapping[str, Tensor]) -> dict:
-    """Reads the config of diffusers' T2IAdapter off its tensors, in diffusers' names."""
+    """Infers the config of diffusers' T2IAdapter from its tensors, with diffusers' names."""
     levels = count_of(r"^adapter\.body\.(\d+)\.", tensors)
     light = "adapter.body.0.out_conv.weight" in tensors
     first = tensors["adapter.body.0.in_conv.weight" if light else "adapter.conv_in.weight"].shape[1]
@@ -88,7 +90,7 @@ def adapter_config(tensors: Mapping[str, Tensor]) -> dict:
     unshuffled = 2 * UNSHUFFLED if first in (256, 768) else UNSHUFFLED  # grey or coloured, for SDXL
     return {
         "in_channels": first // unshuffled**2,
-        "channels": channels[:-1] if light else channels,  # diffusers repeats the last of a light one
+        "channels": channels[:-1] if light else channels,  # diffusers repeats the last level of a light adapter
         "num_res_blocks": count_of(r"^adapter\.body\.0\.resnets\.(\d+)\.", tensors),
         "downscale_factor": unshuffled,
         "adapter_type": "light_adapter" if light else "full_adapter",
@@ -96,7 +98,7 @@ def adapter_config(tensors: Mapping[str, Tensor]) -> dict:
 
 
 def _adapter_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without `adapter.`, in diffusers' way; the original counts residual blocks through all levels, two a level."""
+    """Diffusers' names, without `adapter.`; the original numbers residual blocks across levels, two per level."""
     tensors = {name.removeprefix("adapter."): tensor for name, tensor in tensors.items()}
     if "body.0.block1.weight" in tensors:
 
@@ -109,7 +111,7 @@ def _adapter_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
-    """The tensors of a file, or those of a folder and its config."""
+    """Reads the tensors of a file, or the tensors and config of a folder."""
     if path.is_dir():
         return read_weights(path), read_config(path)
     if not path.is_file():
@@ -119,7 +121,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     return read_safetensors(path), None
 
 
-def _read_off(config_of: Callable[[Mapping], dict], tensors: Mapping[str, Tensor], path: Path) -> dict:
+def _config_from(config_of: Callable[[Mapping], dict], tensors: Mapping[str, Tensor], path: Path) -> dict:
     try:
         return config_of({name: tensor for name, tensor in tensors.items() if tensor is not None})
     except KeyError as missing:

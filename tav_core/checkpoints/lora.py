@@ -1,4 +1,4 @@
-"""LoRA files as people share them, fused into a checkpoint before it is inflated; diffusers and peft do the work."""
+"""Fuses LoRA files of all common formats into a checkpoint before it is inflated, with diffusers and peft."""
 
 import logging
 import os
@@ -17,12 +17,12 @@ from .checkpoint import Checkpoint
 from .lora_file import layers_of, read_lora
 
 STRENGTHS = -10.0, 10.0
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"  # as the shell takes one behind a colon
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)"  # the strength in FILE:STRENGTH
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A file and how much of it is applied, to UNet and text encoder alike; 1 is all of it, 0 nothing."""
+    """A LoRA file and its strength, for UNet and text encoder alike; 1 applies it in full, 0 not at all."""
 
     path: str | os.PathLike
     strength: float = 1.0
@@ -33,30 +33,30 @@ class Lora:
 
     @classmethod
     def parse(cls, text: str) -> "Lora":
-        """Reads FILE[:STRENGTH], as the shell takes it."""
+        """Parses FILE[:STRENGTH], as given in the shell."""
         match = re.fullmatch(rf"(.+?):({NUMBER})", text)
         return cls(Path(match[1]), float(match[2])) if match and not Path(text).exists() else cls(Path(text))
 
     def as_metadata(self) -> dict:
-        """As JSON holds it, without the folder."""
+        """Its JSON metadata, without the folder."""
         return {"file": self.name, "strength": self.strength}
 
     @property
     def name(self) -> str:
-        """The file's, without the folder."""
+        """The file name, without the folder."""
         return Path(self.path).name
 
 
 def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
     """Adds LoRAs to the weights of a checkpoint's UNet and text encoder, in place.
 
-    Takes the key styles of kohya's scripts, of diffusers (all of its ages) and of peft. Raises TavError for a file
-    that is no LoRA, is made for another family, or would be applied only in part.
+    Supports the key styles of kohya's scripts, of diffusers (old and new) and of peft. Raises TavError for a file that
+    is not a LoRA, was made for another family, or would be applied only in part.
     """
     if not loras:
         return
     opened = [(lora, read_lora(Path(lora.path), checkpoint.family)) for lora in loras]
-    # Stable Diffusion 2.x leaves the last of its text encoder's layers out, and some trainers do not
+    # Stable Diffusion 2.x does not use the last layer of its text encoder, but some trainers train it
     unused = re.compile(
         rf"^(lora_te1?_|text_encoder\.).*layers[._]{checkpoint.text_encoder.config.num_hidden_layers}[._]"
     )
@@ -66,7 +66,7 @@ def fuse_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
 
 def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> None:
     try:
-        from diffusers import StableDiffusionPipeline  # slow to import, and needed for nothing else
+        from diffusers import StableDiffusionPipeline  # slow to import, and needed only here
         from peft.tuners.tuners_utils import BaseTunerLayer
     except ModuleNotFoundError as error:
         raise TavError(f"LoRAs need {error.name}: pip install 'peft>=0.14', or 'tune-a-video[lora]'.") from error
@@ -93,8 +93,8 @@ def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> Non
     if given != taken:
         pipeline.unload_lora_weights()
         raise TavError(
-            f"{lora.name} changes {given} layers, of which this checkpoint has {taken}: choose a LoRA that was "
-            "made for its family."
+            f"{lora.name} changes {given} layers, of which this checkpoint has {taken}: choose a LoRA made for its "
+            "family."
         )
     pipeline.fuse_lora(lora_scale=lora.strength)
     pipeline.unload_lora_weights()
@@ -102,7 +102,7 @@ def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> Non
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what diffusers and transformers say of LoRAs for one network alone, and without their progress bars."""
+    """Silences progress bars, and warnings about LoRAs for only one network, of diffusers and transformers."""
     was_shown = transformers.utils.logging.is_progress_bar_enabled()
     levels = {library: library.utils.logging.get_verbosity() for library in (diffusers, transformers)}
     transformers.utils.logging.disable_progress_bar()

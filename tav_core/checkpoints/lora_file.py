@@ -1,4 +1,4 @@
-"""LoRA files in the key styles that people share, read as one: pairs of matrices whose product is the change itself."""
+"""Reads LoRA files of all common key styles into one form: pairs of matrices whose product is the weight change."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from ..families import check_addition, family_of_addition
 from ..files import read_header
 from .networks import read_safetensors
 
-# What other ways of storing a change look like. diffusers would leave some of them out without a word.
+# Tensor names in other formats of weight changes, some of which diffusers would silently skip.
 OTHER_KINDS = (
     (r"hada_w1", "a LoHa"),
     (r"lokr_w", "a LoKr"),
@@ -25,7 +25,7 @@ OTHER_KINDS = (
     (r"^bundle_emb\.|^(emb_params|string_to_param)", "a textual inversion embedding"),
     (r"\.(diff|diff_b|w_norm|a1\.weight)$", "more than a LoRA (a difference of whole weights)"),
 )
-# kohya's, peft's, diffusers' of 2023 for UNet and text encoder, and those of its first LoRAs
+# of kohya, peft, diffusers in 2023 (UNet and text encoder), and diffusers' first LoRAs
 STYLES = {
     ".lora_down": "down",
     ".lora_up": "up",
@@ -43,52 +43,52 @@ OWNERS = ("unet.", "text_encoder.", "lora_")
 
 
 def read_lora(path: Path, family: str) -> dict[str, Tensor]:
-    """The tensors of a file, in keys that diffusers knows, all of one rank and scaled so that each change is up @ down.
+    """Reads tensors under keys that diffusers knows, all of one rank and scaled so that each change is up @ down.
 
     family: of the checkpoint, "sd1" or "sd2".
 
-    Files scale each pair by alpha / rank; alpha stands beside it, in the header, or in peft's adapter_config.json, and
-    diffusers follows it only where it is the same for all layers. Raises TavError for what is no LoRA, is made for
-    another family, or would be applied only in part.
+    Files scale each pair by alpha / rank; alpha is a tensor of its own, or in the header, or in peft's
+    adapter_config.json, and diffusers respects it only if it is the same for all layers. Raises TavError for a file
+    that is not a LoRA, was made for another family, or would be applied only in part.
     """
     if not path.is_file():
         raise TavError(f"There is no LoRA at {path}: give FILE or FILE:STRENGTH, such as style.safetensors:0.8.")
     if path.suffix.lower() != ".safetensors":
-        raise TavError(f"{path.name} is no .safetensors file: download the LoRA in that format.")
+        raise TavError(f"{path.name} is not a .safetensors file: download the LoRA in that format.")
     tensors = read_safetensors(path)
     listing = "\n".join(tensors)
     for pattern, kind in OTHER_KINDS:
         if re.search(pattern, listing, re.MULTILINE):
-            raise TavError(f"{path.name} is {kind}, and only LoRAs can be fused here: apply it in ComfyUI.")
+            raise TavError(f"{path.name} is {kind}, but only LoRAs can be fused here: apply it in ComfyUI.")
     if "lora" not in listing:
-        raise TavError(f"{path.name} is no LoRA, as far as its {len(tensors)} tensors tell: choose a LoRA.")
+        raise TavError(f"{path.name} is not a LoRA, judging by its {len(tensors)} tensors: choose a LoRA.")
     made_for = family_of_addition({key: tuple(t.shape) for key, t in tensors.items()}, path.name, "LoRA")
     check_addition(made_for, family, path.name, "LoRA")
     pairs, alphas, others = _sorted(tensors)
     halves = [layer for layer, pair in pairs.items() if len(pair) < 2]
-    if strange := [*halves, *others, *(layer for layer in alphas if layer not in pairs)]:
+    if unusable := [*halves, *others, *(layer for layer in alphas if layer not in pairs)]:
         raise TavError(
-            f"{path.name} would be applied only in part, for {strange[0]} is not whole or not known ({len(strange)} "
-            "such layers): download it again, or choose another LoRA."
+            f"{path.name} would be applied only in part, because {unusable[0]} is incomplete or unknown "
+            f"({len(unusable)} such layers): download it again, or choose another LoRA."
         )
     return _scaled(pairs, alphas, _settings(path))
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> set[str]:
-    """The layers that tensors of `read_lora` change."""
+    """The layers that the tensors from `read_lora` change."""
     return {KEY.fullmatch(key)[1] for key in tensors}
 
 
 def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict], dict[str, float], list[str]]:
-    """{layer: {down: (key, tensor), up: ...}}, {layer: alpha}, and the keys that are neither."""
+    """{layer: {down: (key, tensor), up: ...}}, {layer: alpha}, and all other keys."""
     pairs, alphas, others = {}, {}, []
     for key, tensor in tensors.items():
         key = key.removeprefix("base_model.model.")
-        # where nothing says whose they are, as in the files of diffusers' early days and of peft, they are the UNet's
+        # keys without a network's prefix, as in files of early diffusers and of peft, are the UNet's
         key = key if key.startswith(OWNERS) else f"unet.{key}"
         if match := KEY.fullmatch(key):
             layer, style = match.groups()
-            pairs.setdefault(layer, {})[STYLES[style]] = _known(layer, style), tensor
+            pairs.setdefault(layer, {})[STYLES[style]] = _diffusers_key(layer, style), tensor
         elif key.endswith(".alpha"):
             alphas[key.removesuffix(".alpha").removesuffix("_lora")] = tensor.item()
         else:
@@ -96,8 +96,8 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict], dict[str, f
     return pairs, alphas, others
 
 
-def _known(layer: str, style: str) -> str:
-    """kohya's style belongs to kohya's names; diffusers does not know it behind dotted ones."""
+def _diffusers_key(layer: str, style: str) -> str:
+    """A key that diffusers knows: it does not take kohya's style after the dotted layer names of other formats."""
     if style in (".lora_down", ".lora_up") and not layer.startswith("lora_"):
         style = {".lora_down": ".lora_A", ".lora_up": ".lora_B"}[style]
     return f"{layer}{style}.weight"
@@ -109,14 +109,14 @@ def _scaled(pairs: dict[str, dict], alphas: Mapping[str, float], settings: Mappi
         (down_key, down), (up_key, up) = pair["down"], pair["up"]
         rank = len(down)
         scale = alphas[layer] / rank if layer in alphas else _scale(layer, rank, settings)
-        # more rows and columns of zeros change nothing; diffusers guesses scales from ranks where these differ
+        # padding with zeros changes nothing; without it diffusers would guess scales from ranks that differ
         scaled[down_key] = F.pad(down.float(), (0, 0) * (down.ndim - 1) + (0, largest - rank))
         scaled[up_key] = F.pad(scale * up.float(), (0, 0) * (up.ndim - 2) + (0, largest - rank))
     return scaled
 
 
 def _scale(layer: str, rank: int, settings: Mapping) -> float:
-    """Of a layer without an alpha of its own: by the settings of whose it is, else 1."""
+    """The scale of a layer without its own alpha: by the settings of its network, else 1."""
     own = settings.get("text_encoder" if layer.startswith("text_encoder.") else "unet", {})
     named = (alpha for name, alpha in (own.get("alpha_pattern") or {}).items() if f".{layer}".endswith(f".{name}"))
     alpha = next(named, own.get("lora_alpha"))
@@ -126,16 +126,16 @@ def _scale(layer: str, rank: int, settings: Mapping) -> float:
 
 
 def _settings(path: Path) -> dict[str, dict]:
-    """peft's settings of each network, from the header that diffusers writes, or the file that peft does."""
+    """peft's settings of each network, from the header that diffusers writes or from peft's own file."""
     header = read_header(path).get("lora_adapter_metadata")
     beside = path.with_name("adapter_config.json")
     try:
         if header:
-            told = {"unet": {}, "text_encoder": {}}
+            settings = {"unet": {}, "text_encoder": {}}
             for name, value in json.loads(header).items():
                 network, _, setting = name.partition(".")
-                told.setdefault(network, {})[setting] = value
-            return told
+                settings.setdefault(network, {})[setting] = value
+            return settings
         if path.name.startswith("adapter_model") and beside.is_file():
             return dict.fromkeys(("unet", "text_encoder"), json.loads(beside.read_text(encoding="utf-8")))
     except (ValueError, AttributeError, OSError) as error:

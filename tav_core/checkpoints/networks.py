@@ -1,4 +1,4 @@
-"""Networks built from a config and filled with given tensors: with every one of them, or not at all."""
+"""Builds networks from a config and loads their tensors strictly: all of them must be there and fit."""
 
 import json
 import re
@@ -15,70 +15,69 @@ from ..errors import TavError, is_out_of_memory
 
 
 def diffusers_network(cls: type, config: Mapping, tensors: dict[str, Tensor], name: str) -> nn.Module:
-    """Builds a diffusers network over `tensors`, which keep their dtype; a TavError if one lacks or does not fit.
+    """Builds a diffusers network from `tensors`, in their dtype; raises TavError if one is missing or does not fit.
 
-    `name` begins the error's sentence, as in "The UNet of model.safetensors".
+    name: begins the error message, as in "The UNet of model.safetensors".
     """
-    with torch.device("meta"):  # no time and memory for weights that are replaced at once
+    with torch.device("meta"):  # no time or memory for weights that are replaced at once
         network = cls.from_config(config)
     return fill(network, tensors, name)
 
 
 def text_encoder(config: CLIPTextConfig, tensors: dict[str, Tensor], name: str) -> CLIPTextModel:
-    """Builds CLIP's text model over `tensors`, named as by `clip_names`."""
+    """Builds CLIP's text model from `tensors`, named as by `clip_names`."""
     network = CLIPTextModel(config)  # not on meta: its position_ids are in no file
-    prefix = "text_model." if hasattr(network, "text_model") else ""  # transformers 5.6 took this level away
+    prefix = "text_model." if hasattr(network, "text_model") else ""  # transformers 5.6 removed this level
     return fill(network, {prefix + key: tensor for key, tensor in tensors.items()}, name)
 
 
 def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names the weights of CLIP's text model from `embeddings.`, `encoder.` or `final_layer_norm.` on.
+    """Strips the prefixes before `embeddings.`, `encoder.` or `final_layer_norm.` from names of CLIP's text model.
 
-    What stands before differs between files and versions of transformers; position_ids, a mere 0..76, and what the
-    prompt embedding does not use (text_projection, logit_scale) are left out.
+    They differ between files and versions of transformers. position_ids, which are just 0..76, and weights that prompt
+    embeddings do not use (text_projection, logit_scale) are left out.
     """
     found = {re.search(r"(?:^|\.)((?:embeddings|encoder|final_layer_norm)\..*)", key): key for key in tensors}
     return {match[1]: tensors[key] for match, key in found.items() if match and "position_ids" not in key}
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) -> nn.Module:
-    """Gives a network these tensors, frozen and in evaluation mode; a TavError if one lacks or does not fit."""
-    tensors = {
-        key: tensor for key, tensor in tensors.items() if tensor is not None
-    }  # diffusers' sign for a missing one
+    """Loads tensors into a network, frozen, in evaluation mode; raises TavError if one is missing or does not fit."""
+    # diffusers' conversions give None for a missing tensor
+    tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
     wanted = {key: tensor.shape for key, tensor in network.state_dict().items()}
     faults = {
         "missing": [key for key in wanted if key not in tensors],
         "misshapen": [key for key in wanted if key in tensors and tensors[key].shape != wanted[key]],
         "unknown": [key for key in tensors if key not in wanted],
     }
-    told = [f"{fault} tensors: {len(keys)}, as {', '.join(keys[:3])}" for fault, keys in faults.items() if keys]
-    if told:
-        raise TavError(f"{name} is damaged or of another kind ({'; '.join(told)}): choose an intact checkpoint.")
+    found = [f"{len(keys)} {fault} tensors, such as {', '.join(keys[:3])}" for fault, keys in faults.items() if keys]
+    if found:
+        raise TavError(f"{name} is damaged or of another kind ({'; '.join(found)}): choose an intact checkpoint.")
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)
 
 
 def count_of(pattern: str, names: Iterable[str]) -> int:
-    """How many different numbers stand where `pattern` has its group, in tensors' names."""
+    """The number of distinct values that the group of `pattern` has in these names."""
     return len({match[1] for name in names if (match := re.search(pattern, name))})
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict:
-    """Reads the JSON that says how a part of a diffusers folder is built."""
+    """Reads the JSON config of a part of a diffusers folder."""
     try:
         config = json.loads((folder / name).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("it holds no table")
+            raise ValueError("not a JSON object")
         return config
     except (OSError, ValueError) as error:
-        raise TavError(f"{_called(folder)}/{name} cannot be read ({error}): download the folder again.") from error
+        raise TavError(f"{_label(folder)}/{name} cannot be read ({error}): download the folder again.") from error
 
 
 def read_weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """Reads the weights of one part, in full precision where the folder has both, whole or in shards, on the CPU.
+    """Reads the weights of one part, whole or in shards, to the CPU; prefers full precision if the folder has both.
 
-    dtype: by default as they are stored. A pickle is opened only where there is no .safetensors.
+    dtype: by default as stored. A pickle is opened only if there is no .safetensors file.
     """
     names, shard = sorted(file.name for file in folder.iterdir()), r"(-\d+-of-\d+)?"
     for suffix, read in ((".safetensors", _read_safetensors), (".bin", read_pickle)):
@@ -86,13 +85,13 @@ def read_weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Te
             weights = rf"((diffusion_)?pytorch_)?model{shard}{variant}{shard}{re.escape(suffix)}"
             if files := [name for name in names if re.fullmatch(weights, name)]:
                 return {key: tensor.to(dtype) for name in files for key, tensor in read(folder / name).items()}
-    raise TavError(f"The folder {_called(folder)} holds no .safetensors or .bin weights: download the folder again.")
+    raise TavError(f"The folder {_label(folder)} has no .safetensors or .bin weights: download the folder again.")
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Opens a .bin of tensors by torch's weights-only loader, which runs no code that a pickle may hold."""
-    name = f"{_called(path.parent)}/{path.name}"
-    if torch.__version__ < "2.6":  # CVE-2025-32434: until then a made-up file could trick that loader
+    """Opens a pickle of tensors with torch's weights-only loader, which does not run code in the pickle."""
+    name = f"{_label(path.parent)}/{path.name}"
+    if torch.__version__ < "2.6":  # CVE-2025-32434: until then a crafted file could run code
         raise TavError(
             f"{name} is a pickle, which torch {torch.__version__} cannot open safely: update torch to 2.6 or later, or "
             "download the .safetensors version."
@@ -100,24 +99,24 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged pickle fails in a dozen ways
+        except Exception as error:  # a damaged pickle fails in many ways
             if is_out_of_memory(error):
                 raise
             raise _refused(name, error) from None
-    for wrapped in ("state_dict", "adapter"):  # as training scripts and T2I-Adapters have it
+    for wrapped in ("state_dict", "adapter"):  # as in files of training scripts and T2I-Adapters
         weights = weights.get(wrapped, weights) if isinstance(weights, dict) else weights
     tensors = {key: t for key, t in weights.items() if torch.is_tensor(t)} if isinstance(weights, dict) else {}
     if not tensors:
-        raise TavError(f"{name} holds no table of tensors: download it again, or the .safetensors version.")
+        raise TavError(f"{name} is not a dict of tensors: download it again, or the .safetensors version.")
     return tensors
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Reads a single .safetensors file; a TavError where it is not whole."""
+    """Reads a single .safetensors file; raises TavError if it is damaged."""
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise TavError(f"{path.name} is no whole .safetensors file ({error}): download it again.") from error
+        raise TavError(f"{path.name} is not a complete .safetensors file ({error}): download it again.") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -125,19 +124,19 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise TavError(
-            f"The weights of {_called(path.parent)} are not whole ({error}): download them again."
+            f"The weights of {_label(path.parent)} are incomplete ({error}): download them again."
         ) from error
 
 
 def _refused(name: str, error: Exception) -> TavError:
-    """In our words, for torch's own message advises to open the file without that loader."""
+    """Our own error, because torch's message advises opening the file without that loader."""
     if foreign := re.search(r"GLOBAL (\S{1,80})", str(error)):
         return TavError(
-            f"{name} holds more than weights: it asks for {foreign[1]}, which could run any code, so it was not "
+            f"{name} contains more than weights: it uses {foreign[1]}, which could run any code, so it was not "
             "opened; download the .safetensors version."
         )
-    return TavError(f"{name} is damaged, or no pickle of weights: download it again, or the .safetensors version.")
+    return TavError(f"{name} is damaged, or not a pickle of weights: download it again, or the .safetensors version.")
 
 
-def _called(folder: Path) -> str:
+def _label(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}"

@@ -1,7 +1,7 @@
-"""What the original Tune-A-Video saved: told from all else, and the 2-D network inside.
+"""Recognizes what the original Tune-A-Video saved, and extracts the 2-D network inside.
 
-Its results hold a whole network under Stable Diffusion's own names: query projections that tuning changed, and in every
-transformer block the temporal attention, `attn_temp`, after a norm that was never trained, `norm_temp`.
+Its results hold a whole network under Stable Diffusion's own names, with tuned query projections and, in every
+transformer block, temporal attention (`attn_temp`) after a norm that was never trained (`norm_temp`).
 """
 
 import os
@@ -17,7 +17,7 @@ from .networks import read_config
 
 NETWORK, MIDDLE = "UNet3DConditionModel", "UNetMidBlock3DCrossAttn"
 TEMPORAL = r"\.(attn|norm)_temp\."
-# The clip's part of its training configs, with the defaults for what a config leaves out.
+# The clip's settings in its training configs, with their defaults.
 TRAIN = {
     "video_path": None,
     "prompt": None,
@@ -30,7 +30,7 @@ TRAIN = {
 
 
 def is_original(path: str | os.PathLike) -> bool:
-    """Whether a folder is a result of the original, or the unet/ of one, as far as its config tells."""
+    """Whether a folder is a result of the original, or the unet/ of one, judging by its config."""
     try:
         return is_original_config(read_config(unet_folder(path)))
     except TavError:
@@ -38,18 +38,18 @@ def is_original(path: str | os.PathLike) -> bool:
 
 
 def unet_folder(path: str | os.PathLike) -> Path:
-    """Where the network lies: in the unet/ of a pipeline's folder, or in the folder itself."""
+    """The folder of the network: the unet/ of a pipeline's folder, or the folder itself."""
     path = Path(path).absolute()
     return path / "unet" if (path / "unet").is_dir() else path
 
 
 def is_original_config(config: Mapping) -> bool:
-    """diffusers' own video network, ModelScope's, has the same class name, but no choice of its middle block."""
+    """Whether it is the original's. ModelScope's in diffusers has the same class name, but no mid_block_type."""
     return config.get("_class_name") == NETWORK and config.get("mid_block_type") == MIDDLE
 
 
 def image_config(config: Mapping) -> dict:
-    """The config of the 2-D network inside, with diffusers' names for network and blocks."""
+    """The config of the 2-D network inside, with diffusers' class and block names."""
 
     def flat(value):
         return value.replace("3D", "2D") if isinstance(value, str) else [flat(name) for name in value]
@@ -59,12 +59,12 @@ def image_config(config: Mapping) -> dict:
 
 
 def image_tensors(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The tensors of the 2-D network inside; for a network without the original's temporal attention a TavError."""
+    """The tensors of the 2-D network inside; raises TavError if the original's temporal attention is missing."""
     check_temporal(tensors, name)
     return {key: tensor for key, tensor in tensors.items() if not re.search(TEMPORAL, key)}
 
 
 def check_temporal(tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuses another video network of that class name, whatever its config says."""
+    """Raises TavError for any other video network with this class name, whatever its config."""
     if not any(".attn_temp." in key for key in tensors):
-        family_of_config({"_class_name": NETWORK}, name)  # which raises, for all that is not 2-D
+        family_of_config({"_class_name": NETWORK}, name)  # raises for anything that is not 2-D

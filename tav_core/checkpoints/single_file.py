@@ -1,4 +1,4 @@
-"""Opens one .safetensors file in the original Stable Diffusion layout; its networks' sizes are read off the tensors."""
+"""Opens a .safetensors file in the original Stable Diffusion layout; infers its networks' configs from the tensors."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +20,18 @@ from .networks import clip_names, count_of, diffusers_network, text_encoder
 from .tokenizer import clip_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
-LATER_OPEN_CLIP = "conditioner.embedders.0.model."  # as SD-Turbo and others of Stable Diffusion 2.x have it
-SCALE = "scale_weight"  # beside a weight in 8 bits, in ComfyUI's scaled files
+LATER_OPEN_CLIP = "conditioner.embedders.0.model."  # in SD-Turbo and other files of Stable Diffusion 2.x
+SCALE = "scale_weight"  # next to each 8-bit weight in ComfyUI's scaled files
 OPEN_CLIP = TEXT_ENCODER + "model."  # Stable Diffusion 2.x; 1.x has `cond_stage_model.transformer.`
 
 
 def open_single_file(path: Path, dtype: torch.dtype) -> dict:
-    """Opens unet, vae, text_encoder, tokenizer and scheduler, on the CPU; the header alone tells what is refused."""
+    """Opens unet, vae, text_encoder, tokenizer and scheduler, on the CPU; rejects other files by their header alone."""
     try:
         with safe_open(path, framework="pt") as file:
             return _open(file, path.name, dtype)
     except SafetensorError as error:
-        raise TavError(f"{path.name} is no whole .safetensors file ({error}): download it again.") from error
+        raise TavError(f"{path.name} is not a complete .safetensors file ({error}): download it again.") from error
     except KeyError as missing:
         raise TavError(f"{path.name} lacks the tensor {missing}: choose an intact checkpoint.") from None
 
@@ -42,7 +42,7 @@ def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
     family = family_of_tensors(shapes, name)
     for prefix, part in ((VAE, "VAE"), (TEXT_ENCODER, "text encoder")):
         if not any(key.startswith(prefix) for key in shapes):
-            raise TavError(f"{name} holds no {part}: choose a full checkpoint rather than a pruned one.")
+            raise TavError(f"{name} has no {part}: choose a full checkpoint rather than a pruned one.")
 
     def tensors(prefix: str) -> dict[str, Tensor]:
         names = [key for key in stored if key.startswith(prefix) and not key.endswith((SCALE, "scale_input"))]
@@ -74,7 +74,7 @@ def _renamed(key: str) -> str:
 
 
 def unet_config(shapes: Shapes, family: str) -> dict:
-    """Reads the config of diffusers' UNet off the tensors `model.diffusion_model.*`; a KeyError if one is missing."""
+    """Infers the config of diffusers' UNet from the tensors `model.diffusion_model.*`; KeyError if one is missing."""
     levels = 1 + count_of(rf"^{UNET}input_blocks\.(\d+)\.0\.op\.weight$", shapes)
     blocks = count_of(rf"^{UNET}input_blocks\.(\d+)\.", shapes) // levels - 1
     first_of_level = [f"{UNET}input_blocks.{level * (blocks + 1) + 1}" for level in range(levels)]
@@ -95,7 +95,7 @@ def unet_config(shapes: Shapes, family: str) -> dict:
 
 
 def vae_config(shapes: Shapes) -> dict:
-    """Reads the config of diffusers' AutoencoderKL off `first_stage_model.*`; a KeyError if a tensor is missing."""
+    """Infers the config of diffusers' AutoencoderKL from `first_stage_model.*`; KeyError if a tensor is missing."""
     levels = count_of(rf"^{VAE}encoder\.down\.(\d+)\.", shapes)
     return {
         "in_channels": shapes[f"{VAE}encoder.conv_in.weight"][1],
@@ -111,7 +111,7 @@ def vae_config(shapes: Shapes) -> dict:
 
 
 def text_config(tensors: dict[str, Tensor], family: str) -> CLIPTextConfig:
-    """Reads the config of CLIP's text model off its tensors; heads are 64 wide in CLIP-L and OpenCLIP-H alike."""
+    """Infers the config of CLIP's text model from its tensors; CLIP-L and OpenCLIP-H both have heads of width 64."""
     vocabulary, width = tensors["embeddings.token_embedding.weight"].shape
     return CLIPTextConfig(
         vocab_size=vocabulary,
@@ -125,7 +125,7 @@ def text_config(tensors: dict[str, Tensor], family: str) -> CLIPTextConfig:
 
 
 def ddim_scheduler(prediction_type: str) -> DDIMScheduler:
-    """The schedule that Stable Diffusion 1.x and 2.x were trained with; files in the original layout do not hold it."""
+    """The schedule that Stable Diffusion 1.x and 2.x were trained with; files in the original layout lack it."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -138,8 +138,8 @@ def ddim_scheduler(prediction_type: str) -> DDIMScheduler:
 
 
 def _clip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # SD 2.x conditions on OpenCLIP's penultimate layer: diffusers' conversion leaves the last of its 24 out. It reads
-    # the width off the rows of a projection that pruned files lack.
+    # SD 2.x conditions on OpenCLIP's penultimate layer, so diffusers' conversion drops the last of its 24. It reads the
+    # width from a projection that pruned files lack.
     if OPEN_CLIP + "token_embedding.weight" in tensors:
         width = tensors[OPEN_CLIP + "token_embedding.weight"].shape[1]
         tensors = {OPEN_CLIP + "text_projection": torch.empty(width, 0)} | tensors
@@ -148,6 +148,6 @@ def _clip_tensors(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _predicts_v(unet: UNet2DConditionModel) -> bool:
-    # Nothing in a file tells SD 2.x's two kinds apart for certain; ComfyUI found that this bias spreads wider in v.
+    # Files of SD 2.x do not say whether they predict noise or v; ComfyUI found that this bias has a larger std for v.
     bias = unet.up_blocks[-1].attentions[-1].transformer_blocks[0].norm1.bias
     return bias.float().std(unbiased=False).item() > 0.09

@@ -1,4 +1,4 @@
-"""Stable Diffusion's CLIP tokenizer, built from the merges that ship with this package: without the network or the hub's cache."""
+"""Stable Diffusion's CLIP tokenizer, built offline from the merges that ship with this package."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
 @functools.cache  # all open checkpoints share it, so nothing may be added to it
 def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
     """Builds the tokenizer of 49408 tokens, 77 to a prompt; SD 1.x pads with <|endoftext|>, SD 2.x with "!"."""
-    with tempfile.TemporaryDirectory() as folder:  # the one form that every version of transformers reads
+    with tempfile.TemporaryDirectory() as folder:  # the only form that every version of transformers reads
         merges = MERGES.read_text(encoding="utf-8")
         Path(folder, "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
         Path(folder, "vocab.json").write_text(json.dumps(_vocabulary(merges.splitlines())), encoding="utf-8")
@@ -25,7 +25,7 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
 
 
 def _vocabulary(merges: list[str]) -> dict[str, int]:
-    # OpenAI's order: the 256 bytes, the same ending a word, every merge, the two marks.
+    # OpenAI's order: the 256 bytes, the same at the end of a word, all merges, the two special tokens.
     letters = sorted(ByteLevel.alphabet())
     tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges)]
     return {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}

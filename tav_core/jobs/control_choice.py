@@ -95,9 +95,9 @@ def control_images(path: Path, selection: Selection) -> Tensor:
     source, clip = _opened(path), _opened(selection.clip)
     chosen = _chosen(source.num_frames, clip.num_frames, selection, path.name)
     width, height = selection.width_and_height
-    ((full_height, full_width, _),) = (frame.shape for frame in clip.pictures([0]))
+    ((full_height, full_width, _),) = (frame.shape for frame in clip.frames([0]))
     images = []
-    for image in source.pictures(chosen):
+    for image in source.frames(chosen):
         if _same_aspect(image, full_width, full_height):
             fit = selection.fit
         elif _same_aspect(image, width, height):

@@ -1,4 +1,4 @@
-"""Which frames of a source, and at what size."""
+"""Chooses frames of a source, and checks their size."""
 
 from numbers import Integral
 
@@ -10,10 +10,10 @@ FITS = ("crop", "pad", "stretch")
 
 
 def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0) -> list[int]:
-    """The strictly increasing numbers of the chosen frames among 0..total-1; the first is `start`.
+    """Chooses frames among 0..total-1: strictly increasing indices, the first of which is `start`.
 
-    Stride 0: round(linspace(start, total - 1, num_frames)). Otherwise the original's range(start, total, stride), its
-    first `num_frames`. Raises TavError where there are fewer frames than asked for.
+    Stride 0: round(linspace(start, total - 1, num_frames)). Otherwise the first `num_frames` of
+    range(start, total, stride), as in the original. Raises TavError if there are fewer frames than asked for.
     """
     _check_selection(num_frames, start, stride)
     if start >= total:
@@ -23,7 +23,7 @@ def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0) 
         where = f"from frame {start} on" + (f" with stride {stride}" if stride > 1 else "")
         ways = [f"ask for {len(available)}"] + ["start earlier"] * (start > 0) + ["lower the stride"] * (stride > 1)
         raise TavError(
-            f"num_frames is {num_frames}, but {where} only {len(available)} of {total} frames can be taken; "
+            f"num_frames is {num_frames}, but {where} only {len(available)} of {total} frames are available; "
             f"{' or '.join(ways)}."
         )
     if stride:
@@ -32,7 +32,7 @@ def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0) 
 
 
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a side or of both; TavError where the VAE cannot take them."""
+    """Returns (width, height) for one side or both; raises TavError if the VAE cannot take them."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
         raise TavError(f"The size is {size!r}, but a whole number or (width, height) is needed; give 512, for example.")
@@ -45,7 +45,7 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
 def check_choice(num_frames: int, size, start: int, stride: int, fit: str) -> None:
     check_size(size)
     if fit not in FITS:
-        raise TavError(f"The fit is {fit!r}, which is unknown; choose one of {', '.join(FITS)}.")
+        raise TavError(f"Unknown fit {fit!r}; choose one of {', '.join(FITS)}.")
     _check_selection(num_frames, start, stride)
 
 

@@ -1,7 +1,7 @@
-"""A video file as a source of pictures, any of them by its number, few of them decoded and one held at a time.
+"""Reads any frames of a video file by index, decoding few others and holding one in memory at a time.
 
-The file is read twice: once for its timeline, from its packets where they tell it and else by decoding, and once for
-the chosen pictures, seeking to the keyframe before each.
+The file is read twice: once for its timeline, from its packets if they are reliable and else by decoding, and once for
+the chosen frames, seeking to the keyframe before each.
 """
 
 import itertools
@@ -19,21 +19,21 @@ from .frames import display_matrix, rgb, upright
 
 UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
 
-# Codecs that put exactly one shown picture into each packet. Others hide some (VP8's alt-ref frames, MPEG-4's
-# skipped ones) or are too rare to trust, and are counted by decoding.
-PICTURE_PER_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
+# Codecs with exactly one displayed frame per packet. Others have hidden frames (VP8's alt-ref frames, MPEG-4's skipped
+# ones) or are too rare to trust, so their frames are counted by decoding.
+FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
 
 
 class _Lost(Exception):
-    """The packets or a seek do not lead to every picture; only decoding from the start does."""
+    """Packets or a seek do not lead to every frame; only decoding from the start does."""
 
 
 class VideoFile:
-    """A video file as a source of pictures: its timeline, and any of its pictures in the order they are shown.
+    """A video file as a FrameSource: its timeline, and any of its frames in display order.
 
-    `times` holds a number for each picture: its pts where packets tell the timeline, its place where decoding did.
-    `moments` holds the seconds at which each is shown, None where the file does not say.
-    `keyframes` holds the pts at which decoding may begin; it is empty where only decoding from the start is safe.
+    `times` identifies each frame: by its pts if the timeline is from packets, by its index if it is from decoding.
+    `moments` holds the seconds at which each frame is displayed, None where the file does not say.
+    `keyframes` holds the pts at which decoding can start; it is empty if only decoding from the start is safe.
     """
 
     def __init__(self, path: Path):
@@ -46,14 +46,14 @@ class VideoFile:
         try:
             self._read_packets()
         except (_Lost, FFmpegError):
-            self._read_pictures()
+            self._read_by_decoding()
         if not self.times:
-            raise TavError(f"{path} has a video stream without a single frame; give another file.")
+            raise TavError(f"{path} has a video stream without frames; give another file.")
         self.num_frames = len(self.times)
 
     @property
     def fps(self) -> float:
-        """The stated rate where it explains the timeline to half a frame (mkv rounds times), else the mean rate."""
+        """The stated rate if it matches the timeline to half a frame (mkv rounds times), else the mean rate."""
         steps = self.num_frames - 1
         if self.rate and abs(float(self.rate) * self.seconds - steps) < 0.5:
             return float(self.rate)
@@ -61,15 +61,15 @@ class VideoFile:
             return steps / self.seconds
         return float(self.rate or UNKNOWN_FPS)
 
-    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
-        """The chosen pictures, uint8 (h, w, 3)."""
+    def frames(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yields the chosen frames, uint8 (h, w, 3)."""
         matrix = None
-        for frame in self._frames(chosen):
+        for frame in self._decoded(chosen):
             matrix = matrix or display_matrix(frame)
             yield upright(rgb(frame, self.pixel_aspect), matrix)
 
-    def _frames(self, chosen: Sequence[int]) -> Iterator[av.VideoFrame]:
-        """The chosen frames: by their pts where that finds them all, else by counting."""
+    def _decoded(self, chosen: Sequence[int]) -> Iterator[av.VideoFrame]:
+        """Yields the chosen frames: found by pts if that finds them all, else by counting."""
         found = 0
         try:
             for frame in self._frames_at([self.times[index] for index in chosen]):
@@ -77,33 +77,33 @@ class VideoFile:
                 found += 1
             return
         except (_Lost, FFmpegError):
-            self._read_pictures()
+            self._read_by_decoding()
         if len(self.times) != self.num_frames:
             raise self._damaged()
         yield from self._frames_at(chosen[found:])
 
     def _read_packets(self) -> None:
-        """The timeline without decoding; _Lost where packets are no pictures, lack true times, or end too early."""
+        """Reads the timeline without decoding; raises _Lost if packets are not frames, lack times, or end early."""
         packets = []
         with self._opened() as (container, stream):
-            if stream.codec_context.name not in PICTURE_PER_PACKET or self.format == "avi":  # avi stores no pts
+            if stream.codec_context.name not in FRAME_PER_PACKET or self.format == "avi":  # avi stores no pts
                 raise _Lost
             for packet in container.demux(stream):
                 if packet.is_corrupt:
                     raise _Lost
-                if packet.size and not packet.is_discard:  # an edit list discards what it cuts away
+                if packet.size and not packet.is_discard:  # discarded by an edit list
                     packets.append((packet.pts, packet.is_keyframe))
             time_base = stream.time_base
         self.times = sorted({pts for pts, _ in packets if pts is not None})
         self.keyframes = sorted(pts for pts, is_keyframe in packets if is_keyframe and pts is not None)
         self.moments = [float(pts * time_base) for pts in self.times]
-        starts_with_keyframe = self.keyframes[:1] == self.times[:1]  # pictures before it may never be shown
+        starts_with_keyframe = self.keyframes[:1] == self.times[:1]  # frames before it may never be displayed
         if is_cut_short(self.path) or len(self.times) < len(packets) or not starts_with_keyframe:
             raise _Lost
         self.seconds = float((self.times[-1] - self.times[0]) * time_base) if packets else 0.0
 
-    def _read_pictures(self) -> None:
-        """The timeline by decoding it all; TavError where the file breaks off."""
+    def _read_by_decoding(self) -> None:
+        """Reads the timeline by decoding the whole file; raises TavError if the file is damaged or cut short."""
         packets, whole, moments = 0, not is_cut_short(self.path), []
         with self._opened() as (container, stream):
             try:
@@ -114,7 +114,7 @@ class VideoFile:
             except FFmpegError:
                 whole = False
         self.times, self.keyframes, self.moments = range(len(moments)), [], moments
-        # What mov and mp4 state includes what an edit list cuts away; there, an early end shows in other ways.
+        # The count in mov and mp4 includes frames that edit lists remove; there, an early end shows in other ways.
         if not whole or (packets < self.stated and "mov" not in self.format):
             raise self._damaged()
         known = [moment for moment in moments if moment is not None]
@@ -133,12 +133,12 @@ class VideoFile:
                 yield frame
 
     def _timed(self, packets: Iterator[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
-        place = itertools.count()
+        index = itertools.count()
         for packet in packets:
             for frame in packet.decode():
                 if self.keyframes and frame.pts is None:
                     raise _Lost
-                yield frame.pts if self.keyframes else next(place), frame
+                yield frame.pts if self.keyframes else next(index), frame
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
@@ -146,7 +146,7 @@ class VideoFile:
             container = av.open(str(self.path), metadata_errors="replace")
         except (OSError, FFmpegError) as error:
             raise TavError(
-                f"{self.path} is not a video, or not a whole one ({error.strerror}); "
+                f"{self.path} is not a video, or an incomplete one ({error.strerror}); "
                 "give an mp4, mov, mkv, webm or gif file, or a folder of images."
             ) from error
         with container:
@@ -169,7 +169,7 @@ class VideoFile:
 def _packets_from(
     container: av.container.InputContainer, stream: av.video.stream.VideoStream, keyframe: int
 ) -> Iterator[av.Packet]:
-    """Packets from a keyframe (its pts) on, or from an earlier one; _Lost where the seek leads elsewhere."""
+    """Yields packets from a keyframe (its pts) or an earlier one on; raises _Lost if the seek leads elsewhere."""
     container.seek(keyframe, stream=stream)
     packets = container.demux(stream)
     first = next(packets)
@@ -190,16 +190,16 @@ def is_cut_short(path: Path) -> bool:
             file.seek(max(size - 64, 0))
             return not file.read().rstrip(b"\0\r\n").endswith(b";")
         if head.startswith(b"\x1a\x45\xdf\xa3"):  # Matroska: one segment; leading zeros of its length count its bytes
-            place = head.find(b"\x18\x53\x80\x67") + 4
-            width = 9 - head[place].bit_length()
-            length = int.from_bytes(head[place : place + width], "big") - (1 << 7 * width)
+            offset = head.find(b"\x18\x53\x80\x67") + 4
+            width = 9 - head[offset].bit_length()
+            length = int.from_bytes(head[offset : offset + width], "big") - (1 << 7 * width)
             unknown = (1 << 7 * width) - 1  # a live recording
-            return length != unknown and place + width + length > size
-        place, box = 0, head
+            return length != unknown and offset + width + length > size
+        offset, box = 0, head
         while box[4:8] in MP4_BOXES:
             length = int.from_bytes(box[:4], "big")
-            length = int.from_bytes(box[8:16], "big") if length == 1 else length or size - place  # 0: to the end
-            place += max(length, 8)
-            file.seek(place)
+            length = int.from_bytes(box[8:16], "big") if length == 1 else length or size - offset  # 0: to the end
+            offset += max(length, 8)
+            file.seek(offset)
             box = file.read(16)
-        return place > size
+        return offset > size

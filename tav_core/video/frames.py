@@ -1,4 +1,4 @@
-"""Between a codec's frames and pictures as they are shown: uint8 (h, w, 3), RGB, upright, with square pixels."""
+"""Converts between PyAV's frames and images as displayed: uint8 (h, w, 3), RGB, upright, with square pixels."""
 
 import math
 from fractions import Fraction
@@ -9,47 +9,48 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace
 
-UNSPECIFIED = 2  # the colour matrix of a frame that names none (ITU-T H.273, whose numbers swscale shares)
+UNSPECIFIED = 2  # H.273's number for an unspecified colour matrix, which swscale shares
 # SWS_BICUBIC, SWS_FULL_CHR_H_INT, SWS_FULL_CHR_H_INP and SWS_ACCURATE_RND; swscale's default is up to 3 levels off.
 EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 
 def rgb(frame: av.VideoFrame, pixel_aspect: Fraction | int = 1) -> np.ndarray:
-    """The frame's picture with square pixels, on black where transparent, not yet turned upright.
+    """Converts a frame to an image with square pixels, on black where transparent, not yet turned upright.
 
-    Where YUV does not name its colours they are those that browsers take: BT.709 from 720 lines on, BT.601 below.
+    An unspecified colour matrix is guessed as browsers do: BT.709 from 720 lines on, BT.601 below.
     """
     matrix = int(frame.colorspace)
     if matrix == UNSPECIFIED:
         matrix = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     has_alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-    picture = frame.reformat(
+    image = frame.reformat(
         width=max(round(frame.width * pixel_aspect), 1),
         format="rgba" if has_alpha else "rgb24",
         src_colorspace=matrix,
-        dst_colorspace=Colorspace.DEFAULT,  # PyAV 14 looks at the source's where they differ, or the ranges do
+        dst_colorspace=Colorspace.DEFAULT,  # PyAV 14 applies the source's only if this or the range differs
         src_color_range=int(frame.color_range),
         interpolation=EXACT,
     ).to_ndarray()
     if has_alpha:
-        picture = (picture[..., :3] * (picture[..., 3:] / 255)).round().astype(np.uint8)
-    return picture
+        image = (image[..., :3] * (image[..., 3:] / 255)).round().astype(np.uint8)
+    return image
 
 
-def yuv(picture: np.ndarray) -> av.VideoFrame:
-    """The picture as a yuv420p frame in BT.709, limited range."""
-    frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+def yuv(image: np.ndarray) -> av.VideoFrame:
+    """Converts an image to a yuv420p frame in BT.709, limited range."""
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
     return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, interpolation=EXACT)
 
 
 def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
-    """How the frame's picture is to be shown, x' = a x + c y and y' = b x + d y, as (a, b, c, d).
+    """The matrix (a, b, c, d) by which a frame is displayed: x' = a x + c y and y' = b x + d y.
 
-    Ask once a video: PyAV ties a frame whose side data was read into a cycle, and its memory waits for Python's gc.
+    Call this once per video: in PyAV, reading side data puts the frame into a reference cycle, which holds its memory
+    until Python's gc runs.
     """
     try:
         matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
-    except ValueError:  # beside side data that PyAV has no name for (EXIF in PyAV 18)
+    except ValueError:  # the frame also has side data that PyAV does not know (EXIF in PyAV 18)
         return turned_by(frame.rotation)
     if matrix is None:
         return turned_by(0)
@@ -58,33 +59,33 @@ def display_matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
 
 
 def turned_by(degrees: int) -> tuple[int, int, int, int]:
-    """The display matrix of a counterclockwise turn."""
+    """The display matrix of a counterclockwise rotation."""
     cos, sin = round(math.cos(math.radians(degrees))), round(math.sin(math.radians(degrees)))
     return cos, -sin, sin, cos
 
 
-def upright(picture: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
-    """Turns and mirrors the picture by quarters as its display matrix says."""
+def upright(image: np.ndarray, matrix: tuple[int, int, int, int]) -> np.ndarray:
+    """Rotates an image by quarter turns and mirrors it, as given by its display matrix."""
     a, b, c, d = matrix
     if abs(b) > abs(a):
-        picture, a, d = picture.transpose(1, 0, 2), c, b
-    return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
+        image, a, d = image.transpose(1, 0, 2), c, b
+    return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
 
 
-def fitted(picture: np.ndarray, width: int, height: int, fit: str) -> np.ndarray:
-    """The picture (h, w, 3) resized to (height, width, 3) by one of FITS."""
-    full_height, full_width = picture.shape[:2]
+def fitted(image: np.ndarray, width: int, height: int, fit: str) -> np.ndarray:
+    """Resizes an image (h, w, 3) to (height, width, 3) by one of FITS."""
+    full_height, full_width = image.shape[:2]
     inner = width, height
     if fit == "crop":
         scale = max(width / full_width, height / full_height)
         crop_width, crop_height = max(round(width / scale), 1), max(round(height / scale), 1)
         left, top = (full_width - crop_width) // 2, (full_height - crop_height) // 2
-        picture = picture[top : top + crop_height, left : left + crop_width]
+        image = image[top : top + crop_height, left : left + crop_width]
     if fit == "pad":
         scale = min(width / full_width, height / full_height)
         inner = max(round(full_width * scale), 1), max(round(full_height * scale), 1)
-    shrinks = inner[0] < picture.shape[1] or inner[1] < picture.shape[0]
-    resized = cv2.resize(picture, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    shrinks = inner[0] < image.shape[1] or inner[1] < image.shape[0]
+    resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     borders = top, height - inner[1] - top, left, width - inner[0] - left
     return cv2.copyMakeBorder(resized, *borders, cv2.BORDER_CONSTANT, value=(0, 0, 0))

@@ -1,4 +1,4 @@
-"""A folder of images, read as if it were a video."""
+"""Reads a folder of images as a video."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -11,12 +11,12 @@ from av.error import FFmpegError
 from ..errors import TavError
 from .frames import rgb, turned_by, upright
 
-FOLDER_FPS = 8.0  # at which the original implementation shows its results
+FOLDER_FPS = 8.0  # the rate of the original implementation's results
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class ImageFolder:
-    """A folder of images as a source of pictures."""
+    """A folder of images as a FrameSource."""
 
     fps = FOLDER_FPS
 
@@ -25,32 +25,32 @@ class ImageFolder:
         self.files = sorted(images, key=natural_order)
         self.num_frames = len(self.files)
         if not self.files:
-            raise TavError(f"The folder {path} holds no images; give a folder of png, jpg, webp, bmp or tiff files.")
+            raise TavError(f"The folder {path} has no images; give a folder of png, jpg, webp, bmp or tiff files.")
 
-    def pictures(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
-        """The chosen images, uint8 (h, w, 3)."""
+    def frames(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yields the chosen images, uint8 (h, w, 3)."""
         shape = None
         for file in (self.files[index] for index in chosen):
-            picture = read_image(file)
-            shape = shape or picture.shape
-            if picture.shape != shape:
+            image = read_image(file)
+            shape = shape or image.shape
+            if image.shape != shape:
                 raise TavError(
-                    f"{file} is {picture.shape[1]}x{picture.shape[0]}, but the images before it are "
+                    f"{file} is {image.shape[1]}x{image.shape[0]}, but the images before it are "
                     f"{shape[1]}x{shape[0]}; give a folder of images of one size."
                 )
-            yield picture
+            yield image
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The image as shown, uint8 (h, w, 3)."""
+    """Reads an image as displayed, uint8 (h, w, 3)."""
     try:
-        with path.open("rb") as file, av.open(file) as container:  # not by name, where %d would be a pattern
+        with path.open("rb") as file, av.open(file) as container:  # in a name, %d would be a pattern
             frame = next(container.decode(video=0))
             return upright(rgb(frame), turned_by(frame.rotation))
     except (OSError, FFmpegError, StopIteration, IndexError) as error:
-        raise TavError(f"{path} cannot be read as an image; replace it or take it out of the folder.") from error
+        raise TavError(f"{path} cannot be read as an image; replace it or remove it from the folder.") from error
 
 
 def natural_order(path: Path) -> list[int | str]:
-    """A sort key by which frame2 comes before frame10."""
+    """A sort key that puts frame2 before frame10."""
     return [int(part) if part.isdigit() else part.lower() for part in re.split(r"([0-9]+)", path.name)]

@@ -1,4 +1,4 @@
-"""Frames in, frames out: videos, GIFs and folders of images become tensors, tensors become mp4 files."""
+"""Reads frames of videos, GIFs and folders of images into tensors."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -17,7 +17,7 @@ from .image_folder import ImageFolder
 
 
 class Clip(NamedTuple):
-    """Frames (f, h, w, 3), float32 in 0..1, and the rate (1/s) that shows the source's motion at its own speed."""
+    """Frames (f, h, w, 3), float32 in 0..1, and the frame rate (1/s) that keeps the source's speed."""
 
     frames: Tensor
     fps: float
@@ -35,13 +35,13 @@ def read_frames(
     """Reads `num_frames` frames of a video, a GIF or a folder of images.
 
     Stride 0 spreads the frames uniformly from frame `start` to the last; otherwise every `stride`-th is taken, as in
-    the original. Frames are counted as displayed: upright, in time order, edit lists obeyed, at whatever rate.
+    the original. Frames are counted as displayed: in time order, with edit lists applied, at any rate.
     A folder is read in natural order (frame2 before frame10) as if at 8 frames a second; its images share one size.
 
-    `size` is a side or (width, height), in multiples of 8. "crop" keeps the aspect and the centre, "pad" keeps the
-    aspect and the whole picture, on black, "stretch" keeps neither. Shrinking averages areas (INTER_AREA), enlarging
-    is bicubic. Transparency lies on black. A YUV video that does not name its colours is read as browsers do: BT.709
-    from 720 lines on, BT.601 below. Raises TavError for every wrong option and every missing or damaged file.
+    `size` is a side or (width, height), in multiples of 8. "crop" keeps the aspect ratio and the centre, "pad" keeps
+    the aspect ratio and the whole image, on black, "stretch" keeps neither. Shrinking averages areas (INTER_AREA),
+    enlarging is bicubic. Transparent pixels are blended with black. YUV with an unspecified colour matrix is read as in
+    browsers: BT.709 from 720 lines on, BT.601 below. Raises TavError for invalid options and missing or damaged files.
     """
     path = Path(path)
     check_choice(num_frames, size, start, stride, fit)
@@ -51,17 +51,17 @@ def read_frames(
     return take_frames(source, num_frames, size=size, start=start, stride=stride, fit=fit, name=str(path))
 
 
-class Pictures(Protocol):
-    """A source of pictures: how many, how fast (1/s), and the chosen ones, uint8 (h, w, 3)."""
+class FrameSource(Protocol):
+    """A source of frames: how many, their rate (1/s), and the chosen ones, uint8 (h, w, 3)."""
 
     num_frames: int
     fps: float
 
-    def pictures(self, chosen: Sequence[int]) -> Iterable[np.ndarray]: ...
+    def frames(self, chosen: Sequence[int]) -> Iterable[np.ndarray]: ...
 
 
 def take_frames(
-    source: Pictures,
+    source: FrameSource,
     num_frames: int,
     *,
     size: int | tuple[int, int] = 512,
@@ -70,7 +70,7 @@ def take_frames(
     fit: str = "crop",
     name: str = "The clip",
 ) -> Clip:
-    """As `read_frames`, from pictures that are open already; `name` begins the errors."""
+    """As `read_frames`, from a source that is already open; `name` begins error messages."""
     check_choice(num_frames, size, start, stride, fit)
     width, height = check_size(size)
     try:
@@ -78,7 +78,7 @@ def take_frames(
     except TavError as error:
         raise TavError(f"{name}: {error}") from None
     frames = torch.empty(num_frames, height, width, 3)
-    for kept, picture in zip(frames, source.pictures(chosen), strict=True):
-        kept.copy_(torch.from_numpy(fitted(picture, width, height, fit))).div_(255)
+    for frame, image in zip(frames, source.frames(chosen), strict=True):
+        frame.copy_(torch.from_numpy(fitted(image, width, height, fit))).div_(255)
     frames_per_step = (chosen[-1] - chosen[0]) / (num_frames - 1) if num_frames > 1 else 1
     return Clip(frames, source.fps / frames_per_step)

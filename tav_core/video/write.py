@@ -1,4 +1,4 @@
-"""Frames out: tensors become mp4 files."""
+"""Writes frames to mp4 files."""
 
 import math
 import os
@@ -18,11 +18,11 @@ from .pixels import to_uint8
 
 
 def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
-    """Writes frames (f, h, w, 3), float in 0..1, as an H.264 mp4 that browsers play, whole or not at all.
+    """Writes frames (f, h, w, 3), float in 0..1, to an H.264 mp4 that browsers play, atomically.
 
     yuv420p needs even sides: an odd one repeats its last row or column. Colours are BT.709, limited range, and tagged
-    so. Values up to 0.5 outside 0..1 are a decoder's overshoot and are clipped. Raises TavError for anything else
-    that is not such frames, an fps outside 0.001..1000, a suffix other than .mp4, and a file that cannot be written.
+    so. Values up to 0.5 outside 0..1 are a decoder's overshoot and are clipped. Raises TavError for any other
+    values or shapes, an fps outside 0.001..1000, a suffix other than .mp4, and a file that cannot be written.
     """
     path = Path(path)
     _check_writable(path, frames, fps)
@@ -36,15 +36,15 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
             stream.width, stream.height = frames.shape[2] + odd_width, frames.shape[1] + odd_height
             stream.pix_fmt = "yuv420p"
             for number, pixels in enumerate(frames):
-                picture = to_uint8(pixels)
-                picture = np.pad(picture, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
-                frame = yuv(picture)
+                image = to_uint8(pixels)
+                image = np.pad(image, ((0, odd_height), (0, odd_width), (0, 0)), mode="edge")
+                frame = yuv(image)
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
     except (OSError, FFmpegError) as error:
         raise TavError(
-            f"{path} could not be written ({error.strerror}); choose another place or free space."
+            f"{path} could not be written ({error.strerror}); choose another folder or free some space."
         ) from error
 
 
@@ -52,7 +52,7 @@ def _check_writable(path: Path, frames: Tensor, fps: float) -> None:
     if path.suffix.lower() != ".mp4":
         raise TavError(f"The video's name is {path.name!r}, but it will be an mp4; give it the suffix .mp4.")
     if "libx264" not in av.codecs_available:
-        raise TavError("This PyAV cannot write H.264, for it lacks libx264; get one that can by: pip install av.")
+        raise TavError("This PyAV cannot write H.264, because it lacks libx264; install one that can: pip install av.")
     if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape or not frames.is_floating_point():
         raise TavError(
             f"A video needs float frames (f, h, w, 3) in 0..1, got {frames.dtype} {tuple(frames.shape)}; "
@@ -62,6 +62,6 @@ def _check_writable(path: Path, frames: Tensor, fps: float) -> None:
         raise TavError(f"The fps is {fps!r}, but a number within 0.001..1000 is needed; give 8, for example.")
     low, high = (bound.item() for bound in frames.detach().aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise TavError("The frames hold NaN or infinite values, which no video can show; find the step that made them.")
+        raise TavError("The frames hold NaN or infinite values; find the step that produced them.")
     if low < -0.5 or high > 1.5:
         raise TavError(f"The frames reach from {low:.3g} to {high:.3g}, but 0..1 is needed; rescale them first.")

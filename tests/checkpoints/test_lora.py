@@ -364,7 +364,7 @@ REFUSED = {
         lambda parts: kohya_style(parts, None) | {f"{kohya(next(iter(parts)))}.dora_scale": torch.zeros(1, 4)},
         "is a DoRA",
     ),
-    "no LoRA": (lambda parts: {"conv.weight": torch.zeros(4)}, "is no LoRA"),
+    "no LoRA": (lambda parts: {"conv.weight": torch.zeros(4)}, "is not a LoRA"),
 }
 
 
@@ -388,8 +388,8 @@ def test_a_file_that_is_not_there_or_not_whole_is_refused(written, tmp_path):
     (tmp_path / "lora.ckpt").touch()
     for name, sentence in {
         "none.safetensors": "no LoRA at .*FILE:STRENGTH",
-        "half.safetensors": "no whole",
-        "lora.ckpt": "no .safe",
+        "half.safetensors": "not a complete",
+        "lora.ckpt": "not a .safe",
     }.items():
         with pytest.raises(TavError, match=sentence):
             fuse_loras(checkpoint, [Lora(tmp_path / name)])

@@ -378,7 +378,7 @@ def test_a_transparent_gif_lies_on_black(tmp_path):
 
 def test_a_folder_that_is_no_clip_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    refuses(lambda: read_frames(tmp_path / "empty"), "holds no images")
+    refuses(lambda: read_frames(tmp_path / "empty"), "has no images")
     sizes = {"0.png": numbered(1)[0], "1.png": colours(80, 80)}
     refuses(lambda: read_frames(folder(tmp_path / "sizes", sizes), 2, size=64), "1.png is 80x80", "64x48")
     broken = folder(tmp_path / "broken", {"0.png": numbered(1)[0]})
