@@ -1,5 +1,6 @@
 """The files that a server of the tests works with, drawn from seeds when a test runs: checkpoints, a LoRA, a
-ControlNet and a T2I-Adapter of reduced Stable Diffusion layout under the names that people have, and a clip."""
+ControlNet, a T2I-Adapter and tuned weights of reduced Stable Diffusion layout, under the names that people have, and a
+clip."""
 
 import math
 import re
@@ -7,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ControlNetModel, T2IAdapter
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from safetensors.torch import save_file
 
+from tav_core import TunedWeights, inflate
 from tav_core.files import atomic_path
+from tav_core.tuned_facts import TunedFacts
 from tests import clips
 from tests.random_checkpoint import REDUCED_UNET, empty_tensors, original_unet_name, write_random_checkpoint
 
@@ -38,6 +41,15 @@ def write_models(folder: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write(path)
+
+
+def write_tuned_weights(path: Path, *, seed: int = 7) -> None:
+    """Tuned weights for the checkpoint, large enough to be seen in an output."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(REDUCED_UNET)
+    tensors = drawn(inflate(unet).trainable_parameters(), seed)
+    facts = TunedFacts(family="sd1", checkpoint=CHECKPOINT, frames=3)
+    TunedWeights({name: tensor / 10 for name, tensor in tensors.items()}, facts).save(path)
 
 
 def write_clips(folder: Path) -> None:

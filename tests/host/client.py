@@ -32,13 +32,13 @@ class Event:
 
 
 class RefusedPromptError(Exception):
-    """The server did not queue a prompt; `sentences` is what it says about it and its nodes."""
+    """The server did not queue a prompt; `messages` is what it says about it and its nodes."""
 
     def __init__(self, answer: dict):
         errors = [error for node in answer.get("node_errors", {}).values() for error in node["errors"]]
         self.node_errors = answer.get("node_errors", {})
-        self.sentences = [f"{error['message']}: {error['details']}" for error in [answer["error"], *errors]]
-        super().__init__("\n".join(self.sentences))
+        self.messages = [f"{error['message']}: {error['details']}" for error in [answer["error"], *errors]]
+        super().__init__("\n".join(self.messages))
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Run:
         return {event.node for event in self.events if event.type == "executing" and event.node}
 
     @property
-    def sentence(self) -> str:
+    def message(self) -> str:
         return self.end.get("exception_message", "")
 
     def of(self, node: str, *types: str) -> list[Event]:

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -57,17 +57,17 @@ def core(name: str) -> ModuleType:
 
 
 class StableDiffusion(NamedTuple):
-    """A checkpoint as CheckpointLoaderSimple gives it, read under inference mode as the host does."""
+    """A checkpoint as its loader node gives it, read under inference mode as the host does."""
 
     path: Path
     model: object
     clip: object
     vae: object
 
-    def text(self, sentence: str) -> list:
+    def text(self, prompt: str) -> list:
         """CONDITIONING."""
         with torch.inference_mode():
-            return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(sentence))
+            return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(prompt))
 
     def with_lora(self, path: Path, model=None, strength: float = 0.8):
         """MODEL, as LoraLoader makes it."""
@@ -81,6 +81,29 @@ def checkpoint(path: Path) -> StableDiffusion:
     load = core("comfy.sd").load_checkpoint_guess_config
     with torch.inference_mode():
         return StableDiffusion(path, *load(str(path), output_vae=True, output_clip=True)[:3])
+
+
+@cache
+def miniature() -> StableDiffusion:
+    """The checkpoint of Load Miniature: all that does not depend on Stable Diffusion's sizes is tested on it."""
+    with torch.inference_mode():
+        loaded = pack("nodes.host.miniature").load_miniature(personalised=False)
+    return StableDiffusion(pack("tav_core.demo.miniature").miniature_path(), *loaded)
+
+
+def inputs(model, frames: int = 3, timestep: int = 300, batch: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Random arguments of `predict` for a MODEL."""
+    generator = torch.Generator().manual_seed(frames)
+    width = model.model.model_config.unet_config["context_dim"]
+    latents = torch.randn(batch, 4, frames, 8, 8, generator=generator)
+    return latents, torch.tensor([timestep]), torch.randn(batch, 77, width, generator=generator)
+
+
+@torch.inference_mode()
+def executed(node, *given, unique_id: str | None = None, prompt: dict | None = None):
+    """What a node gives for these inputs; `prompt` is the graph that it is in."""
+    hidden = SimpleNamespace(unique_id=unique_id, prompt=prompt)
+    return type(node.__name__, (node,), {"hidden": hidden}).execute(*given)
 
 
 @torch.inference_mode()

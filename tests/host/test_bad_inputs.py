@@ -53,7 +53,7 @@ CASES = {
     "a folder as clip": clip(r"no video 'folder'.*choose another", video="folder"),
     "a text as clip": clip(r"text\.mp4 is not a video.*give an mp4", video="text.mp4"),
     "an empty clip": clip(r"empty\.mp4 is not a video.*give an mp4", video="empty.mp4"),
-    "a clip cut short": clip(r"cut\.mp4 is not a video, or not a whole one.*give an mp4", video="cut.mp4"),
+    "a clip cut short": clip(r"cut\.mp4 is not a video, or an incomplete one.*give an mp4", video="cut.mp4"),
     "a clip above the folder": clip(r"outside ComfyUI's folders", video="../server.log"),
     "a clip far above the folder": clip(r"outside ComfyUI's folders", video="../../../../../../etc/passwd"),
     "a clip below and above": clip(r"outside ComfyUI's folders", video="folder/../../server.log"),
@@ -148,7 +148,7 @@ CASES = {
     "a ControlNet of SDXL": (
         "pose-control",
         {"controlnet": {"control_net_name": "sdxl.safetensors"}},
-        r"is a ControlNet for Stable Diffusion XL, and Stable Diffusion 1\.x or 2\.x is needed",
+        r"is a ControlNet for Stable Diffusion XL: choose one made for Stable Diffusion 1\.x or 2\.x",
     ),
     # tuned weights
     "no such weights": weights(r"not in list", "gone.safetensors"),
@@ -158,11 +158,11 @@ CASES = {
     "absolute weights": weights(r"not in list", "/etc/passwd"),
     "weights behind backslashes": weights(r"not in list", f"..\\checkpoints\\{assets.CHECKPOINT}"),
     "annotated weights": weights(r"not in list", "man-skiing_00001.safetensors [output]"),
-    "weights that are a LoRA": weights(r"lora\.safetensors is of format.*Give .* tuning wrote", "lora.safetensors"),
+    "weights that are a LoRA": weights(r"lora\.safetensors has format.*Give .* tuning wrote", "lora.safetensors"),
     "weights cut short": weights(r"cut\.safetensors is damaged.*Give .* that tuning wrote", "cut.safetensors"),
     "weights that are a text": weights(r"text\.safetensors is damaged.*Give .* that tuning wrote", "text.safetensors"),
     "weights of other shapes": weights(r"do not fit.*a checkpoint of that family", "other.safetensors"),
-    "weights with NaN in them": weights(r"holds NaN or infinite values.*tune the clip anew", "nan.safetensors"),
+    "weights with NaN in them": weights(r"holds NaN or infinite values.*tune the clip again", "nan.safetensors"),
     "too strong": ("edit-with-saved-weights", {"weights": {"strength": 3}}, r"bigger than max"),
     "weights for another family of models": (
         "edit-with-saved-weights",
@@ -190,11 +190,13 @@ CASES = {
     ),
     "inverting without steps": invert(r"steps must be from 1 to 999; got 0", steps=0),
     "inverting in too many steps": invert(r"steps must be from 1 to 999; got 1000", steps=1000),
-    "inverting in steps that end far from full noise": invert(r"begin at timestep 799.*take 333 or 500", steps=400),
+    "inverting in steps that end far from full noise": invert(r"start at timestep 799.*use 333 or 500", steps=400),
     "sampling in such steps over a link": edit(
-        r"begin at timestep 799.*take 333 or 500", {"count": new("PrimitiveInt", value=400)}, steps=["count", 0]
+        r"start at timestep 799.*use 333 or 500", {"count": new("PrimitiveInt", value=400)}, steps=["count", 0]
     ),
-    "sampling from a clip that is not inverted": edit(r"neither empty nor from DDIM Invert", latent_image=["latents", 0]),
+    "sampling from a clip that is not inverted": edit(
+        r"neither empty nor from DDIM Invert", latent_image=["latents", 0]
+    ),
     "sampling without steps": edit(r"steps must be from 1 to 999; got 0", steps=0),
     "negative guidance": edit(r"smaller than min", cfg=-1),
     "too much noise per step": edit(r"bigger than max", eta=1.5),

@@ -13,15 +13,16 @@ from tests.host.client import ENDS, Client, Event
 from tests.host.workflows import ending_in, small
 
 STEPS = 6
+CLIP = {"clip": {"frames": 8, "width": 128, "height": 128}}  # so that a step takes longer than a word to the server
 
 
 def tuning(prefix: str, steps: int = STEPS, **settings) -> dict:
-    changes = {"tune": {"steps": steps, **settings}, "save_weights": {"filename_prefix": prefix}}
+    changes = CLIP | {"tune": {"steps": steps, **settings}, "save_weights": {"filename_prefix": prefix}}
     return ending_in(small("tune-and-edit", changes), "save_weights")
 
 
 def editing(steps: int, text: str) -> dict:
-    changes = {"sample": {"steps": steps}, "edit": {"text": text}}
+    changes = CLIP | {"sample": {"steps": steps}, "edit": {"text": text}}
     return ending_in(small("edit-with-saved-weights", changes), "save")
 
 
@@ -75,9 +76,9 @@ def forget(server, client):
     return forget
 
 
-def test_tuning_tells_each_step_in_order_and_shows_a_picture_at_each_validation(client, tuned):
+def test_tuning_reports_each_step_in_order_and_shows_a_preview_at_each_validation(client, tuned):
     run = client.run(tuning("told", seed=1, validate_every=2))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     told = run.of("tune", "progress", "preview")
     losses = [f"Step {step} of {STEPS}, loss {loss:.4f}" for step, loss in enumerate(facts(run, "tune")["losses"], 1)]
     assert [event.data["text"] for event in run.of("tune", "text")] == losses
@@ -90,9 +91,9 @@ def test_tuning_tells_each_step_in_order_and_shows_a_picture_at_each_validation(
     assert Image.open(io.BytesIO(told[shown[0]].image)).size >= (8, 8)
 
 
-def test_sampling_tells_each_step_in_order_with_a_picture(client, tuned):
+def test_sampling_reports_each_step_in_order_with_a_preview(client, tuned):
     run = client.run(editing(5, "told"))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     assert steps_of(run, "sample") == [1, 2, 3, 4, 5]
     assert len(run.of("sample", "preview")) == 5
     order = [event.node for event in run.events if event.type == "executing" and event.node]
@@ -111,7 +112,7 @@ def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_
     assert "save_weights" not in run.executed
 
     again = client.run(tuning("cut", seed=2))
-    assert again.status == "success", again.sentence
+    assert again.status == "success", again.message
     first = facts(again, "tune")["first_step"]
     assert first in (done, done + 1)  # a step may be done, yet its word cut off
     assert f"resumed at step {first}" in server.log
@@ -123,7 +124,7 @@ def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_
 
 def test_a_finished_tuning_is_not_done_again(client, tuned, weights):
     first = client.run(tuning("first", seed=3))
-    assert first.status == "success", first.sentence
+    assert first.status == "success", first.message
     client.free()  # the host's cache is gone, our files are not
     second = client.run(tuning("second", seed=3))
     assert "tune" in second.executed
@@ -142,13 +143,13 @@ def test_an_interrupted_edit_stops_within_a_step_and_the_next_prompt_runs(client
 
 
 def test_an_interrupted_inversion_stops_within_a_step(client, tuned):
-    prompt = small("edit-with-saved-weights", {"invert": {"steps": 60}})
+    prompt = small("edit-with-saved-weights", CLIP | {"invert": {"steps": 60}})
     run = interrupted_at(client, ending_in(prompt, "save"), "invert", 3)
     assert run.status == "interrupted"
     assert steps_of(run, "invert")[-1] <= 5
 
 
-def test_a_tuning_that_was_killed_goes_on_when_the_server_is_back(server, tuned, weights, forget):
+def test_a_tuning_that_was_killed_resumes_when_the_server_is_back(server, tuned, weights, forget):
     client = Client(server)
     assert client.run(tuning("unharmed", seed=4)).status == "success"
     forget()
@@ -158,7 +159,7 @@ def test_a_tuning_that_was_killed_goes_on_when_the_server_is_back(server, tuned,
     server.start()
     client = Client(server)
     run = client.run(tuning("killed", seed=4))
-    assert run.status == "success", run.sentence
+    assert run.status == "success", run.message
     assert steps_of(run, "tune")[0] >= 4  # the step that was told, and all before it, were safe on the disk
     unharmed, killed = weights("unharmed"), weights("killed")
     assert all(torch.equal(unharmed[name], killed[name]) for name in unharmed)

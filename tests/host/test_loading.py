@@ -4,17 +4,16 @@ import pytest
 import torch
 
 from tests.golden import worst
-from tests.host.assets import CHECKPOINT
-from tests.host.inprocess import checkpoint, core, pack, predict
-from tests.host.test_parity import diffusers_twin, random, tuned_weights
+from tests.host.inprocess import core, inputs, miniature, pack, predict
+from tests.host.test_parity import diffusers_twin, empty_model, tuned_weights
+from tests.random_checkpoint import TINY_UNET
 
-INPUTS = random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768)
 MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def sd(models):
-    return checkpoint(models / "checkpoints" / CHECKPOINT)
+def sd():
+    return miniature()
 
 
 @pytest.fixture(scope="module")
@@ -22,11 +21,12 @@ def weights(sd):
     return tuned_weights(diffusers_twin(sd.model))
 
 
-@pytest.mark.parametrize("memory", [0, 40])
+@pytest.mark.parametrize("memory", [0, 3])
 def test_a_model_loaded_in_part_predicts_the_same(sd, weights, memory, monkeypatch):
-    """On a CPU the host never loads so by itself; `memory`, in MB, is what it is told to keep loaded."""
+    """On a CPU the host never loads so by itself; `memory`, in MB, is what it is made to keep loaded."""
     model, manage = pack("nodes.host.inflate").with_tuned(sd.model, weights), core("comfy.model_management")
-    plain, whole = (predict(each, *INPUTS) for each in (sd.model, model))
+    given = inputs(sd.model)
+    plain, whole = (predict(each, *given) for each in (sd.model, model))
     manage.unload_all_models()
 
     def load_in_part(models, *_args, **_kwargs):
@@ -35,7 +35,7 @@ def test_a_model_loaded_in_part_predicts_the_same(sd, weights, memory, monkeypat
 
     with monkeypatch.context() as patched:
         patched.setattr(manage, "load_models_gpu", load_in_part)
-        in_part = predict(model, *INPUTS)
+        in_part = predict(model, *given)
     try:
         assert model.model.model_lowvram
         assert model.lowvram_patch_counter() > 0 or memory
@@ -43,23 +43,35 @@ def test_a_model_loaded_in_part_predicts_the_same(sd, weights, memory, monkeypat
     finally:
         for each in (model, *model.get_additional_models()):
             each.detach()
-    assert worst(predict(sd.model, *INPUTS), plain) < 1e-6
-    assert worst(predict(model, *INPUTS), whole) < 1e-6
+    assert worst(predict(sd.model, *given), plain) < 1e-6
+    assert worst(predict(model, *given), whole) < 1e-6
+
+
+@pytest.fixture(scope="module")
+def one_level():
+    """A MODEL of one level, for the compiler takes seconds for each block."""
+    torch.manual_seed(0)
+    levels = {"block_out_channels": [32], "down_block_types": ["CrossAttnDownBlock2D"]}
+    model = empty_model(TINY_UNET | levels | {"up_block_types": ["CrossAttnUpBlock2D"]})
+    for parameter in model.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
 
 
 @pytest.mark.parametrize("compiled_first", [True, False])
-def test_a_compiled_model_predicts_the_same_for_each_strength_and_number_of_frames(sd, weights, compiled_first):
+def test_a_compiled_model_predicts_the_same_for_each_strength_and_number_of_frames(one_level, compiled_first):
     """Behind or before TorchCompileModel, whose wrapper this is; the back end needs no C compiler."""
     host, compiled = pack("nodes.host.inflate"), core("comfy_api.torch_helpers").set_torch_compile_wrapper
-    model, counted = sd.model.clone(), torch._dynamo.utils.counters["frames"]
+    weights = tuned_weights(diffusers_twin(one_level))
+    model, counted = one_level.clone(), torch._dynamo.utils.counters["frames"]
     torch._dynamo.reset()
     before = counted["ok"]
     if compiled_first:
         compiled(model=model, backend="eager", options=None)
-    for strength, frames in ((1.0, 3), (1.0, 2), (0.3, 3)):
+    for strength, frames in ((1.0, 3), (0.3, 2)):
         one = host.with_tuned(model, weights, strength)
         if not compiled_first:
             compiled(model=one, backend="eager", options=None)
-        inputs = random(1, 4, frames, 8, 8), *INPUTS[1:]
-        assert worst(predict(one, *inputs), predict(host.with_tuned(sd.model, weights, strength), *inputs)) < 1e-5
+        given = inputs(one_level, frames)
+        assert worst(predict(one, *given), predict(host.with_tuned(one_level, weights, strength), *given)) < 1e-5
     assert counted["ok"] > before

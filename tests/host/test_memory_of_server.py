@@ -7,6 +7,7 @@ import pytest
 
 from tests.host.client import Client
 from tests.host.test_interrupting import editing, interrupted_at, tuning
+from tests.host.workflows import ending_in, small
 
 MEGABYTE = 1 << 20
 
@@ -15,10 +16,10 @@ def test_memory_stays_flat_over_twenty_edits(server, client, tuned):
     held = []
     for number in range(20):
         run = client.run(editing(1, f"a man is skiing, number {number}"))
-        assert run.status == "success", run.sentence
+        assert run.status == "success", run.message
         held.append(server.resident)
     grown = (max(held[10:]) - max(held[5:10])) / MEGABYTE
-    assert grown < 10, [round(h / MEGABYTE) for h in held]  # it was 0; a picture of these is 0.1, the tuned weights 47
+    assert grown < 5, [round(h / MEGABYTE) for h in held]  # a clip of these is 1.5, the tuned weights 2
 
 
 @pytest.mark.parametrize("node", ["tune", "sample"])
@@ -32,21 +33,23 @@ def test_memory_returns_after_an_interrupt(server, client, tuned, node):
         assert run.status == "interrupted"
         client.run(editing(1, f"after {number}"))
         held.append(server.resident)
-    assert (held[-1] - held[0]) / MEGABYTE < 100, [round(h / MEGABYTE) for h in held]  # a network to tune is 500
+    assert (held[-1] - held[0]) / MEGABYTE < 30, [round(h / MEGABYTE) for h in held]  # a network to tune is 50
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process of another be given less memory")
-def test_where_memory_ends_in_tuning_a_sentence_tells_it_and_the_server_goes_on(new_server):
+def test_running_out_of_memory_in_tuning_says_what_to_do_and_the_server_works_on(new_server):
+    larger = {"clip": {"frames": 16, "width": 128, "height": 128}}
+    prompt = ending_in(small("tune-and-edit", larger | {"tune": {"steps": 1, "seed": 7}}), "save_weights")
     with new_server() as server:
         client, process = Client(server), psutil.Process(server.process.pid)
         assert client.run(tuning("first", steps=1)).status == "success"
         before, unlimited = server.files(), process.rlimit(psutil.RLIMIT_AS)
         process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 100 * MEGABYTE, unlimited[1]))
-        run = client.run(tuning("second", steps=1, seed=7))  # a network to tune is 500
+        run = client.run(prompt)  # a step on 16 frames is 300
         assert run.status == "error"
-        assert "switch gradient checkpointing on" in run.sentence
-        assert "fewer frames" in run.sentence
+        assert "gradient checkpointing" in run.message
+        assert "fewer frames" in run.message
         assert not [file for file in server.files() - before if "/.runs/" not in file]
         process.rlimit(psutil.RLIMIT_AS, unlimited)
-        run = client.run(tuning("second", steps=1, seed=7))
-        assert run.status == "success", run.sentence
+        run = client.run(prompt)
+        assert run.status == "success", run.message

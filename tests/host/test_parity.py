@@ -100,7 +100,22 @@ def test_the_hosts_own_unet_class_gives_what_the_original_does(name):
 
 
 def golden_model(case):
-    """A MODEL over the host's UNet with the golden weights; its 32 groups become 8 by other `operations`."""
+    """A MODEL with the golden weights, inflated, with the golden temporal attention."""
+    patcher, theirs = empty_model(case.config), case.part("unet2d.")
+    names = pack("nodes.host.sd_model").host_names(patcher)
+    patcher.model.load_state_dict({ours: theirs[name] for name, ours in names.items()}, strict=False)
+    assert names.keys() == theirs.keys()
+    host = pack("nodes.host.inflate")
+    patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").blocks_of(patcher, "transformer")
+    heads_of = {path: block.heads for path, block in blocks.items()}
+    additions = pack("tav_core.inflation").Inflation().additions
+    added = pack("nodes.host.added").added_model(case.part("temp."), additions, heads_of, torch.float32)
+    patcher.set_additional_models(host.KEY, [added])
+    return patcher
+
+
+def empty_model(config: dict):
+    """A MODEL over the host's UNet of a diffusers config; its 32 groups become 8 by other `operations`."""
     ops = core("comfy.ops").manual_cast
 
     class Operations(ops):
@@ -108,7 +123,6 @@ def golden_model(case):
             def __init__(self, num_groups, *args, **kwargs):
                 super().__init__(8, *args, **kwargs)
 
-    config = case.config
     channels, heads = config["block_out_channels"], config["attention_head_dim"]
     depth = [int("CrossAttn" in kind) for kind in config["down_block_types"]]
     unet_config = {
@@ -124,7 +138,7 @@ def golden_model(case):
         "transformer_depth_output": [d for d in depth for _ in range(2)],
         "transformer_depth_middle": 1,
         "context_dim": config["cross_attention_dim"],
-        "use_linear_in_transformer": config["use_linear_projection"],
+        "use_linear_in_transformer": config.get("use_linear_projection", False),
         "dtype": torch.float32,
     }
     model_config = core("comfy.supported_models").SD15(unet_config)
@@ -132,18 +146,7 @@ def golden_model(case):
     model_config.unet_config |= {"num_heads": -1 if width > 0 else heads, "num_head_channels": width}
     model_config.custom_operations = Operations
     model = core("comfy.model_base").BaseModel(model_config, device=CPU)
-    patcher = core("comfy.model_patcher").ModelPatcher(model, CPU, CPU)
-    names = pack("nodes.host.sd_model").host_names(patcher)
-    theirs = case.part("unet2d.")
-    model.load_state_dict({ours: theirs[name] for name, ours in names.items()}, strict=False)
-    assert names.keys() == theirs.keys()
-    host = pack("nodes.host.inflate")
-    patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").blocks_of(patcher, "transformer")
-    heads_of = {path: block.heads for path, block in blocks.items()}
-    additions = pack("tav_core.inflation").Inflation().additions
-    added = pack("nodes.host.added").added_model(case.part("temp."), additions, heads_of, torch.float32)
-    patcher.set_additional_models(host.KEY, [added])
-    return patcher
+    return core("comfy.model_patcher").ModelPatcher(model, CPU, CPU)
 
 
 def test_query_differences_on_weights_in_8_bits_are_added_at_call_time(sd):

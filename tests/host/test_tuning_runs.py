@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import json
 import os
 
 import pytest
@@ -10,23 +9,29 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from tests.golden import worst
-from tests.host.assets import CHECKPOINT, LORA
-from tests.host.inprocess import checkpoint, core, pack, predict
+from tests.host.assets import CHECKPOINT
+from tests.host.inprocess import checkpoint, core, inputs, miniature, pack, predict
 from tests.host.test_parity import random
 from tests.host.test_shared_model import with_controlnet
 
 STEPS = 4
+METADATA = {"prompt": "a man", "loras": [], "controls": []}
 CLIP = random(2, 4, 8, 8, seed=3, scale=5.0)
 
 
 @pytest.fixture(scope="module")
-def sd(models):
-    return checkpoint(models / "checkpoints" / CHECKPOINT)
+def sd():
+    return miniature()
 
 
 @pytest.fixture(scope="module")
 def inflated(sd):
     return pack("nodes.host.inflate").inflate(sd.model)
+
+
+@pytest.fixture(scope="module")
+def lora():
+    return pack("tav_core.demo.miniature").STRIPED_BALL
 
 
 class Cancelled(BaseException):
@@ -35,7 +40,14 @@ class Cancelled(BaseException):
 
 def config(**changes):
     return pack("tav_core.tune").TuneConfig(
-        **{"num_steps": STEPS, "learning_rate": 1e-3, "checkpoint_every": 1, "mixed_precision": "no"} | changes
+        **{
+            "num_steps": STEPS,
+            "learning_rate": 1e-3,
+            "checkpoint_every": 1,
+            "mixed_precision": "no",
+            "gradient_checkpointing": False,
+        }
+        | changes
     )
 
 
@@ -48,7 +60,7 @@ def tune(model, positive, root, *, clip=CLIP, stop_at=None, on_step=None, **chan
 
     with torch.inference_mode():  # as the host runs nodes
         return pack("nodes.host.tuning").tune_model(
-            model, clip.clone(), positive, config(**changes), root=root, metadata={"prompt": "a man"}, on_step=watch
+            model, clip.clone(), positive, config(**changes), root=root, metadata=METADATA, on_step=watch
         )
 
 
@@ -87,9 +99,8 @@ def test_a_clip_whose_last_digits_differ_is_the_same_run_and_another_clip_is_not
     assert tune(inflated, sd.text("a man"), tmp_path, clip=CLIP + 0.5)[2]["how"] == "new"
 
 
-def test_whatever_decides_the_result_makes_another_run(sd, inflated, models, tmp_path):
+def test_whatever_decides_the_result_makes_another_run(sd, inflated, lora, tmp_path):
     host = pack("nodes.host.inflate")
-    lora = models / "loras" / LORA
     cases = {
         "text": (inflated, sd.text("a dog"), {}),
         "seed": (inflated, sd.text("a man"), {"seed": 1}),
@@ -97,28 +108,25 @@ def test_whatever_decides_the_result_makes_another_run(sd, inflated, models, tmp
         "pattern": (host.inflate(sd.model, attention="full"), sd.text("a man"), {}),
         "LoRA": (host.inflate(sd.with_lora(lora)), sd.text("a man"), {}),
         "weaker LoRA": (host.inflate(sd.with_lora(lora, strength=0.5)), sd.text("a man"), {}),
-        "ControlNet": (inflated, with_controlnet(sd, models, "a man", frames=2), {}),
     }
     for model, text, changes in cases.values():
         with pytest.raises(Cancelled):
             tune(model, text, tmp_path / "of-each", stop_at=1, num_steps=2, **changes)
-    names = [json.dumps(pack("nodes.host.runs")._settings(f)) for f in (tmp_path / "of-each").iterdir()]
-    assert len(names) == pack("nodes.host.runs").KEPT
+    assert len(list((tmp_path / "of-each").iterdir())) == pack("nodes.host.runs").KEPT  # of the 6
     again = tune(host.inflate(sd.with_lora(lora, strength=0.5)), sd.text("a man"), tmp_path / "of-each", num_steps=2)
     assert again[2]["how"] == "resumed at step 1"  # the same LoRA, loaded once more
 
 
-def test_tuned_weights_hold_the_tuning_and_not_the_lora(sd, models, tmp_path):
-    lora = sd.with_lora(models / "loras" / LORA)
-    weights, *_ = tune(pack("nodes.host.inflate").inflate(lora), sd.text("a man"), tmp_path, num_steps=2)
+def test_tuned_weights_hold_the_tuning_and_not_the_lora(sd, lora, tmp_path):
+    weights, *_ = tune(pack("nodes.host.inflate").inflate(sd.with_lora(lora)), sd.text("a man"), tmp_path, num_steps=2)
     largest = max(
         tensor.abs().max() for name, tensor in weights.tensors.items() if "to_q" in name and "temp" not in name
     )
     assert 0 < largest < 3e-3  # two steps of 1e-3; the LoRA is larger by far
     assert weights.facts.base_fingerprint == pack("nodes.host.weights").base_fingerprint(sd.model)
-    assert (
-        weights.facts | {"family": "sd1", "frames": 2, "size": [64, 64], "steps": 2, "prompt": "a man"} == weights.facts
-    )
+    facts = weights.facts
+    assert (facts.family, facts.frames, facts.size, facts.steps, facts.prompt) == ("sd1", 2, [64, 64], 2, "a man")
+    assert facts.loras == [{"file": None, "strength": None}]  # the graph did not name it
 
 
 def test_tuning_a_tuned_model_starts_from_its_base(sd, inflated, uninterrupted, tmp_path):
@@ -150,14 +158,23 @@ def test_a_taesd_shows_the_clip_and_changes_nothing(sd, inflated, uninterrupted,
     assert [picture[1].size for picture in shown] == [(64, 64)] * STEPS
 
 
-def test_a_controlnet_is_honoured_in_tuning(sd, inflated, uninterrupted, models, tmp_path):
-    losses = tune(inflated, with_controlnet(sd, models, "a man", frames=2), tmp_path)[1]
-    assert abs(losses[0] - uninterrupted[1][0]) > 1e-3
+def test_a_controlnet_is_honoured_in_tuning_and_makes_another_run(models, tmp_path):
+    sd = checkpoint(models / "checkpoints" / CHECKPOINT)
+    model = pack("nodes.host.inflate").inflate(sd.model)
+    plain, controlled = (
+        tune(model, positive, tmp_path, num_steps=1)
+        for positive in (sd.text("a man"), with_controlnet(sd, models, "a man", frames=2))
+    )
+    assert abs(controlled[1][0] - plain[1][0]) > 1e-3
+    assert len(list(tmp_path.iterdir())) == 2
+    (recorded,) = controlled[0].facts.controls
+    assert (recorded["kind"], recorded["strength"], recorded["start"], recorded["end"]) == ("controlnet", 1.0, 0.0, 1.0)
+    assert plain[0].facts.controls is None
 
 
 def test_other_models_leave_the_device_before_tuning(sd, inflated, tmp_path):
-    manage, inputs = core("comfy.model_management"), (random(1, 4, 2, 8, 8), torch.tensor([300]), random(1, 77, 768))
-    predict(sd.model, *inputs)
+    manage = core("comfy.model_management")
+    predict(sd.model, *inputs(sd.model, 2))
     assert manage.current_loaded_models
     held = []
     note = lambda *_: held.append(len(manage.current_loaded_models))  # noqa: E731
@@ -175,10 +192,10 @@ def test_all_memory_comes_back(sd, inflated, tmp_path, stop_at):
 
 
 def test_the_model_that_came_in_is_left_as_it_is(sd, inflated, tmp_path):
-    inputs = random(1, 4, 2, 8, 8), torch.tensor([300]), random(1, 77, 768)
-    before = predict(inflated, *inputs)
+    given = inputs(sd.model, 2)
+    before = predict(inflated, *given)
     tune(inflated, sd.text("a man"), tmp_path, num_steps=1)
-    assert torch.equal(predict(inflated, *inputs), before)
+    assert torch.equal(predict(inflated, *given), before)
 
 
 def changed(conditioning, **options):
@@ -265,10 +282,10 @@ def test_a_model_that_computes_in_half_precision_is_tuned_in_any(sd, tmp_path, s
     """As ComfyUI loads checkpoints on a GPU; what is trained is whole in each, so that small steps are not lost."""
     if stored is torch.float16 and precision == "auto":
         pytest.skip("fp16 by itself is for GPUs")
-    load = core("comfy.sd").load_checkpoint_guess_config
     with torch.inference_mode():
-        half = load(str(sd.path), model_options={"dtype": stored})[0]
-    half.model.manual_cast_dtype = None  # on the CPU the host would compute in float32
+        half = pack("nodes.host.miniature").load_miniature(personalised=False)[0]
+        half.model.to(stored)
+    half.model.diffusion_model.dtype, half.model.manual_cast_dtype = stored, None  # on the CPU the host takes float32
     assert pack("nodes.host.sd_model").compute_dtype(half) is stored
     inflated, shown = pack("nodes.host.inflate").inflate(half), []
     weights, losses, _ = tune(

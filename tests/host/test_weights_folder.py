@@ -24,7 +24,7 @@ def shared(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_the_yaml_is_read_and_not_written(shared, tmp_path):
-    folders, own = pack("nodes.weights_folder"), tmp_path / "models" / KEY
+    folders, own = pack("nodes.host.weights_folder"), tmp_path / "models" / KEY
     (shared / "theirs.safetensors").touch()
     folders.register_folder()
     assert folders.names_of_files() == ["theirs.safetensors"]
@@ -37,7 +37,7 @@ def test_a_folder_of_the_yaml_is_read_and_not_written(shared, tmp_path):
 @pytest.mark.parametrize("name", ["gone.safetensors", "../theirs.safetensors", "/etc/passwd", "..\\theirs.safetensors"])
 def test_a_name_that_comes_over_a_link_is_looked_for_in_the_folders_alone(shared, tmp_path, name):
     (tmp_path / "theirs.safetensors").touch()
-    folders = pack("nodes.weights_folder")
+    folders = pack("nodes.host.weights_folder")
     folders.register_folder()
     with pytest.raises(ValueError, match="no tuned weights"):
         folders.file_named(name)
@@ -55,4 +55,4 @@ def test_a_server_with_a_yaml_lists_and_loads_what_lies_in_its_folder(new_server
         assert names["options"] == ["theirs.safetensors"]
         changes = {"weights": {"tuned_weights_name": "theirs.safetensors"}}
         run = client.run(ending_in(small("edit-with-saved-weights", changes), "save"))
-        assert run.status == "success", run.sentence
+        assert run.status == "success", run.message

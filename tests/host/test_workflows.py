@@ -4,6 +4,7 @@ import io
 import math
 import shutil
 from functools import cache
+from pathlib import Path
 
 import av
 import pytest
@@ -11,9 +12,13 @@ import torch
 from safetensors.torch import load, load_file
 from torch.nn.functional import interpolate
 
+from tav_core.checkpoints.lora import Lora
 from tav_core.files import read_metadata
+from tav_core.jobs.control_choice import ControlChoice
+from tav_core.jobs.edit_config import EditConfig
+from tav_core.jobs.editing import prepare_edit
 from tav_core.tuned import FORMAT
-from tests.host.assets import LORA
+from tests.host.assets import CHECKPOINT, CLIP, CONTROLNET, LORA, PERSONALISED, T2I_ADAPTER
 from tests.host.client import Client
 from tests.host.interface import nodes_of
 from tests.host.workflows import FRAMES, NAMES, SIZE, changed, ending_in, new, small, workflow
@@ -25,6 +30,7 @@ TWICE = (
     "try-with-the-miniature",
     "tune-and-edit",
 )
+KEPT = {"kept": new("SaveTunedWeights", tuned_weights=["tune", 1], filename_prefix="kept")}
 LATENTS = {"latents_file": new("SaveLatent", samples=["sample", 0], filename_prefix="test")}
 
 
@@ -45,30 +51,11 @@ def drawn(server, tuned):
 
     @cache
     def run_once(name: str):
-        run = client.run(small(name) | LATENTS)
+        run = client.run(small(name) | LATENTS | (KEPT if "tune" in workflow(name) else {}))
         assert run.status == "success", run.message
         return run, saved_latents(client, run)
 
     return run_once
-
-
-def test_there_is_a_workflow_for_each_use():
-    assert NAMES == [
-        "depth-control",
-        "edit-with-saved-weights",
-        "ksampler-from-inverted",
-        "per-frame-masks",
-        "per-frame-prompts",
-        "personalised-lora",
-        "pose-control",
-        "sibling-checkpoint",
-        "text-to-video",
-        "try-with-the-miniature",
-        "tune-and-edit",
-        "tune-with-lora",
-        "two-controls",
-        "v-prediction",
-    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +91,7 @@ def test_every_kind_of_node_of_ours_is_in_a_workflow_that_runs_twice(server):
     assert once == {"ApplyTunedWeights"}  # which calls what Load Tuned Weights calls
 
 
-def test_another_sentence_a_seed_and_guidance_each_give_another_video(client, drawn):
+def test_another_prompt_seed_and_guidance_each_give_another_video(client, drawn):
     def latents(name, changes):
         return saved_latents(client, client.run(small(name, changes) | LATENTS))
 
@@ -148,10 +135,80 @@ def test_a_lora_before_tuning_is_tuned_with_and_one_after_it_only_drawn_with(cli
     assert losses_of(before) != losses_of(plain)
 
 
+def kept_file(server, run) -> Path:
+    """The weights that a workflow tuned."""
+    return server.base / "models" / "tune_a_video" / run.outputs["kept"]["tune_a_video"][0]["name"]
+
+
+def note_of(run, node: str) -> str | None:
+    return run.outputs[node]["tune_a_video"][0]["note"]
+
+
+POSES = {"kind": "controlnet", "network": CONTROLNET, "pictures": "poses", "strength": 0.8, "start": 0.0, "end": 1.0}
+DEPTH = {"kind": "t2i-adapter", "network": T2I_ADAPTER, "pictures": "depth", "strength": 0.7, "start": 0.0, "end": 0.6}
+
+
+@pytest.mark.parametrize(
+    ("name", "recorded"),
+    [
+        ("tune-with-lora", {"loras": [{"file": LORA, "strength": 0.5}]}),
+        ("pose-control", {"controls": [POSES]}),
+        ("two-controls", {"controls": [DEPTH, POSES]}),
+        ("tune-and-edit", {}),
+    ],
+)
+def test_saved_weights_record_their_loras_and_controls_as_the_shell_does(server, drawn, name, recorded):
+    metadata = read_metadata(kept_file(server, drawn(name)[0]), FORMAT)
+    assert {key: metadata[key] for key in ("loras", "controls") if key in metadata} == recorded
+    for lora in recorded.get("loras", []):
+        assert lora == Lora(Path(lora["file"]), lora["strength"]).as_metadata()
+    for control in recorded.get("controls", []):
+        assert (
+            control == ControlChoice(**control | {k: Path(control[k]) for k in ("network", "pictures")}).as_metadata()
+        )
+
+
+def test_an_edit_in_the_shell_warns_of_a_lora_that_weights_were_tuned_with_in_a_graph(server, drawn, models, tmp_path):
+    weights = kept_file(server, drawn("tune-with-lora")[0])
+    clip = server.base / "input" / CLIP
+    config = EditConfig(num_steps=1, inversion_steps=1)
+    run = prepare_edit(
+        clip, weights, models / "checkpoints" / CHECKPOINT, ["a dog"], tmp_path, config=config, device="cpu"
+    )
+    assert [note for note in run.notes if f"tuned with {LORA}" in note]
+
+
+def test_loading_weights_without_their_lora_warns(server, client, drawn):
+    name = kept_file(server, drawn("tune-with-lora")[0]).name
+    prompt = ending_in(small("tune-with-lora"), "lora") | {
+        "weights": new("LoadTunedWeights", model=["lora", 0], tuned_weights_name=name, strength=1.0),
+        "again": new("SaveTunedWeights", tuned_weights=["weights", 1], filename_prefix="again"),
+    }
+    assert note_of(client.run(prompt), "weights") is None
+    note = note_of(client.run(changed(prompt, {"weights": {"model": ["checkpoint", 0]}})), "weights")
+    assert f"tuned with {LORA}" in note
+    assert note in server.log
+
+
+def test_an_edit_without_the_control_that_was_there_while_tuning_warns(server, client, drawn):
+    run, _ = drawn("pose-control")
+    assert (note_of(run, "invert"), note_of(run, "sample")) == (None, None)
+    without = {"invert": {"positive": ["nothing", 0]}, "sample": {"positive": ["edit", 0], "negative": ["nothing", 0]}}
+    run = client.run(small("pose-control", without))
+    assert all(f"tuned with {CONTROLNET}" in note_of(run, node) for node in ("invert", "sample"))
+    (shown,) = run.of("sample", "text")
+    assert shown.data["text"] == note_of(run, "sample")
+    assert note_of(run, "sample") in server.log
+
+
+def test_weights_on_a_sibling_warn(drawn):
+    note = note_of(drawn("sibling-checkpoint")[0], "weights")
+    assert CHECKPOINT in note
+    assert PERSONALISED in note
+
+
 def test_saved_weights_do_not_hold_the_lora_that_was_there_while_tuning(server, models, drawn):
-    run, _ = drawn("tune-with-lora")
-    name = run.outputs["save_weights"]["tune_a_video"][0]["name"]
-    tensors = load_file(server.base / "models" / "tune_a_video" / name)
+    tensors = load_file(kept_file(server, drawn("tune-with-lora")[0]))
     queries = [tensor for key, tensor in tensors.items() if ".to_q." in key and "temp" not in key]
     lora = load_file(models / "loras" / LORA)
     ups = [tensor for key, tensor in lora.items() if "to_q" in key and "lora_up" in key]
@@ -159,7 +216,7 @@ def test_saved_weights_do_not_hold_the_lora_that_was_there_while_tuning(server, 
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("pose-control", "poses"), ("depth-control", "depth")])
-def test_a_controls_picture_changes_its_own_frame_most(client, tuned, name, pictures):
+def test_a_control_image_changes_its_own_frame_most(client, tuned, name, pictures):
     """Of the poses or the depth, the last picture is made black."""
     nodes = {
         "first_two": new("ImageFromBatch", image=[pictures, 0], batch_index=0, length=FRAMES - 1),
@@ -197,7 +254,7 @@ def test_a_control_has_a_say_in_tuning_and_inversion(client, tuned):
     assert not torch.equal(first, second)
 
 
-def test_a_masks_sentence_moves_what_is_under_its_mask(client, tuned):
+def test_a_masks_prompt_moves_what_is_under_its_mask(client, tuned):
     apart = {"stride": 6}
     frames = ONE_STEP | {"clip": apart, "mask_frames": apart}
     shown = {
@@ -214,16 +271,16 @@ def test_a_masks_sentence_moves_what_is_under_its_mask(client, tuned):
     assert not torch.equal(inside[0], inside[1])
 
 
-def test_a_second_sentence_moves_the_frames_that_it_is_for(client, tuned):
+def test_a_second_prompt_moves_the_frames_that_it_is_for(client, tuned):
     moved = changed_by(client, "per-frame-prompts", {"late": {"text": "a gorilla"}}, of=ONE_STEP).amax((1, 2))
     assert moved[:2].max() == 0 < moved[2]
 
 
 def test_what_model_sampling_discrete_says_is_predicted_is_what_is_tuned(client, drawn):
-    """The reduced checkpoint lacks the block by which the host tells velocity, so that it counts as one of noise."""
-    plain, _ = drawn("v-prediction")
+    plain, _ = drawn("tune-and-edit")
     sampling = new("ModelSamplingDiscrete", model=["checkpoint", 0], sampling="v_prediction", zsnr=False)
-    run = client.run(small("v-prediction", {"told": sampling, "inflate": {"model": ["told", 0]}}))
+    velocity = small("tune-and-edit", {"velocity": sampling, "inflate": {"model": ["velocity", 0]}})
+    run = client.run(ending_in(velocity, "save_weights"))
     assert run.status == "success", run.message
     assert losses_of(run) != losses_of(plain)
 
@@ -245,7 +302,7 @@ def test_saved_weights_edit_as_those_just_tuned_do(server, client, tuned):
     assert load_file(server.base / "models" / "tune_a_video" / ours)
 
 
-def test_a_checked_inversion_tells_of_pixels_where_there_is_a_vae(client, tuned):
+def test_a_checked_inversion_reports_its_psnr_in_pixels_where_there_is_a_vae(client, tuned):
     client.free()
     run = client.run(small("edit-with-saved-weights", {"invert": {"check": True, "vae": ["checkpoint", 2]}}))
     (told,) = run.outputs["invert"]["tune_a_video"]
@@ -254,13 +311,13 @@ def test_a_checked_inversion_tells_of_pixels_where_there_is_a_vae(client, tuned)
     assert shown.data["text"] == f"PSNR to the clip: {told['psnr']:.1f} dB (pixels)"
 
 
-def test_the_saved_weights_hold_the_clips_fps_and_sentence(server, client, tuned):
+def test_the_saved_weights_hold_the_clips_fps_and_prompt(server, client, tuned):
     facts = read_metadata(server.base / "models" / "tune_a_video" / tuned, FORMAT)
     assert facts["prompt"] == "a man is skiing"
     assert facts["fps"] == pytest.approx(8 / 5.5)  # 3 of 12 frames at 8 a second, 5.5 apart
 
 
-def test_every_node_of_ours_tells_its_facts_in_the_history(server, client, tuned):
+def test_every_node_of_ours_reports_its_values_in_the_history(server, client, tuned):
     client.free()  # the host tells of nodes that run, and not of those behind a result that it still has
     told = {}
     for name in ("tune-and-edit", "edit-with-saved-weights"):

@@ -5,14 +5,27 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "workflows" / "api"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+# Those that load LoRAs, ControlNets or other checkpoints of Stable Diffusion's layout run on a reduced one, the others
+# on the miniature.
+REDUCED = {
+    "depth-control",
+    "personalised-lora",
+    "pose-control",
+    "sibling-checkpoint",
+    "tune-with-lora",
+    "two-controls",
+    "v-prediction",
+}
 
+REDUCED_WEIGHTS = "reduced.safetensors"
 FRAMES, SIZE = 3, 64
 # Per kind of node, the settings of a test. The stock scheduler meets the inverted latent's last step at 10 steps, not
 # at fewer.
 SMALL = {
     "LoadVideoFrames": {"frames": FRAMES, "width": SIZE, "height": SIZE},
     "EmptyLatentImage": {"batch_size": FRAMES, "width": SIZE, "height": SIZE},
-    "OneShotTune": {"steps": 2},
+    # "auto" estimates the memory of a step first, which takes longer than these steps
+    "OneShotTune": {"steps": 2, "gradient_checkpointing": "off"},
     "DDIMInvert": {"steps": 2},
     "TAVSample": {"steps": 2},
     "KSamplerAdvanced": {"steps": 10},
@@ -27,6 +40,11 @@ def workflow(name: str) -> dict:
 def small(name: str, changes: dict | None = None) -> dict:
     """A workflow on few small frames in few steps; `changes` are further inputs per node."""
     prompt = workflow(name)
+    if name not in REDUCED:
+        for key in [key for key, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple"]:
+            prompt[key] = new("LoadMiniature", personalised=False)  # gives MODEL, CLIP and VAE in the same order
+    elif "weights" in prompt and "tuned_weights_name" in prompt["weights"]["inputs"]:
+        prompt["weights"]["inputs"]["tuned_weights_name"] = REDUCED_WEIGHTS
     for node in prompt.values():
         node["inputs"] |= SMALL.get(node["class_type"], {})
     if any(node["class_type"] == "KSamplerAdvanced" for node in prompt.values()):
