@@ -31,7 +31,7 @@ from tav_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from tav_core.ddim import sample
 from tav_core.demo import vocabulary, world
 from tav_core.demo.miniature import MINIATURE, STRIPED_BALL
-from tav_core.demo.readers import read_picture
+from tav_core.demo.readers import read_image
 from tav_core.demo.vocabulary import write_tokenizer
 from tav_core.demo.world import draw, random_scene
 from tav_core.files import atomic_path
@@ -361,7 +361,7 @@ def print_accuracy(folder: Path, work: Path, count: int = 96) -> None:
     checkpoint, rng = load_checkpoint(folder), np.random.default_rng(SEED + 2)
     scenes = [random_scene(rng) for _ in range(count)]
     images = text_to_image(checkpoint, [scene.caption for scene in scenes])
-    readings = [read_picture(image) for image in images]
+    readings = [read_image(image) for image in images]
     facts = ("colour", "shape", "ground", "style")
     right = np.array([[getattr(r, f) == getattr(s, f) for f in facts] for r, s in zip(readings, scenes, strict=True)])
     told = ", ".join(f"{fact} {share:.0%}" for fact, share in zip(facts, right.mean(axis=0), strict=True))

@@ -72,7 +72,7 @@ def evaluation(
     clips: Annotated[
         Clips, typer.Option(help="Which clips: those for choosing settings, those for reporting, or all.")
     ] = "report",
-    count: Annotated[int | None, typer.Option(help="Use only the first clips, this many.", show_default="all")] = None,
+    count: Annotated[int | None, typer.Option(help="Use only the first N clips.", show_default="all")] = None,
     tuning_steps: Annotated[int, typer.Option(help="Tuning steps.")] = SETTINGS.tuning_steps,
     learning_rate: Annotated[float, typer.Option(help="The learning rate of tuning.")] = SETTINGS.learning_rate,
     steps: Annotated[int, typer.Option(help="DDIM steps of each edit.")] = SETTINGS.steps,

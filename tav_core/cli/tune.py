@@ -73,7 +73,7 @@ def tune(
             help="Sample the VAE posterior at every step, as the original does, instead of using its mean.",
         ),
     ] = False,
-    checkpoint_every: Annotated[int, typer.Option(help="Save the run's state after this many steps.")] = 50,
+    checkpoint_every: Annotated[int, typer.Option(help="Save the run's state every N steps.")] = 50,
     lora: Loras = None,
     control: Controls = None,
     control_pictures: ControlImages = None,

@@ -1,5 +1,5 @@
-"""A drawn dancer behind a rolling ball, in a loop: the clip, and aligned with it its OpenPose skeleton, depth and mask,
-so that workflows for ControlNets and masks run without a preprocessor."""
+"""A looping clip of a drawn dancer behind a rolling ball, with its OpenPose skeletons, depth and masks, so that
+workflows with ControlNets and masks run without a preprocessor."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ import numpy as np
 
 CAPTION = "a man is dancing behind a rolling ball"
 FRAMES, SIZE, FPS = 24, 512, 8
-FINER = 2  # drawn this many times larger and averaged, so that edges are smooth
+FINER = 2  # supersampling factor, for smooth edges
 
-# COCO's 18 points of a body, in OpenPose's order; right and left are the dancer's own
+# The 18 body keypoints of COCO in OpenPose's order; right and left are the dancer's own
 NOSE, NECK, R_SHOULDER, R_ELBOW, R_WRIST, L_SHOULDER, L_ELBOW, L_WRIST = range(8)
 R_HIP, R_KNEE, R_ANKLE, L_HIP, L_KNEE, L_ANKLE, R_EYE, L_EYE, R_EAR, L_EAR = range(8, 18)
 
-# Of OpenPose's drawing: the limbs in the order they are painted in, and a colour for each point and limb of a number
+# As OpenPose draws them: the limbs in painting order, and a colour for the keypoint and for the limb of each index
 LIMBS = [
     *((NECK, R_SHOULDER), (NECK, L_SHOULDER), (R_SHOULDER, R_ELBOW), (R_ELBOW, R_WRIST), (L_SHOULDER, L_ELBOW)),
     *((L_ELBOW, L_WRIST), (NECK, R_HIP), (R_HIP, R_KNEE), (R_KNEE, R_ANKLE), (NECK, L_HIP), (L_HIP, L_KNEE)),
@@ -25,22 +25,24 @@ COLOURS = [
     *((0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255), (0, 0, 255), (85, 0, 255)),
     *((170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85)),
 ]
-STICK = 4 / 512  # the radius of points and of limbs in their middle, in picture sides
+STICK = 4 / 512  # radius of keypoints, and of limbs at their middle, as a fraction of the image side
 DIMMED = 0.6  # a limb's brightness
 
-HORIZON, WALL = 0.50, 0.64  # rows, in picture sides: where the ground would end, and where a wall does end it
-GROUND = 0.885  # the row that the dancer stands on
+HORIZON, WALL = 0.50, 0.64  # rows, as fractions of the image side; the wall hides the horizon
+GROUND = 0.885  # the row the dancer stands on
 BALL_GROUND, BALL_RADIUS = 0.945, 0.095
-THIGH, SHANK, UPPER_ARM, FOREARM = 0.165, 0.165, 0.115, 0.11
+LEG_BONE, UPPER_ARM, FOREARM = 0.165, 0.115, 0.11  # lengths; thigh and shin are equally long
 
 SKIN, HAIR, SHIRT, TROUSERS, SHOES = (232, 184, 150), (64, 40, 30), (222, 84, 40), (44, 70, 128), (245, 245, 245)
 DARK, LIPS, BALL, STRIPE, SHADOW = (40, 28, 26), (168, 70, 66), (240, 200, 40), (214, 46, 52), (150, 140, 126)
 
-Shape = tuple[np.ndarray, tuple[int, int, int]]  # a polygon's corners (n, 2), in picture sides, and its colour
+Shape = tuple[
+    np.ndarray, tuple[int, int, int]
+]  # a polygon's corners (n, 2), in fractions of the image side, and its colour
 
 
 def dancer(num_frames: int = FRAMES, *, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
-    """The clip itself, (f, h, w, 3) uint8 RGB; size: (width, height). The frame after the last is the first."""
+    """The clip itself, (f, h, w, 3) uint8 RGB, looping; size: (width, height)."""
     return _clip(num_frames, size, lambda moment: [*_stage(moment), *_body(moment), *_ball(moment)], _room)
 
 
@@ -50,12 +52,12 @@ def poses(num_frames: int = FRAMES, *, size: tuple[int, int] = (SIZE, SIZE)) -> 
 
 
 def depth(num_frames: int = FRAMES, *, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
-    """Inverse depth in grey, near bright and far dark, as MiDaS tells it; shaped as `dancer`."""
+    """Inverse depth in grey, as MiDaS predicts it: near is bright, far is dark; shaped as `dancer`."""
     return _clip(num_frames, size, _nearness, _ground_nearness)
 
 
 def mask(num_frames: int = FRAMES, *, size: tuple[int, int] = (SIZE, SIZE)) -> np.ndarray:
-    """White where the dancer is seen, else black; shaped as `dancer`."""
+    """White where the dancer is visible, else black; shaped as `dancer`."""
     return _clip(num_frames, size, lambda moment: [*_all(_body(moment), 255), *_all(_ball(moment), 0)])
 
 
@@ -64,14 +66,14 @@ CLIPS = {"dancer": dancer, "poses": poses, "depth": depth, "mask": mask}
 
 @dataclass(frozen=True)
 class Moment:
-    """body: the 18 points (18, 2), ball: its centre (2,), both in picture sides."""
+    """body: the 18 keypoints (18, 2); ball: its centre (2,); both in fractions of the image side."""
 
     body: np.ndarray
     ball: np.ndarray
 
 
 def moment_at(phase: float) -> Moment:
-    """At a place in the loop, 0 to 1: the hips swing once and bounce twice, and the ball rolls by and back."""
+    """The moment at a phase of the loop, 0 to 1: the hips swing once and bounce twice, the ball rolls past and back."""
     swing, bounce = np.sin(2 * np.pi * phase), np.cos(4 * np.pi * phase)
     ball = np.array((0.5 + 0.36 * np.cos(2 * np.pi * phase), BALL_GROUND - BALL_RADIUS))
     body = np.zeros((18, 2))
@@ -102,10 +104,10 @@ def moment_at(phase: float) -> Moment:
 
 
 def _knee(hip: np.ndarray, ankle: np.ndarray, side: int) -> np.ndarray:
-    """Where two bones of fixed length meet, bent outwards."""
+    """The joint of two bones of equal length, bent outwards."""
     along = ankle - hip
     length = np.linalg.norm(along)
-    bend = np.sqrt(max(0.0, THIGH**2 - (length / 2) ** 2))  # both bones are as long
+    bend = np.sqrt(max(0.0, LEG_BONE**2 - (length / 2) ** 2))
     across = np.array((along[1], -along[0])) / length
     return hip + along / 2 + side * bend * across
 
@@ -143,7 +145,7 @@ def _body(moment: Moment) -> list[Shape]:
 
 
 def _ball(moment: Moment) -> list[Shape]:
-    """Stripes turn as it rolls."""
+    """The ball, whose stripes turn as it rolls."""
     angle, shapes = (moment.ball[0] - 0.5) / BALL_RADIUS, [(_ellipse(moment.ball, [BALL_RADIUS] * 2), BALL)]
     for start in angle + np.arange(3) * 2 * np.pi / 3:
         turn = np.linspace(start, start + np.pi / 3, 24)
@@ -154,7 +156,7 @@ def _ball(moment: Moment) -> list[Shape]:
 
 def _skeleton(moment: Moment) -> list[Shape]:
     body, shapes = moment.body, []
-    for (a, b), colour in zip(LIMBS, COLOURS, strict=False):  # one point more than limbs
+    for (a, b), colour in zip(LIMBS, COLOURS, strict=False):  # there is one keypoint more than limbs
         along = (body[b] - body[a]) / 2
         limb = _ellipse((body[a] + body[b]) / 2, (np.linalg.norm(along), STICK), np.arctan2(along[1], along[0]))
         shapes.append((limb, tuple(int(DIMMED * value) for value in colour)))
@@ -170,7 +172,7 @@ def _all(shapes: list[Shape], grey: int) -> list[Shape]:
 
 
 def _grey(row: float) -> int:
-    """Of what stands on the ground at this row: inverse depth grows evenly with the rows below the horizon."""
+    """The grey of what stands on the ground at a row: inverse depth is linear in the distance below the horizon."""
     return round(255 * (row - HORIZON) / (1 - HORIZON))
 
 
@@ -191,7 +193,7 @@ def _black(rows: np.ndarray) -> np.ndarray:
     return np.zeros((len(rows), 3))
 
 
-# Outlines, in picture sides
+# Outlines, in fractions of the image side
 
 
 def _ellipse(centre, radii, angle: float = 0.0) -> np.ndarray:
@@ -208,21 +210,21 @@ def _hull(*outlines: np.ndarray) -> np.ndarray:
     return cv2.convexHull(np.vstack(outlines).astype(np.float32))[:, 0]
 
 
-# Pictures
+# Clips
 
 
 def _clip(num_frames: int, size: tuple[int, int], shapes_at, ground=_black) -> np.ndarray:
-    """The shapes of each moment on a ground; a square in the middle of the picture holds what happens."""
+    """Draws the shapes of each moment on a ground; the scene fills a square in the middle of the frame."""
     width, height = size
     side, middle = FINER * min(size), FINER * np.array(size) / 2
     rows = 0.5 + (np.arange(FINER * height) + 0.5 - middle[1]) / side
     empty = np.repeat(ground(rows)[:, None], FINER * width, axis=1).round().clip(0, 255).astype(np.uint8)
-    pictures = []
+    frames = []
     for number in range(num_frames):
-        picture = empty.copy()
+        frame = empty.copy()
         for corners, colour in shapes_at(moment_at(number / num_frames)):
             pixels = middle + (corners - 0.5) * side - 0.5
             # OpenCV's fixed point, shift 4
-            cv2.fillPoly(picture, [np.round(pixels * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
-        pictures.append(cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
-    return np.stack(pictures)
+            cv2.fillPoly(frame, [np.round(pixels * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+        frames.append(cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+    return np.stack(frames)

@@ -1,4 +1,4 @@
-"""Reads a picture of the drawn world back: ground, style, colour, shape and centre, by plain image processing."""
+"""Reads ground, style, colour, shape and centre back from an image of the drawn world, by plain image processing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ import numpy as np
 
 from .world import COLOURS, GROUNDS, NIGHT, RIM, SHAPES, SIZE, STYLES, background, shape_mask
 
-STANDS_OUT = 30  # of 255: how far a pixel of an object lies from the ground behind it, at least; less at night
-SMALLEST = 0.012  # of the picture: less is not an object
-LIKE_ENOUGH = 0.6  # overlap with a shape; true ones have 0.8 and more, a blob of no shape has less
-UNLIKE = 60  # of 255: what a pixel counts at most against a ground, so that an object does not decide
+STANDS_OUT = 30  # of 255: how much an object's pixels differ from the ground behind it, at least; less at night
+SMALLEST = 0.012  # fraction of the image; anything smaller is not an object
+LIKE_ENOUGH = 0.6  # minimum overlap with a shape; true shapes reach 0.8 and more, shapeless blobs less
+UNLIKE = 60  # of 255: limits what one pixel counts against a ground, so that the object does not decide
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows. Without an object, colour and shape and centre are None; of a blob, shape is.
+    """What an image shows. Without an object, colour, shape and centre are None; shape is None for a blob, too.
 
-    `size` is the root of the object's area, in picture widths; 0 without one.
+    size: the square root of the object's area, in image widths; 0 without one.
     """
 
     ground: str
@@ -30,29 +30,29 @@ class Reading:
     size: float = 0.0
 
 
-def read_picture(picture: np.ndarray) -> Reading:
-    """Reads (128, 128, 3) uint8."""
-    ground, style = read_ground(picture)
-    mask = object_mask(picture, ground, style)
+def read_image(image: np.ndarray) -> Reading:
+    """Reads an image (128, 128, 3), uint8 RGB."""
+    ground, style = read_ground(image)
+    mask = object_mask(image, ground, style)
     area = mask.mean().item()
     if area < SMALLEST:
         return Reading(ground, style)
     rows, columns = np.nonzero(mask)
     centre = (columns.mean().item() + 0.5) / SIZE, (rows.mean().item() + 0.5) / SIZE
-    colour, shape = _read_colour(picture, mask, style), _read_shape(mask, centre, area)
+    colour, shape = _read_colour(image, mask, style), _read_shape(mask, centre, area)
     return Reading(ground, style, colour, shape, centre, size=area**0.5)
 
 
-def read_ground(picture: np.ndarray) -> tuple[str, str]:
-    """The ground and style whose empty picture is the nearest."""
-    names, empty = _empty_pictures()
-    away = np.abs(empty - picture.astype(np.float32)).mean(axis=3)
+def read_ground(image: np.ndarray) -> tuple[str, str]:
+    """The ground and style whose empty image is nearest."""
+    names, empty = _empty_images()
+    away = np.abs(empty - image.astype(np.float32)).mean(axis=3)
     return names[np.minimum(away, UNLIKE).mean(axis=(1, 2)).argmin()]
 
 
-def object_mask(picture: np.ndarray, ground: str, style: str) -> np.ndarray:
-    """The pixels of the largest thing that the ground does not explain: (128, 128) bool, holes filled."""
-    away = np.abs(picture.astype(np.float32) - background(ground, style)).max(axis=2)
+def object_mask(image: np.ndarray, ground: str, style: str) -> np.ndarray:
+    """The largest region that differs from the ground: (128, 128) bool, with holes filled."""
+    away = np.abs(image.astype(np.float32) - background(ground, style)).max(axis=2)
     least = STANDS_OUT * (NIGHT.mean() if style == "night" else 1)
     away = (cv2.GaussianBlur(away, (0, 0), 1) > least).astype(np.uint8)
     away = cv2.morphologyEx(away, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -64,7 +64,7 @@ def object_mask(picture: np.ndarray, ground: str, style: str) -> np.ndarray:
 
 
 def _read_shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> str | None:
-    """The shape with the largest overlap (intersection over union); None where it is none of them."""
+    """The shape with the largest overlap (intersection over union); None if no overlap is large enough."""
     radius = float(np.sqrt(area / np.pi))
     overlaps = {}
     for shape in SHAPES:
@@ -74,10 +74,10 @@ def _read_shape(mask: np.ndarray, centre: tuple[float, float], area: float) -> s
     return best if overlaps[best] > LIKE_ENOUGH else None
 
 
-def _read_colour(picture: np.ndarray, mask: np.ndarray, style: str) -> str:
+def _read_colour(image: np.ndarray, mask: np.ndarray, style: str) -> str:
     depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 3)
-    within = depth >= min(RIM + 2, 0.7 * depth.max())  # the rim is no part of the colour
-    seen = np.median(picture[within].astype(np.float32), axis=0)
+    within = depth >= min(RIM + 2, 0.7 * depth.max())  # without the white rim
+    seen = np.median(image[within].astype(np.float32), axis=0)
     names, lab = _palette(style)
     return names[np.square(lab - _lab(seen[None])).sum(axis=1).argmin()]
 
@@ -89,7 +89,7 @@ def _palette(style: str) -> tuple[list[str], np.ndarray]:
 
 
 @cache
-def _empty_pictures() -> tuple[list[tuple[str, str]], np.ndarray]:
+def _empty_images() -> tuple[list[tuple[str, str]], np.ndarray]:
     names = [(ground, style) for ground in GROUNDS for style in STYLES]
     return names, np.stack([background(*name) for name in names]).astype(np.float32)
 
@@ -99,6 +99,6 @@ def _lab(colours: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(colours[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
 
 
-def share_right(readings: Sequence[Reading], facts: Mapping[str, str]) -> float:
-    """The share of pictures, 0..1, that show all these facts."""
-    return float(np.mean([all(getattr(r, fact) == value for fact, value in facts.items()) for r in readings]))
+def share_right(readings: Sequence[Reading], attributes: Mapping[str, str]) -> float:
+    """The share of images, 0..1, that show all these attributes."""
+    return float(np.mean([all(getattr(r, name) == value for name, value in attributes.items()) for r in readings]))

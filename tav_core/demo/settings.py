@@ -1,4 +1,4 @@
-"""The settings that work for the miniature, and for networks as small as it; the paper's are for Stable Diffusion."""
+"""Settings that work for the miniature and for networks of its size; the paper's are for Stable Diffusion."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from ..tune import TuneConfig
 class Settings:
     """How a clip of the drawn world is tuned on and edited.
 
-    steps: of DDIM, for each edit; inversion_steps: of DDIM, to the clip's noise and for its reconstruction.
-    group_norm: per frame. Taken over the video, as the original does, groups of so few channels tell each frame that
-        the object is there already, and it is left out of some (docs/eval.md).
+    steps: DDIM steps of each edit; inversion_steps: DDIM steps of the inversion and of the reconstruction.
+    group_norm: per frame. Over the whole video, as in the original, groups of so few channels signal to each frame
+        that the object is already there, and some frames lack it (docs/eval.md).
     """
 
     tuning_steps: int = 100
@@ -24,7 +24,7 @@ class Settings:
     group_norm: str = "frame"
 
     def __post_init__(self):
-        TuneConfig(num_steps=self.tuning_steps, learning_rate=self.learning_rate)  # refuses what it cannot take
+        TuneConfig(num_steps=self.tuning_steps, learning_rate=self.learning_rate)  # for their checks
         EditConfig(num_steps=self.steps, inversion_steps=self.inversion_steps, guidance_scale=self.guidance_scale)
 
 

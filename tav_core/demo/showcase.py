@@ -1,4 +1,4 @@
-"""`tav demo`: draws a clip, tunes the miniature on it, inverts it, edits it, and holds the edits against the truth."""
+"""`tav demo`: draws a clip, tunes the miniature on it, edits it, and compares the edits with ground truth."""
 
 import importlib.util
 import json
@@ -25,14 +25,19 @@ from ..video.pixels import to_uint8
 from ..video.read import read_frames
 from ..video.write import write_video
 from .miniature import miniature_path
-from .readers import read_picture, share_right
+from .readers import read_image, share_right
 from .settings import SETTINGS, Settings
-from .vocabulary import facts_in, unknown_words
+from .vocabulary import attributes_in, unknown_words
 from .world import SIZE, Scene, clip_scenes, draw_clip
 
 SOURCE, MOTION = Scene("red", "ball", "grass"), "arc"
 FPS = 8
-KINDS = {"shape": "object", "ground": "background", "style": "style", "colour": "attribute"}  # the first that changed
+KINDS = {
+    "shape": "object",
+    "ground": "background",
+    "style": "style",
+    "colour": "attribute",
+}  # by the first attribute that changed
 PROMPTS = tuple(
     replace(SOURCE, **change).caption
     for change in (
@@ -46,11 +51,11 @@ PROMPTS = tuple(
 
 @dataclass(frozen=True)
 class DemoEdit:
-    """One edit held against the truth.
+    """An edit compared with ground truth.
 
-    kind: "object", "background", "style", "attribute", or "other" where nothing of the world was changed.
-    attribute_right: share of frames, 0..1, in which all that the prompt changed is there; None for "other".
-    trajectory_correlation: of the object's centres with those of the clip, -1..1.
+    kind: "object", "background", "style", "attribute", or "other" if the prompt changes nothing of the world.
+    attribute_right: share of frames, 0..1, that show everything the prompt changes; None for "other".
+    trajectory_correlation: of the object's centres with those in the clip, -1..1.
     """
 
     prompt: str
@@ -66,14 +71,14 @@ def run_demo(
     *,
     settings: Settings = SETTINGS,
     device: torch.device,
-    tell: Callable[[str], None] = lambda sentence: None,
+    say: Callable[[str], None] = lambda message: None,
     on_step: Callable | None = None,
 ) -> dict:
-    """Leaves clip, tuned weights, a video for each prompt, sheet, loss curve and manifest.json in `folder`.
+    """Writes clip, tuned weights, a video for each prompt, sheet, loss curve and manifest.json to `folder`.
 
-    tell: called with a sentence before each part. on_step: called as (step, total, part=) after each step of any part.
-    Interrupted, it goes on where it was. Returns what manifest.json holds. TavError, before any work, for a folder that
-    cannot be written, an empty prompt, and matplotlib not installed.
+    say: called with a message before each part. on_step: called as (step, total, part=) after each step of any part.
+    An interrupted run resumes. Returns the content of manifest.json. Raises TavError, before any work, if the folder
+    cannot be written, a prompt is empty, or matplotlib is not installed.
     """
     ensure_writable(folder)
     for prompt in prompts:
@@ -85,7 +90,7 @@ def run_demo(
     write_video(clip, torch.from_numpy(draw_clip(scenes)).float() / 255, FPS)
     seconds["drawing the clip"] = time.perf_counter() - began
 
-    tell(f'Tuning the miniature on "{SOURCE.caption}", {settings.tuning_steps} steps.')
+    say(f'Tuning the miniature on "{SOURCE.caption}", {settings.tuning_steps} steps.')
     tuning = prepare_tuning(
         Selection(clip, settings.frames, SIZE),
         SOURCE.caption,
@@ -98,18 +103,18 @@ def run_demo(
     )
 
     for note in tuning.notes:
-        tell(note)
+        say(note)
     losses = tuning.run(on_step and partial(on_step, part="tuning")).losses
     draw_losses(folder / "loss.png", losses)
     seconds["tuning"] = time.perf_counter() - began - sum(seconds.values())
 
-    tell(f"Inverting the clip and sampling {len(prompts)} edits, {settings.steps} steps each.")
+    say(f"Inverting the clip and sampling {len(prompts)} edits, {settings.steps} steps each.")
     config = EditConfig(
         num_steps=settings.steps, inversion_steps=settings.inversion_steps, guidance_scale=settings.guidance_scale
     )
     editing = prepare_edit(clip, weights, miniature_path(), prompts, folder, config=config, device=device)
     for note in editing.notes:
-        tell(note)
+        say(note)
     report = editing.run(on_step)
     edits = [measured(edit.prompt, edit.path, scenes) for edit in report.edits]
     manifest = json.loads(report.manifest.read_text(encoding="utf-8"))
@@ -133,14 +138,14 @@ def run_demo(
 
 
 def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
-    """Reads the frames of an edit and holds them against what its prompt asks for and where the clip's object was."""
+    """Compares the frames of an edit with what its prompt asks for and with where the object is in the clip."""
     frames = read_frames(path, len(scenes), size=SIZE).frames
-    readings = [read_picture(frame) for frame in to_uint8(frames)]
-    asked, known = facts_in(prompt), facts_in(SOURCE.caption)
-    changed = {fact: value for fact, value in asked.items() if value != known[fact]}
+    readings = [read_image(frame) for frame in to_uint8(frames)]
+    before = attributes_in(SOURCE.caption)
+    changed = {name: value for name, value in attributes_in(prompt).items() if value != before[name]}
     return DemoEdit(
         prompt,
-        next((kind for fact, kind in KINDS.items() if fact in changed), "other"),
+        next((kind for name, kind in KINDS.items() if name in changed), "other"),
         path.name,
         share_right(readings, changed) if changed else None,
         trajectory_correlation([reading.centre for reading in readings], [scene.centre for scene in scenes]),
@@ -149,11 +154,11 @@ def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
 
 def _ensure_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
-        raise TavError("The curve of the losses needs matplotlib: pip install matplotlib, then run this again.")
+        raise TavError("The loss curve needs matplotlib; pip install matplotlib, then run the demo again.")
 
 
 def draw_losses(path: Path, losses: Sequence[float]) -> None:
-    """A PNG of the loss of each step and its running mean."""
+    """Writes a PNG of the loss at each step and its running mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")

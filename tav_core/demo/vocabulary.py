@@ -14,10 +14,10 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Writes, as every version of transformers reads it, the byte-pair encoding that joins the letters of WORDS."""
+    """Writes a byte-pair encoding with a token for each of WORDS, in files that every version of transformers reads."""
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     tokens, merges = {**dict.fromkeys(letters), **dict.fromkeys(letter + "</w>" for letter in letters)}, {}
-    for word in sorted(WORDS, key=len, reverse=True):  # "moon" before "on", or it would be taken apart
+    for word in sorted(WORDS, key=len, reverse=True):  # "moon" before "on", or it would be split
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
             merges[" ".join(pieces[:2])] = None
@@ -33,19 +33,19 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of a prompt that the miniature has never read; it runs with them, but draws what it likes."""
+    """The words of a prompt that the miniature was not trained on; it accepts them, but what it draws is arbitrary."""
     return [word for word in dict.fromkeys(_words(prompt)) if word.isalnum() and word not in WORDS]
 
 
-def facts_in(prompt: str) -> dict[str, str]:
-    """What a prompt says of colour, shape, ground and style; a fact that it does not mention is left out."""
+def attributes_in(prompt: str) -> dict[str, str]:
+    """The colour, shape, ground and style in a prompt; those it does not mention are left out."""
     words = _words(prompt)
-    named = {"colour": COLOURS, "shape": SHAPES, "ground": GROUNDS}
-    facts = {fact: next((word for word in words if word in names), None) for fact, names in named.items()}
-    facts["style"] = next((style for style in STYLES if style in words), "plain")
-    return {fact: value for fact, value in facts.items() if value}
+    known = {"colour": COLOURS, "shape": SHAPES, "ground": GROUNDS}
+    found = {name: next((word for word in words if word in values), None) for name, values in known.items()}
+    found["style"] = next((style for style in STYLES if style in words), "plain")
+    return {name: value for name, value in found.items() if value}
 
 
 def _words(prompt: str) -> list[str]:
-    """Words and marks, as a CLIP tokenizer takes them apart."""
+    """Words and punctuation marks, as a CLIP tokenizer splits them."""
     return re.findall(r"\w+|[^\w\s]", prompt.lower())

@@ -1,4 +1,4 @@
-"""The drawn world of the miniature: one object in front of one ground, in one style, of which everything is known."""
+"""The drawn world of the miniature: one object in front of one ground, in one style, with known ground truth."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 SIZE = 128  # pixels: a latent of 16 x 16 behind a VAE of factor 8
-FINER = 4  # drawn this many times larger and averaged, so that edges are smooth
+FINER = 4  # supersampling factor, for smooth edges
 
 COLOURS = {
     "red": (222, 42, 42),
@@ -22,21 +22,22 @@ COLOURS = {
 SHAPES = ("ball", "box", "triangle", "star")
 GROUNDS = ("grass", "beach", "sea", "road", "snow", "moon")
 STYLES = {"plain": "", "cartoon": ", cartoon style", "night": ", at night"}
-NIGHT = np.array((0.50, 0.52, 0.68), np.float32)  # what is left of red, green and blue
+NIGHT = np.array((0.50, 0.52, 0.68), np.float32)  # factors of red, green and blue
 MOTIONS = ("line", "arc", "bounce", "circle")
 SPEEDS = {"slow": 0.5, "fast": 1.0}
 
 HORIZON = 0.55
-RIM = 7  # pixels of white around every object: what all colours have in common, and noise keeps (see benchmarks)
-RADII = (0.105, 0.165)  # no caption tells them
+RIM = 7  # pixels of white around every object, so that inverted noise holds a trace common to all (see benchmarks)
+RADII = (0.105, 0.165)  # not in the captions
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture: `centre` is the object's centroid (x, y) and `radius` that of a ball of its area, in picture widths.
+    """The content of an image.
 
-    The object is a sticker with a white rim, in cartoon style with a black outline, too. `striped` is what the
-    personalised sibling knows as "sks": white bands across the object.
+    The object is a sticker with a white rim and, in cartoon style, a black outline.
+    centre: its centroid (x, y); radius: that of a ball of the same area; both in image widths.
+    striped: white bands across the object, called "sks" in captions; the miniature draws them with its LoRA.
     """
 
     colour: str
@@ -54,20 +55,20 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator, **known) -> Scene:
-    """A scene drawn from all there are, but for what is `known`; of a star or triangle, a tip may be outside."""
+    """A random scene, except for the fields in `known`; the tips of a star or triangle may lie outside the image."""
     radius = known.pop("radius", rng.uniform(*RADII))
-    drawn = {
+    sampled = {
         "colour": rng.choice(list(COLOURS)).item(),
         "shape": rng.choice(SHAPES).item(),
         "ground": rng.choice(GROUNDS).item(),
         "style": rng.choice(list(STYLES), p=(0.5, 0.25, 0.25)).item(),
         "centre": tuple(rng.uniform(0.2, 0.8, 2).tolist()),
     }
-    return Scene(radius=radius, **(drawn | known))
+    return Scene(radius=radius, **(sampled | known))
 
 
 def clip_scenes(scene: Scene, motion: str, *, speed: str = "fast", num_frames: int = 8) -> list[Scene]:
-    """The scene's object along one of MOTIONS, frame by frame; `scene.centre` is not used."""
+    """The scene's object along one of MOTIONS, frame by frame; `scene.centre` is ignored."""
     times = np.linspace(-0.5, 0.5, num_frames) * SPEEDS[speed]
     return [replace(scene, centre=_centre(motion, time)) for time in times]
 
@@ -82,33 +83,33 @@ def _centre(motion: str, time: float) -> tuple[float, float]:
         return x, 0.7 - 0.4 * abs(np.cos(2 * np.pi * time)).item()
     if motion == "circle":
         return 0.5 + 0.24 * np.cos(5.5 * time).item(), 0.5 + 0.24 * np.sin(5.5 * time).item()
-    raise ValueError(f"There is no motion {motion!r}: take one of {', '.join(MOTIONS)}.")
+    raise ValueError(f"Unknown motion {motion!r}; choose one of {', '.join(MOTIONS)}.")
 
 
 def draw_clip(scenes: list[Scene]) -> np.ndarray:
-    """(f, 128, 128, 3) uint8."""
+    """Draws a clip (f, 128, 128, 3), uint8 RGB."""
     return np.stack([draw(scene) for scene in scenes])
 
 
 def draw(scene: Scene) -> np.ndarray:
-    """The picture (128, 128, 3), uint8 RGB."""
-    picture = _fine_background(scene.ground, scene.style).copy()
-    _draw_object(picture, scene)
-    picture = cv2.resize(picture, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    """Draws an image (128, 128, 3), uint8 RGB."""
+    image = _fine_background(scene.ground, scene.style).copy()
+    _draw_object(image, scene)
+    image = cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
     if scene.style == "night":
-        picture = picture * NIGHT
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+        image = image * NIGHT
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
 
 
 @cache
 def background(ground: str, style: str) -> np.ndarray:
-    """What `draw` shows where no object is: (128, 128, 3) uint8. Kept: do not write to it."""
+    """What `draw` gives without an object, (128, 128, 3) uint8. Cached: do not write to it."""
     nowhere = Scene("red", "ball", ground, style, centre=(-1, -1))
     return draw(nowhere)
 
 
 def shape_mask(shape: str, centre: tuple[float, float], radius: float, size: int = SIZE) -> np.ndarray:
-    """The pixels of one shape, (size, size) in 0..1; every shape of one radius covers the same area."""
+    """The mask of a shape, (size, size) in 0..1; all shapes of one radius cover the same area."""
     mask = np.zeros((size * FINER, size * FINER), np.uint8)
     _fill(mask, _outline(shape, centre, radius), 255)
     return cv2.resize(mask, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
@@ -118,7 +119,7 @@ def shape_mask(shape: str, centre: tuple[float, float], radius: float, size: int
 
 
 def _outline(shape: str, centre: tuple[float, float], radius: float) -> np.ndarray:
-    """The corners (n, 2) of a shape with the area of a ball of `radius`, in picture widths."""
+    """The corners (n, 2) of a shape with the area of a ball of `radius`, in image widths."""
     if shape == "ball":
         angles, lengths = np.linspace(0, 2 * np.pi, 90, endpoint=False), 1.0
     elif shape == "box":
@@ -132,15 +133,15 @@ def _outline(shape: str, centre: tuple[float, float], radius: float) -> np.ndarr
     return np.array(centre) + corners * radius * np.sqrt(np.pi / area)
 
 
-def _draw_object(picture: np.ndarray, scene: Scene) -> None:
+def _draw_object(image: np.ndarray, scene: Scene) -> None:
     outline = _outline(scene.shape, scene.centre, scene.radius)
-    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask = np.zeros(image.shape[:2], np.uint8)
     _fill(mask, outline, 255)
     x, y, width, height = cv2.boundingRect(mask)
     if not width:
         return
     window = np.s_[y : y + height, x : x + width]
-    rows, columns = np.mgrid[window] / len(picture)
+    rows, columns = np.mgrid[window] / len(image)
     shade = np.zeros((height, width)) if scene.style == "cartoon" else _shade(rows, columns, scene)
     colour = np.array(COLOURS[scene.colour], np.float32) * (1 + np.minimum(shade, 0))[..., None]
     colour += (255 - colour) * np.maximum(shade, 0)[..., None]
@@ -148,14 +149,14 @@ def _draw_object(picture: np.ndarray, scene: Scene) -> None:
         bands = np.abs((rows - scene.centre[1]) / scene.radius)
         colour[(bands > 0.18) & (bands < 0.55)] = 250
     inside = mask[window] > 0
-    cv2.polylines(picture, [_fixed(picture, outline)], True, (252, 252, 252), 2 * RIM * FINER, cv2.LINE_AA, 4)
-    picture[window][inside] = colour[inside]
+    cv2.polylines(image, [_fixed(image, outline)], True, (252, 252, 252), 2 * RIM * FINER, cv2.LINE_AA, 4)
+    image[window][inside] = colour[inside]
     if scene.style == "cartoon":
-        cv2.polylines(picture, [_fixed(picture, outline)], True, (20, 20, 20), 3 * FINER, cv2.LINE_AA, 4)
+        cv2.polylines(image, [_fixed(image, outline)], True, (20, 20, 20), 3 * FINER, cv2.LINE_AA, 4)
 
 
 def _shade(rows: np.ndarray, columns: np.ndarray, scene: Scene) -> np.ndarray:
-    """Lit from the upper left: above 0 towards white, below 0 towards black."""
+    """Shading, lit from the upper left: above 0 towards white, below 0 towards black."""
     across = ((columns - scene.centre[0]) + (rows - scene.centre[1])) / scene.radius
     highlight = np.exp(-4 * ((columns - scene.centre[0]) / scene.radius + 0.4) ** 2)
     highlight *= np.exp(-4 * ((rows - scene.centre[1]) / scene.radius + 0.4) ** 2)
@@ -168,7 +169,7 @@ def _shade(rows: np.ndarray, columns: np.ndarray, scene: Scene) -> np.ndarray:
 @cache
 def _fine_background(ground: str, style: str) -> np.ndarray:
     fine, flat = SIZE * FINER, style == "cartoon"
-    picture = np.zeros((fine, fine, 3), np.float32)
+    image = np.zeros((fine, fine, 3), np.float32)
     sky, earth, decorate = {
         "grass": (((104, 172, 236), (172, 212, 244)), ((124, 186, 88), (88, 152, 64)), _grass),
         "beach": (((92, 176, 228), (222, 206, 176)), ((226, 196, 134), (202, 166, 104)), _beach),
@@ -178,13 +179,13 @@ def _fine_background(ground: str, style: str) -> np.ndarray:
         "moon": (((12, 12, 36), (36, 36, 74)), ((168, 168, 174), (124, 124, 132)), _moon),
     }[ground]
     horizon = round(HORIZON * fine)
-    picture[:horizon], picture[horizon:] = _gradient(sky, horizon, flat), _gradient(earth, fine - horizon, flat)
-    decorate(picture)
+    image[:horizon], image[horizon:] = _gradient(sky, horizon, flat), _gradient(earth, fine - horizon, flat)
+    decorate(image)
     if flat:
-        cv2.line(picture, (0, horizon), (fine, horizon), (20, 20, 20), 2 * FINER)
+        cv2.line(image, (0, horizon), (fine, horizon), (20, 20, 20), 2 * FINER)
     if style == "night" and ground != "moon":
-        _disc(picture, (0.82, 0.15), 0.075, tuple((np.array((236, 232, 206)) / NIGHT).tolist()))
-    return picture
+        _disc(image, (0.82, 0.15), 0.075, tuple((np.array((236, 232, 206)) / NIGHT).tolist()))
+    return image
 
 
 def _gradient(ends: tuple, rows: int, flat: bool) -> np.ndarray:
@@ -193,64 +194,64 @@ def _gradient(ends: tuple, rows: int, flat: bool) -> np.ndarray:
     return (top + (bottom - top) * along[:, None])[:, None].astype(np.float32)
 
 
-def _grass(picture: np.ndarray) -> None:
+def _grass(image: np.ndarray) -> None:
     for x, y in ((0.2, 0.14), (0.68, 0.22)):
         for dx, dy, radius in ((-0.07, 0.01, 0.04), (0, -0.01, 0.06), (0.07, 0.01, 0.045)):
-            _disc(picture, (x + dx, y + dy), radius, (250, 252, 254))
+            _disc(image, (x + dx, y + dy), radius, (250, 252, 254))
     for x, y in ((0.1, 0.7), (0.35, 0.64), (0.6, 0.76), (0.87, 0.67), (0.22, 0.9), (0.75, 0.92), (0.48, 0.88)):
-        _stroke(picture, [(x - 0.03, y - 0.04), (x, y), (x + 0.03, y - 0.04)], (70, 130, 52))
+        _stroke(image, [(x - 0.03, y - 0.04), (x, y), (x + 0.03, y - 0.04)], (70, 130, 52))
 
 
-def _beach(picture: np.ndarray) -> None:
-    _fill(picture, np.array(((0, 0.44), (1, 0.44), (1, 0.55), (0, 0.57))), (58, 158, 196))
-    _disc(picture, (0.82, 0.15), 0.07, (255, 244, 190))
+def _beach(image: np.ndarray) -> None:
+    _fill(image, np.array(((0, 0.44), (1, 0.44), (1, 0.55), (0, 0.57))), (58, 158, 196))
+    _disc(image, (0.82, 0.15), 0.07, (255, 244, 190))
     for x, y in ((0.15, 0.72), (0.44, 0.85), (0.8, 0.7), (0.66, 0.93), (0.27, 0.95)):
-        _disc(picture, (x, y), 0.014, (196, 160, 110))
+        _disc(image, (x, y), 0.014, (196, 160, 110))
 
 
-def _sea(picture: np.ndarray) -> None:
-    _fill(picture, np.array(((0.62, 0.42), (0.62, 0.3), (0.72, 0.42))), (244, 244, 240))
-    _fill(picture, np.array(((0.56, 0.47), (0.74, 0.47), (0.7, 0.52), (0.6, 0.52))), (110, 84, 70))
+def _sea(image: np.ndarray) -> None:
+    _fill(image, np.array(((0.62, 0.42), (0.62, 0.3), (0.72, 0.42))), (244, 244, 240))
+    _fill(image, np.array(((0.56, 0.47), (0.74, 0.47), (0.7, 0.52), (0.6, 0.52))), (110, 84, 70))
     for x, y in ((0.12, 0.64), (0.5, 0.68), (0.84, 0.63), (0.3, 0.8), (0.7, 0.82), (0.1, 0.93), (0.52, 0.94)):
         wave = [(x - 0.07, y), (x - 0.035, y - 0.018), (x, y), (x + 0.035, y - 0.018), (x + 0.07, y)]
-        _stroke(picture, wave, (150, 200, 226))
+        _stroke(image, wave, (150, 200, 226))
 
 
-def _road(picture: np.ndarray) -> None:
-    _fill(picture, np.array(((0, 0.5), (1, 0.47), (1, 0.58), (0, 0.58))), (126, 160, 104))
+def _road(image: np.ndarray) -> None:
+    _fill(image, np.array(((0, 0.5), (1, 0.47), (1, 0.58), (0, 0.58))), (126, 160, 104))
     for x in (0.02, 0.28, 0.54, 0.8):
-        _fill(picture, np.array(((x, 0.77), (x + 0.14, 0.77), (x + 0.14, 0.805), (x, 0.805))), (238, 238, 232))
+        _fill(image, np.array(((x, 0.77), (x + 0.14, 0.77), (x + 0.14, 0.805), (x, 0.805))), (238, 238, 232))
 
 
-def _snow(picture: np.ndarray) -> None:
+def _snow(image: np.ndarray) -> None:
     for x, size in ((0.12, 1.0), (0.26, 0.7), (0.86, 1.1)):
         for y in (0.5, 0.44, 0.38):
             half = (0.07 + 0.5 * (y - 0.44)) * size
-            _fill(picture, np.array(((x - half, y + 0.07), (x + half, y + 0.07), (x, y - 0.07))), (60, 96, 84))
+            _fill(image, np.array(((x - half, y + 0.07), (x + half, y + 0.07), (x, y - 0.07))), (60, 96, 84))
 
 
-def _moon(picture: np.ndarray) -> None:
+def _moon(image: np.ndarray) -> None:
     for x, y in ((0.1, 0.1), (0.3, 0.22), (0.45, 0.08), (0.62, 0.3), (0.2, 0.42), (0.9, 0.4), (0.55, 0.45)):
-        _disc(picture, (x, y), 0.011, (244, 244, 224))
-    _disc(picture, (0.82, 0.15), 0.08, (92, 150, 214))
+        _disc(image, (x, y), 0.011, (244, 244, 224))
+    _disc(image, (0.82, 0.15), 0.08, (92, 150, 214))
     for x, y, radius in ((0.2, 0.68, 0.07), (0.62, 0.64, 0.05), (0.8, 0.84, 0.09), (0.4, 0.88, 0.06)):
-        _fill(picture, np.array((x, y)) + _outline("ball", (0, 0), radius) * (1, 0.4), (112, 112, 120))
+        _fill(image, np.array((x, y)) + _outline("ball", (0, 0), radius) * (1, 0.4), (112, 112, 120))
 
 
-# Drawing on the fine picture, in picture widths
+# Drawing on the supersampled image, in image widths
 
 
-def _fixed(picture: np.ndarray, points: np.ndarray) -> np.ndarray:
-    return np.round(np.asarray(points) * len(picture) * 16).astype(np.int32)  # OpenCV's fixed point, shift 4
+def _fixed(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    return np.round(np.asarray(points) * len(image) * 16).astype(np.int32)  # OpenCV's fixed point, shift 4
 
 
-def _fill(picture: np.ndarray, corners: np.ndarray, colour) -> None:
-    cv2.fillPoly(picture, [_fixed(picture, corners)], colour, cv2.LINE_AA if picture.ndim == 3 else cv2.LINE_8, 4)
+def _fill(image: np.ndarray, corners: np.ndarray, colour) -> None:
+    cv2.fillPoly(image, [_fixed(image, corners)], colour, cv2.LINE_AA if image.ndim == 3 else cv2.LINE_8, 4)
 
 
-def _disc(picture: np.ndarray, centre: tuple[float, float], radius: float, colour: tuple) -> None:
-    _fill(picture, _outline("ball", centre, radius), colour)
+def _disc(image: np.ndarray, centre: tuple[float, float], radius: float, colour: tuple) -> None:
+    _fill(image, _outline("ball", centre, radius), colour)
 
 
-def _stroke(picture: np.ndarray, points: list, colour: tuple) -> None:
-    cv2.polylines(picture, [_fixed(picture, points)], False, colour, 2 * FINER, cv2.LINE_AA, 4)
+def _stroke(image: np.ndarray, points: list, colour: tuple) -> None:
+    cv2.polylines(image, [_fixed(image, points)], False, colour, 2 * FINER, cv2.LINE_AA, 4)

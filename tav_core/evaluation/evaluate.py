@@ -1,4 +1,4 @@
-"""Measures variants of the method on clips of the drawn world, one clip and variant after the other."""
+"""Measures variants of the method on clips of the drawn world, one clip and one variant at a time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .variants import Variant
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one variant made of one clip, and its figures. Frames are (f, 128, 128, 3) in 0..1."""
+    """One variant's videos of one clip, and its figures. Frames are (f, 128, 128, 3) in 0..1."""
 
     clip: WorldClip
     variant: str
@@ -38,17 +38,16 @@ def evaluate(
     seed: int = 0,
     work: Path | None = None,
 ) -> Iterator[Outcome]:
-    """Yields the outcome of each clip and variant as it is done.
+    """Yields the outcome of each clip and variant as soon as it is ready.
 
-    work: a folder that keeps what was sampled, so that a run goes on where it was stopped, and a contact sheet of each
-        outcome.
+    work: a folder for the samples, so that an interrupted run resumes, and for a contact sheet of each outcome.
     """
     for clip in clips:
         source = torch.from_numpy(draw_clip(clip.scenes(settings.frames))).float() / 255
         for name, samples in sample_variants(checkpoint, clip, variants, settings, seed=seed, work=work):
             edits = [checkpoint.decode_video(latents[None]) for latents in samples.edits]
-            rebuilt = samples.reconstruction
-            reconstruction = None if rebuilt is None else checkpoint.decode_video(rebuilt)
+            latents = samples.reconstruction
+            reconstruction = None if latents is None else checkpoint.decode_video(latents)
             measured = figures(clip, source, edits, reconstruction) | {"seconds": samples.seconds}
             outcome = Outcome(clip, name, source, edits, reconstruction, measured)
             if work:

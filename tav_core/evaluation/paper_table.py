@@ -1,4 +1,4 @@
-"""The paper's own measurement (section 5.2): CLIP's scores of edited videos, beside the published ones."""
+"""The paper's own evaluation (section 5.2): CLIP scores of edited videos, next to the published ones."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import TavError
+from ..jobs.edit_run import MANIFEST
 from ..metrics import ClipScorer, ClipScores
 from ..video.read import read_frames
 
-MANIFEST = "manifest.json"
-# Table 1 of the paper, on its own clips and sentences.
+# Table 1 of the paper, on its own clips and prompts.
 PUBLISHED = {
     "CogVideo": ClipScores(90.64, 23.91),
     "Plug-and-Play": ClipScores(88.89, 27.56),
@@ -22,7 +22,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class EditedVideo:
-    """A video that was made by a prompt; num_frames and size (width, height) are those that it was made with."""
+    """A video edited with a prompt; num_frames and size (width, height) are those of the edit."""
 
     path: Path
     prompt: str
@@ -31,22 +31,22 @@ class EditedVideo:
 
 
 def edited_videos(folder: Path) -> list[EditedVideo]:
-    """The videos of a folder that `tav edit`, `tav run` or `tav demo` wrote, as its manifest.json names them."""
+    """The videos in an output folder of `tav edit`, `tav run` or `tav demo`, as listed in its manifest.json."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise TavError(f"{folder} holds no {MANIFEST}: give a folder that `tav edit`, `tav run` or `tav demo` wrote.")
+        raise TavError(f"{folder} holds no {MANIFEST}; give an output folder of `tav edit`, `tav run` or `tav demo`.")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         frames, size = manifest["selection"]["frames"], tuple(manifest["selection"]["size"])
         return [EditedVideo(folder / edit["path"], edit["prompt"], frames, size) for edit in manifest["edits"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise TavError(f"{path} cannot be read ({error!r}): make the edits again.") from error
+        raise TavError(f"{path} cannot be read ({error!r}); make the edits again.") from error
 
 
 def score_videos(
     videos: Sequence[EditedVideo], scorer: ClipScorer, on_step: Callable | None = None
 ) -> list[ClipScores]:
-    """Scores each video with its prompt. on_step: called as (step, total, part=) after each."""
+    """Scores each video against its prompt. on_step: called as (step, total, part=) after each."""
     scores = []
     for number, video in enumerate(videos, 1):
         frames = read_frames(video.path, video.num_frames, size=video.size).frames
@@ -57,21 +57,21 @@ def score_videos(
 
 
 def scores_as_json(videos: Sequence[EditedVideo], scores: Sequence[ClipScores], clip_model: str) -> dict:
-    """Mean and standard deviation (of a sample) over the videos, each video's scores, and the published ones."""
+    """Mean and sample standard deviation over the videos, the scores of each, and the published ones."""
     columns = dict(zip(ClipScores._fields, zip(*scores, strict=True), strict=True))
     return {
         "clip_model": clip_model,
         **{name: {"mean": float(np.mean(column)), "std": _std(column)} for name, column in columns.items()},
         "videos": [
-            {"path": video.path.as_posix(), "prompt": video.prompt, **of._asdict()}
-            for video, of in zip(videos, scores, strict=True)
+            {"path": video.path.as_posix(), "prompt": video.prompt, **score._asdict()}
+            for video, score in zip(videos, scores, strict=True)
         ],
-        "published": {name: of._asdict() for name, of in PUBLISHED.items()},
+        "published": {name: score._asdict() for name, score in PUBLISHED.items()},
     }
 
 
 def scores_as_rows(videos: Sequence[EditedVideo], scores: Sequence[ClipScores]) -> list[list[str]]:
-    """Rows of a table: each video, their mean ± standard deviation, and the published rows, labelled so."""
+    """Table rows: each video, their mean ± standard deviation, and the published scores, labelled as such."""
     rows = [
         [video.prompt.replace("|", "\\|"), *(f"{score:.2f}" for score in of)]
         for video, of in zip(videos, scores, strict=True)

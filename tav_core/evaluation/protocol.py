@@ -1,4 +1,4 @@
-"""What the claims are measured on: clips of the drawn world, half of them held back, and edits of four kinds."""
+"""What the method is measured on: clips of the drawn world, half of them held out, with edits of four kinds."""
 
 from dataclasses import dataclass, replace
 from itertools import product
@@ -9,14 +9,14 @@ from ..demo.world import COLOURS, GROUNDS, MOTIONS, SHAPES, SPEEDS, Scene, clip_
 
 SEED = 1305
 EDITED_STYLES = ("cartoon", "night")
-FACTS = ("colour", "shape", "ground", "style")
-# What each kind of edit of the paper changes; all other facts should stay as they are.
+ATTRIBUTES = ("colour", "shape", "ground", "style")
+# What each of the paper's kinds of edit changes; all other attributes should stay as they are.
 CHANGES = {"object": ("colour", "shape"), "background": ("ground",), "attribute": ("colour",), "style": ("style",)}
 
 
 @dataclass(frozen=True)
 class WorldEdit:
-    """One edit: `scene` is what its frames should show, wherever the object is."""
+    """An edit of a clip: its frames should show `scene`, wherever the object is."""
 
     kind: str
     scene: Scene
@@ -28,7 +28,7 @@ class WorldEdit:
 
 @dataclass(frozen=True)
 class WorldClip:
-    """A clip and its edits. `number` tells it from all others, and gives it randomness of its own."""
+    """A clip and its edits. `number` is unique to it, and seeds its random noise."""
 
     number: int
     scene: Scene
@@ -49,34 +49,34 @@ class WorldClip:
 
 
 def clips_to_choose_by() -> list[WorldClip]:
-    """The 8 clips, of each motion and speed, by which settings may be chosen."""
+    """The 8 clips, one of each motion and speed, for choosing settings."""
     return _clips(0)
 
 
 def clips_to_report() -> list[WorldClip]:
-    """The 8 other clips, of each motion and speed, that nothing was chosen by."""
+    """The 8 held-out clips, one of each motion and speed, for reporting results."""
     return _clips(1)
 
 
 def _clips(half: int) -> list[WorldClip]:
-    """Neighbouring clips move differently, and the objects use each colour once and each shape twice."""
+    """8 clips: neighbours move differently, and the objects have each colour once and each shape twice."""
     rng = np.random.default_rng((SEED, half))
-    courses = list(product(reversed(SPEEDS), MOTIONS))  # the fast ones first
-    dealt = [_dealt(rng, names, len(courses)) for names in (COLOURS, SHAPES, GROUNDS, EDITED_STYLES)]
+    courses = list(product(reversed(SPEEDS), MOTIONS))  # fast ones first
+    shuffled = [_evenly(rng, names, len(courses)) for names in (COLOURS, SHAPES, GROUNDS, EDITED_STYLES)]
     clips = []
-    for number, ((speed, motion), colour, shape, ground, style) in enumerate(zip(courses, *dealt, strict=True)):
+    for number, ((speed, motion), colour, shape, ground, style) in enumerate(zip(courses, *shuffled, strict=True)):
         scene = Scene(colour, shape, ground)
         values = {"colour": COLOURS, "shape": SHAPES, "ground": GROUNDS, "style": [style]}
         edits = []
-        for kind, facts in CHANGES.items():
-            others = {fact: [value for value in values[fact] if value != getattr(scene, fact)] for fact in facts}
-            change = {fact: rng.choice(choices).item() for fact, choices in others.items()}
+        for kind, names in CHANGES.items():
+            others = {name: [value for value in values[name] if value != getattr(scene, name)] for name in names}
+            change = {name: rng.choice(choices).item() for name, choices in others.items()}
             edits.append(WorldEdit(kind, replace(scene, **change)))
         clips.append(WorldClip(half * len(courses) + number, scene, motion, speed, tuple(edits)))
     return clips
 
 
-def _dealt(rng: np.random.Generator, names, count: int) -> list[str]:
-    """`count` of the names in random order, each as often as the others, or once more."""
+def _evenly(rng: np.random.Generator, names, count: int) -> list[str]:
+    """`count` of the names in random order, each equally often, give or take one."""
     names = list(names)
     return rng.permutation([names[i % len(names)] for i in range(count)]).tolist()

@@ -1,4 +1,4 @@
-"""What an evaluation found: figures with their spread, as tables for people and as JSON for machines."""
+"""The report of an evaluation: figures with their spread, as Markdown tables and as JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # variant -> figure ->
 
 @dataclass(frozen=True)
 class Figure:
-    """A column of the tables. `up` says that more is better; `scale` is what a value is shown times."""
+    """A column of the tables. up: higher is better. scale: factor of the values shown."""
 
     title: str
     up: bool
@@ -39,7 +39,7 @@ FIGURES = {
     "warp_error": Figure("warp error, 10⁻³", False, 2, 1000),
     "reconstruction_psnr": Figure("reconstruction, dB", True, 1),
     "reconstruction_ssim": Figure("reconstruction, SSIM", True, 3),
-    "seconds": Figure("seconds a clip", False, 0),
+    "seconds": Figure("seconds per clip", False, 0),
 }
 TABLES = {
     "Does the edit land, and does the rest stay?": list(FIGURES)[:7],
@@ -58,19 +58,19 @@ def by_variant(measured: Iterable[tuple[str, str, Mapping[str, float]]]) -> Valu
 
 
 def as_json(values: Values) -> dict:
-    """Variant -> figure -> mean, std (over clips, of a sample) and the value of each clip."""
+    """Variant -> figure -> mean, sample standard deviation (std) over the clips, and the value of each clip."""
     return {
         variant: {
-            name: {"mean": _mean(of), "std": _std(of), "clips": {clip: round(v, 6) for clip, v in of.items()}}
+            name: {"mean": _mean(clips), "std": _std(clips), "clips": {clip: round(v, 6) for clip, v in clips.items()}}
             for name in FIGURES
-            if (of := figures.get(name))
+            if (clips := figures.get(name))
         }
         for variant, figures in values.items()
     }
 
 
 def as_tables(values: Values) -> str:
-    """Markdown: a row for each variant, mean ± standard deviation over the clips."""
+    """Markdown tables with a row per variant: mean ± standard deviation over the clips."""
     parts = []
     for heading, names in TABLES.items():
         titles = [f"{FIGURES[name].title} {'↑' if FIGURES[name].up else '↓'}" for name in names]
@@ -87,8 +87,8 @@ def explanation(variants: Mapping[str, Variant], num_clips: int, settings: Setti
     listed = "\n".join(f"- `{name}`: {variant.title}" for name, variant in variants.items())
     return f"""# The claims, measured
 
-{num_clips} clips of {settings.frames} frames of the drawn world (`tav_core/demo/`), each edited by four sentences:
-another object, another background, another attribute, another style. Made by
+{num_clips} clips of {settings.frames} frames of the drawn world (`tav_core/demo/`), each edited with four prompts:
+another object, another background, another attribute, another style. Made with
 
     {command}
 
@@ -97,14 +97,15 @@ on {made_by}. Settings: {settings.tuning_steps} steps of tuning at {settings.lea
 GroupNorm over each {settings.group_norm}.
 Each value is the mean over the clips ± their standard deviation; a clip's value is the mean over its edits.
 
-- *edit right*: frames in which all that the sentence changes is read back; *rest kept*: in which all else is as it was.
-- *background kept*: PSNR against the clip outside of both objects, where the sentence keeps the ground.
-- *trajectory correlation*: of the object's centres with the clip's, each about its mean; *centre error*: how far apart.
-- *constancy*: frames that read as most of the same video do, in ground, colour and shape, and the mean of the three.
-- *size spread*: standard deviation of the object's size over the frames; no sentence tells it, so only the frames can
-  agree on it.
+- *edit right*: share of frames that show everything the prompt changes; *rest kept*: that keep everything else.
+- *background kept*: PSNR against the clip, outside both objects, for prompts that keep the ground.
+- *trajectory correlation*: of the object's centres with the clip's, each about its mean; *centre error*: their
+  distance.
+- *constancy*: share of frames with the ground, colour and shape that most frames of the video have; mean of the three.
+- *size spread*: standard deviation of the object's size over the frames; no prompt mentions the size, so it shows how
+  well the frames agree with each other.
 - *warp error*: mean squared difference of neighbouring frames along their optical flow (DIS).
-- *reconstruction*: the clip inverted and sampled back, with the VAE's own loss in it.
+- *reconstruction*: the clip inverted and sampled back, including the error of the VAE.
 
 The variants:
 
@@ -112,9 +113,9 @@ The variants:
 
 
 def as_claims(values: Values) -> str:
-    """Markdown: each figure in which a variant should be worse than another, with the difference clip by clip.
+    """A Markdown table of each figure in which a variant should be worse than another, compared clip by clip.
 
-    Empty where there is nothing to compare.
+    Empty if there is nothing to compare.
     """
     rows = []
     for variant in values:
@@ -138,19 +139,19 @@ def as_claims(values: Values) -> str:
     heads = [
         "variant",
         "should be worse in",
-        "says",
+        "claimed by",
         "than",
-        "its",
-        "variant's",
+        "its value",
+        "variant's value",
         "worse by",
-        "worse in so many clips",
+        "clips where worse",
         "clearly",
     ]
     return table(heads, rows) if rows else ""
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up as text, too."""
+    """A Markdown table with aligned columns."""
     widths = [max(len(row[i]) for row in (heads, *rows)) for i in range(len(heads))]
     lines = [heads, ["-" * width for width in widths], *rows]
     padded = [[f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
@@ -164,7 +165,7 @@ def _cell(figure: Figure, values: Mapping[str, float] | None) -> str:
 
 
 def _is_clear(differences: Sequence[float]) -> bool:
-    """Whether the mean difference lies more than two standard errors above none."""
+    """Whether the mean difference is more than two standard errors above zero."""
     if len(differences) < 2:
         return False
     return bool(np.mean(differences) > 2 * np.std(differences, ddof=1) / np.sqrt(len(differences)))

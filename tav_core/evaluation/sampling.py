@@ -1,4 +1,4 @@
-"""Edits of a clip by each variant of the method: tuned once for each network, inverted once, all edits in one batch."""
+"""Samples each variant's edits of a clip: each network is tuned once, and all edits are sampled in one batch."""
 
 import copy
 import os
@@ -31,10 +31,10 @@ FORMAT, SUFFIX = "tune-a-video/evaluation/1", ".safetensors"
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """What one variant made of one clip, as clean latents.
+    """One variant's samples of one clip, as clean latents.
 
-    edits: (e, c, f, h, w); reconstruction: (1, c, f, h, w), sampled back from the inversion, None without one.
-    seconds: of tuning, inversion and sampling, but not of the VAE.
+    edits: (e, c, f, h, w); reconstruction: (1, c, f, h, w), sampled from the inversion; None without one.
+    seconds: of tuning, inversion and sampling, without the VAE.
     """
 
     edits: Tensor
@@ -48,7 +48,7 @@ class Samples:
 
     @classmethod
     def load(cls, path: str | os.PathLike, key: str) -> "Samples | None":
-        """What was saved under the same key; None where it is absent, of another key, or damaged."""
+        """Reads samples saved with the same key; None if the file is missing, damaged, or has another key."""
         try:
             tensors, metadata = read_tensors(path, FORMAT)
         except TavError:
@@ -62,7 +62,7 @@ class Samples:
 
 @dataclass(frozen=True, eq=False)
 class EncodedClip:
-    """latents: (1, c, f, h, w); embeddings of the clip's sentence and of "", (1, n, d), and of the edits (e, n, d)."""
+    """latents: (1, c, f, h, w); embeddings of the clip's prompt and of "", (1, n, d), and of the edits (e, n, d)."""
 
     latents: Tensor
     prompt: Tensor
@@ -79,14 +79,14 @@ def sample_variants(
     seed: int = 0,
     work: Path | None = None,
 ) -> Iterator[tuple[str, Samples]]:
-    """Yields each variant's name and samples as they are done, those that share a network one after the other.
+    """Yields each variant's name and samples as soon as they are ready, grouped by network.
 
-    work: a folder that keeps them, and from which they come where nothing that decides them has changed.
+    work: a folder that keeps the samples; they are reused while nothing they depend on has changed.
     """
     encoded = encode(checkpoint, clip, settings.frames)
     seeds = tuple(np.random.SeedSequence((seed, clip.number)).generate_state(2).tolist())
     for network in dict.fromkeys(variant.network for variant in variants.values()):
-        bench = None
+        sampler = None
         for name, variant in variants.items():
             if variant.network != network:
                 continue
@@ -96,8 +96,8 @@ def sample_variants(
             )
             samples = path and Samples.load(path, key)
             if not samples:
-                bench = bench or _Bench(checkpoint, encoded, network, settings, seeds)
-                samples = bench.samples(variant.inverted)
+                sampler = sampler or _Sampler(checkpoint, encoded, network, settings, seeds)
+                samples = sampler.samples(variant.inverted)
                 if path:
                     samples.save(path, key)
             yield name, samples
@@ -113,10 +113,10 @@ def encode(checkpoint: Checkpoint, clip: WorldClip, num_frames: int) -> EncodedC
     )
 
 
-class _Bench:
-    """One network, tuned on one clip, and the noise that it inverts the clip to.
+class _Sampler:
+    """Samples edits of one clip with one network, which it tunes on the clip first.
 
-    seeds: of tuning and of random noise; one for both would start from noise that was tuned on.
+    seeds: of tuning and of random noise; with one for both, sampling would start from noise the network was tuned on.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class _Bench:
 
 
 def inflated(checkpoint: Checkpoint, network: Network, settings: Settings) -> InflatedUNet:
-    """A copy of the checkpoint's network, inflated as the variant says."""
+    """An inflated copy of the checkpoint's network."""
     return inflate(copy.deepcopy(checkpoint.unet), network.inflation(settings.group_norm))
 
 

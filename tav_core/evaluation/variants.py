@@ -1,4 +1,4 @@
-"""The method and what is left of it without one of its parts (paper, section 5.3), with the baselines beside it."""
+"""The method, its ablations (paper, section 5.3) and baselines."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from ..inflation import Inflation
 
 @dataclass(frozen=True)
 class TemporallyTuned(Inflation):
-    """An inflation of which tuning trains the added temporal attention alone."""
+    """An inflation in which only the added temporal attention is trained."""
 
     def trains(self, name: str) -> bool:
         return super().trains(name) and not self.is_difference(name)
@@ -17,7 +17,7 @@ class TemporallyTuned(Inflation):
 class Network:
     """How a text-to-image network is inflated, and whether it is tuned; the defaults are the method's.
 
-    group_norm: None is the one of the evaluation's settings.
+    group_norm: None takes that of the evaluation's settings.
     """
 
     attention: str = "sparse-causal"
@@ -27,7 +27,7 @@ class Network:
     is_tuned: bool = True
 
     def inflation(self, group_norm: str) -> Inflation:
-        """How the network is inflated; group_norm: that of the settings."""
+        """The network's inflation; group_norm: that of the settings."""
         return self.kind(self.attention, self.group_norm or group_norm, self.temporal)
 
 
@@ -35,29 +35,29 @@ class Network:
 class Variant:
     """A row of the evaluation.
 
-    inverted: starts from the clip's own noise; False starts from random noise.
-    worse_in: the figures in which it should fall behind another variant, `against`; says: by whose word.
+    inverted: start from the inverted clip; False starts from random noise.
+    worse_in: the figures in which it should be worse than the variant `against`; says: who claims so.
     """
 
     title: str
     network: Network = Network()
     inverted: bool = True
     worse_in: tuple[str, ...] = ()
-    says: str = "we, by its design"
+    says: str = "us, by design"
     against: str = "full"
 
 
 ABLATION = "the paper, section 5.3"
 VARIANTS = {
-    "full": Variant("Tune-A-Video, in full"),
+    "full": Variant("the full Tune-A-Video"),
     "no-sparse-causal": Variant(
-        "no sparse-causal attention: each frame looks at itself alone",
+        "no sparse-causal attention: each frame attends only to itself",
         Network(attention="frame"),
         worse_in=("constancy", "size_spread", "warp_error"),
         says=ABLATION,
     ),
     "first-frame": Variant(
-        "attention to the first frame alone",
+        "attention to the first frame only",
         Network(attention="first"),
         worse_in=("trajectory_correlation",),
     ),
@@ -72,7 +72,7 @@ VARIANTS = {
         worse_in=("constancy", "size_spread", "warp_error", "trajectory_correlation"),
         says=ABLATION,
     ),
-    "video-norm": Variant("GroupNorm over the whole video, as the original has it", Network(group_norm="video")),
+    "video-norm": Variant("GroupNorm over the whole video, as in the original", Network(group_norm="video")),
     "video-norm-no-tuning": Variant(
         "the same without tuning",
         Network(group_norm="video", is_tuned=False),
@@ -93,9 +93,9 @@ VARIANTS = {
         worse_in=("constancy", "size_spread", "warp_error", "trajectory_correlation"),
         says="the paper, figure 2",
     ),
-    # Video diffusion as Ho et al. 2022 factorise it, on a pretrained network: the paper's figure of where that fails.
+    # Factorised as by Ho et al. 2022, but on a pretrained network; a figure of the paper shows how that fails.
     "factorised": Variant(
-        "factorised: attention within each frame as it was, temporal attention tuned",
+        "factorised: spatial attention unchanged, only temporal attention tuned",
         Network(attention="frame", kind=TemporallyTuned),
         worse_in=("constancy", "size_spread", "warp_error"),
     ),

@@ -67,7 +67,7 @@ def test_a_stopped_demo_goes_on_and_keeps_all_losses(tmp_path):
 def test_a_prompt_that_is_cut_off_is_told(tmp_path):
     told, quick = [], Settings(tuning_steps=1, steps=1, inversion_steps=1, frames=2)
     prompt = f"a red ball is {10 * 'wonderfully '}moving on the snow"
-    run_demo(tmp_path, [prompt], settings=quick, device=torch.device("cpu"), tell=told.append)
+    run_demo(tmp_path, [prompt], settings=quick, device=torch.device("cpu"), say=told.append)
     assert any("cut off" in sentence and "snow" in sentence for sentence in told)
 
 

@@ -13,7 +13,7 @@ from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.checkpoints.lora import Lora, fuse_loras
 from tav_core.ddim import invert, sample
 from tav_core.demo.miniature import MINIATURE, STRIPED_BALL, miniature_path
-from tav_core.demo.readers import object_mask, read_picture
+from tav_core.demo.readers import object_mask, read_image
 from tav_core.demo.showcase import MOTION, SOURCE
 from tav_core.demo.world import COLOURS, GROUNDS, SHAPES, Scene, clip_scenes, draw, draw_clip, random_scene
 from tav_core.inflate import inflate
@@ -89,7 +89,7 @@ def drawn(checkpoint, captions: list[str], guidance_scale: float = 4.0) -> np.nd
 
 
 def test_it_draws_what_it_is_told(miniature):
-    readings = [read_picture(picture) for picture in drawn(miniature, [scene.caption for scene in SCENES])]
+    readings = [read_image(picture) for picture in drawn(miniature, [scene.caption for scene in SCENES])]
     for fact in ("colour", "shape", "ground"):
         right = [getattr(r, fact) == getattr(scene, fact) for r, scene in zip(readings, SCENES, strict=True)]
         assert np.mean(right) > 0.7, f"{fact}: {right}"
@@ -97,7 +97,7 @@ def test_it_draws_what_it_is_told(miniature):
 
 def white_inside(picture: np.ndarray) -> float:
     """The share of white among the pixels of a picture's object, a few pixels from its rim."""
-    reading = read_picture(picture)
+    reading = read_image(picture)
     mask = object_mask(picture, reading.ground, reading.style).astype(np.uint8)
     inside = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=7).astype(bool)
     return float((picture.min(axis=2) > 170)[inside].mean()) if inside.any() else 0.0
@@ -117,7 +117,7 @@ def test_its_lora_draws_striped_balls_through_diffusers_own_loader():
     generator = torch.Generator().manual_seed(0)
     how = {"num_inference_steps": 20, "guidance_scale": 4.0, "generator": generator, "output_type": "np"}
     striped = (pipeline(captions, **how).images * 255).round().astype(np.uint8)
-    assert all(read_picture(picture).shape == "ball" for picture in striped)
+    assert all(read_image(picture).shape == "ball" for picture in striped)
     assert np.mean([white_inside(picture) for picture in plain]) < 0.1
     assert np.mean([white_inside(picture) for picture in striped]) > 0.2
 

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from tav_core.demo.readers import read_picture
+from tav_core.demo.readers import read_image
 from tav_core.demo.vocabulary import WORDS, unknown_words, write_tokenizer
 from tav_core.demo.world import (
     COLOURS,
@@ -24,7 +24,7 @@ from tav_core.demo.world import (
 def scenes_and_readings():
     rng = np.random.default_rng(7)
     scenes = [random_scene(rng) for _ in range(400)]
-    return [(scene, read_picture(draw(scene))) for scene in scenes]
+    return [(scene, read_image(draw(scene))) for scene in scenes]
 
 
 @pytest.mark.parametrize("fact", ["colour", "shape", "ground", "style"])
@@ -41,14 +41,14 @@ def test_the_centre_is_read_to_two_hundredths_of_the_width(scenes_and_readings):
 def test_a_blob_is_no_shape():
     picture = background("grass", "plain").copy()
     picture[60:72, 20:110] = COLOURS["red"]
-    reading = read_picture(picture)
+    reading = read_image(picture)
     assert (reading.colour, reading.shape) == ("red", None)
 
 
 @pytest.mark.parametrize("ground", GROUNDS)
 @pytest.mark.parametrize("style", STYLES)
 def test_an_empty_ground_has_no_object(ground, style):
-    reading = read_picture(draw(Scene("red", "ball", ground, style, centre=(-1, -1))))
+    reading = read_image(draw(Scene("red", "ball", ground, style, centre=(-1, -1))))
     assert (reading.ground, reading.style, reading.shape, reading.colour) == (ground, style, None, None)
 
 
@@ -64,7 +64,7 @@ def test_an_object_keeps_to_its_path_at_either_speed(motion):
     lengths = {}
     for speed in ("slow", "fast"):
         scenes = clip_scenes(scene, motion, speed=speed, num_frames=8)
-        read = np.array([read_picture(frame).centre for frame in draw_clip(scenes)])
+        read = np.array([read_image(frame).centre for frame in draw_clip(scenes)])
         known = np.array([scene.centre for scene in scenes])
         assert np.abs(read - known).max() < 0.02
         lengths[speed] = np.linalg.norm(np.diff(known, axis=0), axis=1).sum()

@@ -9,7 +9,7 @@ import torch
 
 from tav_core.demo.world import MOTIONS, SPEEDS, draw_clip
 from tav_core.evaluation.judging import edit_figures, figures
-from tav_core.evaluation.protocol import CHANGES, FACTS, clips_to_choose_by, clips_to_report
+from tav_core.evaluation.protocol import ATTRIBUTES, CHANGES, clips_to_choose_by, clips_to_report
 
 CLIPS = clips_to_choose_by() + clips_to_report()
 
@@ -50,7 +50,7 @@ def test_the_clips_are_the_same_every_time():
 @pytest.mark.parametrize("clip", CLIPS, ids=lambda clip: clip.name)
 def test_an_edit_changes_what_its_kind_says_and_nothing_else(clip):
     for edit in clip.edits:
-        changed = {fact for fact in FACTS if getattr(edit.scene, fact) != getattr(clip.scene, fact)}
+        changed = {name for name in ATTRIBUTES if getattr(edit.scene, name) != getattr(clip.scene, name)}
         assert changed == set(CHANGES[edit.kind])
         assert edit.prompt == edit.scene.caption != clip.prompt
 
