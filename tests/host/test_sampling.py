@@ -246,7 +246,6 @@ def test_a_node_that_runs_out_of_memory_says_what_to_lower(sd, tuned, clip, name
 
     module, nothing = pack(f"nodes.{name}"), {"samples": torch.zeros(3, 4, 8, 8)}
     monkeypatch.setattr(pack(where), work, full)
-    monkeypatch.setattr(getattr(module, node), "hidden", SimpleNamespace(unique_id=None, prompt=None))
     given = {
         "DDIMInvert": (tuned[0], sd.text(""), {"samples": clip}, 2, False),
         "TAVSample": (tuned[0], sd.text("a dog"), sd.text(""), nothing, 0, 2, 1.0, 0.0),
