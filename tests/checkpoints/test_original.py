@@ -281,9 +281,9 @@ def test_the_tuned_network_is_not_taken_for_its_base(written):
         ({"norm_temp_weight": lambda tensor: tensor + 0.1}, "norm_temp.weight is not at its initial value"),
         ({"norm_temp_bias": lambda tensor: tensor + 0.1}, "norm_temp.bias is not at its initial value"),
         ({"attn_temp_to_k": lambda tensor: tensor * float("nan")}, "holds NaN or infinite values"),
-        ({"mid_block_attentions_0_transformer_blocks_0_attn_temp_to_q": None}, "missing tensors: 1"),
+        ({"mid_block_attentions_0_transformer_blocks_0_attn_temp_to_q": None}, "1 missing tensors, such as mid_block"),
         ({"attn_temp_to_v": lambda tensor: tensor[:1]}, "misshapen tensors"),
-        ({"conv_out_bias": None}, "missing tensors: 1, as conv_out.bias"),
+        ({"conv_out_bias": None}, "1 missing tensors, such as conv_out.bias"),
     ],
 )
 def test_a_damaged_result_is_refused(result, base, changes, sentence):
