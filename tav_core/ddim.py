@@ -99,7 +99,7 @@ def visited_timesteps(scheduler: DDIMScheduler | DDIMInverseScheduler, num_steps
 
 
 def check_steps(num_steps: int, name: str = "steps") -> None:
-    """Raises TavError if DDIM with this many steps starts far from full noise; under 10, for a quick try, it may.
+    """Raises TavError if this many DDIM steps start far from full noise; fewer than 10, for a quick try, may.
 
     Steps are 1000 // num_steps timesteps apart, so 500 steps start at timestep 999, but 501 steps at timestep 501.
     """

@@ -125,8 +125,8 @@ class Inflation:
         return any(part in name for part in QUERIES)
 
     def at_strength(self, name: str, tensor: Tensor, strength: float, base: Tensor | None) -> Tensor:
-        """The tensor to load for a stored one at a strength: a difference is scaled and added to the base; of an added
-        module, only the output layer is scaled, which scales all that the module adds."""
+        """The tensor to load at a strength for a stored one. A difference is scaled and added to the base; of an added
+        module, only the output layer is scaled, which scales everything the module adds."""
         if self.is_difference(name):
             return base.to(tensor) + strength * tensor
         scaled = any(f".{addition.output}." in name for addition in self.additions)

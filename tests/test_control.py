@@ -272,7 +272,7 @@ REFUSED = {
     "difference": (
         open_controlnet,
         lambda tensors: tensors | {"difference": torch.zeros(1)},
-        "is a difference of a ControlNet",
+        "is a ControlNet stored as a difference",
     ),
     "of SDXL": (
         open_controlnet,
