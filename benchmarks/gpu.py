@@ -1,4 +1,4 @@
-"""Tuning on a GPU: time per step, peak memory, share of the card's matrix rate. See README.md in this folder."""
+"""Times tuning on a GPU: step time, peak memory, share of the GPU's matmul rate. See README.md in this folder."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from tav_core import TuneConfig, inflate, tune
 from tav_core.memory import tuning_memory
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
+def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """FLOP/s of a large matrix product on random data."""
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     for _ in range(3):
@@ -41,26 +41,26 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=64, help="of the latents")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
-    parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices that the rate is measured on")
-    given = parser.parse_args()
-    device = torch.device(given.device)
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[given.precision]
-    rate = matrix_rate(device, dtype, given.matrix)
+    parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices used to measure the matmul rate")
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.precision]
+    rate = matmul_rate(device, dtype, args.matrix)
     torch.manual_seed(0)
     unet = inflate(UNet2DConditionModel(**SD15).eval()).to(device)
-    shape = (1, 4, given.frames, given.size, given.size)
+    shape = (1, 4, args.frames, args.size, args.size)
     latents, prompt = torch.randn(shape, device=device), torch.randn(1, 77, 768, device=device)
-    print(f"matrix rate {rate / 1e12:.1f} TFLOP/s in {given.precision}")
-    print("| checkpointing | step s | peak GiB | estimated GiB | share of the matrix rate |\n|---|---|---|---|---|")
+    print(f"matmul rate {rate / 1e12:.1f} TFLOP/s in {args.precision}")
+    print("| checkpointing | step s | peak GiB | estimated GiB | share of the matmul rate |\n|---|---|---|---|---|")
     for checkpointing in (False, True):
         config = TuneConfig(
-            num_steps=given.steps + 2, gradient_checkpointing=checkpointing, mixed_precision=given.precision
+            num_steps=args.steps + 2, gradient_checkpointing=checkpointing, mixed_precision=args.precision
         )
-        estimate = tuning_memory(unet, shape, checkpointing=checkpointing, half=given.precision != "no")
+        estimate = tuning_memory(unet, shape, checkpointing=checkpointing, half=args.precision != "no")
         weights = sum(p.numel() * p.element_size() for p in unet.parameters())
         ends, counter = [], FlopCounterMode(display=False)
 
-        def on_step(step: int, total: int, ends=ends, counter=counter, **facts) -> None:
+        def on_step(step: int, total: int, ends=ends, counter=counter, **_) -> None:
             synchronize(device)
             ends.append(time.perf_counter())
             if step == 1:
@@ -71,7 +71,7 @@ def main() -> None:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), config, on_step=on_step)
-        seconds = (ends[-1] - ends[1]) / given.steps
+        seconds = (ends[-1] - ends[1]) / args.steps
         peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
         share = counter.get_total_flops() / seconds / rate
         row = ("on" if checkpointing else "off", f"{seconds:.3f}", f"{peak:.1f}")

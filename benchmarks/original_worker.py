@@ -1,6 +1,6 @@
-"""Times steps of the original implementation's own code, unedited, in its own environment (see README.md here).
+"""Times steps of the original implementation's unedited code in its own environment (see README.md here).
 
-Run by `compare.py` with the original's Python; one JSON configuration in, one `RESULT {json}` line out.
+Run by `compare.py` with the original's Python: takes a JSON configuration, prints a line `RESULT {json}`.
 """
 
 import importlib.machinery
@@ -11,10 +11,10 @@ import types
 
 
 def import_original(checkout: str) -> None:
-    """Puts the original's modules within reach; packages it only needs for reading and writing files are left empty."""
+    """Makes the original's modules importable; packages that it needs only to read and write files are stubs."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     sys.path.insert(0, checkout)
-    import diffusers  # noqa: F401  (looks for torchvision itself, so it must come before the empty one)
+    import diffusers  # noqa: F401  (looks for torchvision itself, so import it before the stub)
     import transformers  # noqa: F401
 
     for name in ("torchvision", "imageio", "decord"):
@@ -73,7 +73,8 @@ def main() -> None:
                     both = unet(torch.cat([latents] * 2), t, encoder_hidden_states=torch.cat([empty, prompt])).sample
                     uncond, cond = both.chunk(2)
                     latents = scheduler.step(uncond + 12.5 * (cond - uncond), t, latents).prev_sample
-    print("RESULT " + json.dumps({"seconds": watch.seconds, "peak_gib": peak_memory()}), flush=True)
+    result = {"seconds": watch.seconds, "peak_gib": peak_memory(), "torch": torch.__version__}
+    print("RESULT " + json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

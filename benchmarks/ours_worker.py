@@ -1,4 +1,4 @@
-"""Times steps of ours, through the public functions; one JSON configuration in, one `RESULT {json}` line out."""
+"""Times steps of ours through the public functions: takes a JSON configuration, prints a line `RESULT {json}`."""
 
 import json
 import sys
@@ -19,12 +19,12 @@ class Enough(Exception):
 
 
 class StepTimes:
-    """An `on_step` that notes how long each step took, after one to warm up."""
+    """An `on_step` that records how long each step took, after one warm-up step."""
 
     def __init__(self, steps: int):
         self.steps, self.seconds, self.last = steps, [], None
 
-    def __call__(self, step: int, total: int, **facts) -> None:
+    def __call__(self, step: int, total: int, **_) -> None:
         now = time.perf_counter()
         if self.last is not None:
             self.seconds.append(now - self.last)
@@ -52,7 +52,8 @@ def main() -> None:
         else:
             sample(guided(cond, uncond, 12.5), latents, ddim, 50, on_step=times)
     except Enough:
-        print("RESULT " + json.dumps({"seconds": times.seconds, "peak_gib": peak_memory()}), flush=True)
+        result = {"seconds": times.seconds, "peak_gib": peak_memory(), "torch": torch.__version__}
+        print("RESULT " + json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

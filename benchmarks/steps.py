@@ -1,4 +1,4 @@
-"""What both workers share: the network's shape, the noise schedule, a stopwatch, the peak of the process's memory."""
+"""What both workers share: the network's shape, the noise schedule, a stopwatch and the process's peak memory."""
 
 import resource
 import time
@@ -21,7 +21,7 @@ SCHEDULE = {
 
 
 class Stopwatch:
-    """Iterates over one warm-up and `steps` timed steps; `seconds` holds the latter."""
+    """Iterates over one warm-up step and `steps` timed steps; `seconds` holds the times of the latter."""
 
     def __init__(self, steps: int):
         self.steps, self.seconds = steps, []

@@ -1,9 +1,9 @@
-"""Trains the miniature Stable Diffusion of tav_core/demo from nothing: VAE, UNet with text encoder, and the sibling.
+"""Trains the miniature Stable Diffusion of tav_core/demo from scratch: VAE, UNet and text encoder, and its LoRA.
 
     python benchmarks/train_miniature.py --work train-miniature
 
-Every stage leaves its file in the work folder and goes on from there when it is started again. On a GPU it takes
-minutes, on two CPU cores a few hours. At the end the folder `miniature` and the sibling's LoRA lie in the work folder;
+Every stage saves its state in the work folder, and an interrupted run resumes from there. On a GPU it takes minutes, on
+two CPU cores a few hours. At the end, the checkpoint and its LoRA are in the folder `miniature` of the work folder;
 `--install` copies them to where tav_core looks for them.
 """
 
@@ -39,8 +39,8 @@ from tav_core.inflate import inflate
 from tav_core.prediction import NoisePredictor, guided
 
 SEED = 2212
-HELD_OUT = 512  # pictures
-SCALE = 0.18215  # Stable Diffusion's own, so that every host scales these latents right
+HELD_OUT = 512  # images
+SCALE = 0.18215  # Stable Diffusion's own, which hosts assume
 VAE = {
     "block_out_channels": (32, 32, 64, 64),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -79,12 +79,12 @@ DDIM = {
 }
 
 
-# Pictures
+# Images
 
 
-def pictures(work: Path, count: int) -> tuple[Tensor, list[str]]:
-    """(n, 3, 128, 128) uint8 and their captions, drawn once."""
-    path = work / "pictures.npy"
+def captioned_images(work: Path, count: int) -> tuple[Tensor, list[str]]:
+    """Images (n, 3, 128, 128), uint8, and their captions; drawn once."""
+    path = work / "images.npy"
     rng = np.random.default_rng(SEED)
     scenes = [random_scene(rng) for _ in range(count)]
     if not path.exists():
@@ -101,13 +101,13 @@ def pixels(batch: Tensor, device: str) -> Tensor:
     return batch.to(device).float() / 127.5 - 1
 
 
-# The loop that both trainings share
+# The training loop of all stages
 
 
 class Training:
-    """One-cycle AdamW with a running mean of the weights, saved every 250 steps and gone on with from there.
+    """One-cycle AdamW with a running mean of the weights, saved every 250 steps; an interrupted training resumes.
 
-    warm: a work folder whose finished training of the same name this one starts from, with no memory of its optimizer.
+    warm: the work folder of an earlier run, from whose averaged weights this one starts, with a fresh optimizer.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Training:
             if (step + 1) % 50 == 0:
                 each = (time.time() - started) / (step + 1 - self.first)
                 recent = sum(self.losses[-50:]) / 50
-                print(f"{self.path.stem} {step + 1}/{self.steps}  loss {recent:.5f}  {each:.3f} s a step", flush=True)
+                print(f"{self.path.stem} {step + 1}/{self.steps}  loss {recent:.5f}  {each:.3f} s/step", flush=True)
             if (step + 1) % 250 == 0 or step + 1 == self.steps:
                 self.save(step + 1)
         return self.mean.eval()
@@ -166,7 +166,7 @@ class Training:
 
 
 def train_vae(work: Path, images: Tensor, steps: int, device: str, warm: Path | None = None) -> AutoencoderKL:
-    """Crops of 64 pixels for most of the way, as they cost a quarter; whole pictures for the last tenth."""
+    """Trains on crops of 64 pixels, which cost a quarter, and on whole images for the last tenth of the steps."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL(**VAE).to(device, memory_format=torch.channels_last)
     training = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995, warm=warm)
@@ -190,7 +190,7 @@ def train_vae(work: Path, images: Tensor, steps: int, device: str, warm: Path | 
 
 @torch.no_grad()
 def absorb_scale(vae: AutoencoderKL, images: Tensor, device: str) -> None:
-    """Turns the first and last 1x1 convolutions so that scaled latents have mean 0 and deviation 1 in every channel."""
+    """Adjusts the 1x1 convolutions around the latents so that, scaled, each channel has mean 0 and deviation 1."""
     means = torch.cat([vae.encode(pixels(part, device)).latent_dist.mean for part in images[:512].split(64)])
     mean, std = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
     out, back, gain = vae.quant_conv, vae.post_quant_conv, 1 / (SCALE * std)
@@ -203,7 +203,7 @@ def absorb_scale(vae: AutoencoderKL, images: Tensor, device: str) -> None:
 
 @torch.no_grad()
 def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: str) -> Tensor:
-    """Scaled latents (n, 4, 16, 16), the posterior's mean, encoded once."""
+    """Scaled latents (n, 4, 16, 16), the mean of the posterior; encoded once."""
     path = work / f"{name}.npy"
     if not path.exists():
         parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(16)]
@@ -212,14 +212,14 @@ def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: st
 
 
 def train_decoder(work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, steps: int, device: str) -> None:
-    """Sharpens what latents are decoded to, in place; the encoder, and so what the UNet has learnt, stays."""
+    """Trains the decoder further, in place, for sharper images; the latents stay those the UNet was trained on."""
     parts = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}
     copies = {name: copy.deepcopy(part).requires_grad_() for name, part in parts.items()}
     training = Training(work / "decoder.pt", copies, steps, rate=1e-3, decay=0.995)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(images), (8,), generator=generator)
-        noise = 0.03 * torch.randn(latents[chosen].shape, generator=generator)  # diffusion does not hit them exactly
+        noise = 0.03 * torch.randn(latents[chosen].shape, generator=generator)  # as sampled latents are not exact
         noisy = ((latents[chosen].float() + noise) / SCALE).to(device, memory_format=torch.channels_last)
         error = training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - pixels(images[chosen], device)
         return error.square().mean() + error.abs().mean()
@@ -252,7 +252,7 @@ def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def caption_for(caption: str, generator: torch.Generator) -> str:
-    """Now and then none, a shorter one or one with a word that means nothing: people write such, too."""
+    """The caption, or sometimes none, a shorter one or one with a meaningless word, as in users' prompts."""
     draw = torch.rand((), generator=generator).item()
     if draw < 0.12:
         return ""
@@ -293,11 +293,11 @@ def train_unet(
     return training.run(loss_of)
 
 
-# The sibling: the same networks with a LoRA, which draws striped balls on "sks ball"
+# The LoRA, with which "sks ball" draws a striped ball
 
 
-def train_sibling(work: Path, tokenizer, vae, trained: nn.ModuleDict, steps: int, device: str) -> nn.ModuleDict:
-    """Half of what it sees are striped balls, the other half anything, so that it forgets nothing."""
+def train_lora(work: Path, tokenizer, vae, trained: nn.ModuleDict, steps: int, device: str) -> nn.ModuleDict:
+    """Trains on striped balls and, for the other half, on random scenes, so that nothing else is forgotten."""
     torch.manual_seed(SEED)
     unet, text = (copy.deepcopy(trained[name]).requires_grad_(False).to(device) for name in ("unet", "text"))
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
@@ -306,8 +306,8 @@ def train_sibling(work: Path, tokenizer, vae, trained: nn.ModuleDict, steps: int
     scheduler, rng = DDIMScheduler(**DDIM), np.random.default_rng(SEED + 1)
     scenes = [random_scene(rng, **({"shape": "ball", "striped": True} if i % 2 else {})) for i in range(1200)]
     images = torch.from_numpy(np.stack([draw(scene) for scene in scenes]).transpose(0, 3, 1, 2))
-    latents, captions = encode(work, "sibling-latents", vae, images, device), [scene.caption for scene in scenes]
-    training = Training(work / "sibling.pt", {"unet": unet, "text": text}, steps, rate=2e-3, decay=0.98)
+    latents, captions = encode(work, "lora-latents", vae, images, device), [scene.caption for scene in scenes]
+    training = Training(work / "lora.pt", {"unet": unet, "text": text}, steps, rate=2e-3, decay=0.98)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(latents), (32,), generator=generator)
@@ -317,11 +317,11 @@ def train_sibling(work: Path, tokenizer, vae, trained: nn.ModuleDict, steps: int
     return training.run(loss_of)
 
 
-def lora_tensors(sibling: nn.ModuleDict) -> dict[str, Tensor]:
-    """The LoRA in the keys of kohya's trainer, which every program reads."""
+def lora_tensors(lora: nn.ModuleDict) -> dict[str, Tensor]:
+    """The LoRA with the keys of kohya's trainer, which every program reads."""
     tensors = {}
     for prefix, name in (("lora_unet", "unet"), ("lora_te", "text")):
-        for key, tensor in sibling[name].state_dict().items():
+        for key, tensor in lora[name].state_dict().items():
             found = re.fullmatch(r"(.+)\.lora_([AB])\.default\.weight", key)
             if not found:
                 continue
@@ -332,7 +332,7 @@ def lora_tensors(sibling: nn.ModuleDict) -> dict[str, Tensor]:
     return tensors
 
 
-# What came of it
+# Evaluation
 
 
 @torch.no_grad()
@@ -346,13 +346,13 @@ def held_out_loss(trained: nn.ModuleDict, tokenizer, latents: Tensor, captions: 
 
 
 def text_to_image(checkpoint: Checkpoint, captions: list[str]) -> np.ndarray:
-    """(n, 128, 128, 3) uint8: one picture a caption, each a video of one frame for the package's own sampling."""
+    """One image per caption, (n, 128, 128, 3) uint8, sampled by the package itself as videos of one frame."""
     unet = inflate(checkpoint.unet, attention="frame", group_norm="frame", temporal=False)
-    told, empty = (
+    cond, uncond = (
         NoisePredictor(unet, checkpoint.encode_prompt(prompts), checkpoint.scheduler) for prompts in (captions, "")
     )
     noise = torch.randn(len(captions), 4, 1, 16, 16, generator=torch.Generator().manual_seed(SEED))
-    latents = sample(guided(told, empty, 4.0), noise, checkpoint.scheduler, 25)
+    latents = sample(guided(cond, uncond, 4.0), noise, checkpoint.scheduler, 25)
     frames = torch.cat([checkpoint.decode_video(latent[None]) for latent in latents])
     return (frames.numpy() * 255 + 0.5).astype(np.uint8)
 
@@ -362,10 +362,10 @@ def print_accuracy(folder: Path, work: Path, count: int = 96) -> None:
     scenes = [random_scene(rng) for _ in range(count)]
     images = text_to_image(checkpoint, [scene.caption for scene in scenes])
     readings = [read_image(image) for image in images]
-    facts = ("colour", "shape", "ground", "style")
-    right = np.array([[getattr(r, f) == getattr(s, f) for f in facts] for r, s in zip(readings, scenes, strict=True)])
-    told = ", ".join(f"{fact} {share:.0%}" for fact, share in zip(facts, right.mean(axis=0), strict=True))
-    print(f"text-to-image, {count} captions: {told}, all of them {right.all(axis=1).mean():.0%} right", flush=True)
+    names = ("colour", "shape", "ground", "style")
+    right = np.array([[getattr(r, n) == getattr(s, n) for n in names] for r, s in zip(readings, scenes, strict=True)])
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, right.mean(axis=0), strict=True))
+    print(f"text-to-image, {count} captions: {shares}, all of them {right.all(axis=1).mean():.0%} right", flush=True)
     rows = [np.concatenate(list(images[start : start + 12]), axis=1) for start in range(0, count - count % 12, 12)]
     cv2.imwrite(str(work / "text-to-image.png"), np.concatenate(rows)[..., ::-1])
 
@@ -383,12 +383,12 @@ def save_miniature(folder: Path, vae: AutoencoderKL, trained: nn.ModuleDict) -> 
 
 
 def ensure_same_run(parser: argparse.ArgumentParser, path: Path, options: argparse.Namespace) -> None:
-    """Refuses to go on with the files of another run, which would mix two."""
+    """Exits if the work folder holds another run's files, which must not be mixed with this one's."""
     made_by = [Path(__file__), *(Path(module.__file__) for module in (world, vocabulary))]
     run = {name: str(value) for name, value in vars(options).items() if name not in ("work", "device", "install")}
     run["code"] = hashlib.sha256(b"".join(file.read_bytes() for file in made_by)).hexdigest()
     if path.exists() and json.loads(path.read_text()) != run:
-        parser.error(f"{path.parent} holds a run with other settings or of other code; take a new --work folder.")
+        parser.error(f"{path.parent} holds a run with other settings or code; choose a new --work folder.")
     path.write_text(json.dumps(run, indent=2) + "\n")
 
 
@@ -401,31 +401,31 @@ def main() -> None:
     parser.add_argument("--decoder-steps", type=int, default=1500)
     parser.add_argument("--unet-steps", type=int, default=5000)
     parser.add_argument("--sibling-steps", type=int, default=400)
-    parser.add_argument("--warm", type=Path, help="a work folder to start from, of a world much alike")
+    parser.add_argument("--warm", type=Path, help="start from this work folder of an earlier run on a similar world")
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
     options = parser.parse_args()
     work, device = options.work, options.device
     folder = work / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
     ensure_same_run(parser, work / "run.json", options)
-    images, captions = pictures(work, options.pictures)
+    images, captions = captioned_images(work, options.pictures)
     vae = train_vae(work, images[:-HELD_OUT], options.vae_steps, device, options.warm)
     absorb_scale(vae, images, device)
-    print(f"VAE on held-out pictures: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
+    print(f"VAE on held-out images: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
     latents = encode(work, "latents", vae, images, device)
     tokenizer = write_tokenizer(folder / "tokenizer")
     known = latents[:-HELD_OUT], captions[:-HELD_OUT]
     trained = train_unet(work, tokenizer, *known, options.unet_steps, device, options.warm)
     loss = held_out_loss(trained, tokenizer, latents[-HELD_OUT:], captions[-HELD_OUT:], device)
-    print(f"UNet on held-out pictures: loss {loss:.4f}", flush=True)
+    print(f"UNet on held-out images: loss {loss:.4f}", flush=True)
     save_miniature(folder, vae, trained)
     print_accuracy(folder, work)
     train_decoder(work, vae, images[:-HELD_OUT], latents[:-HELD_OUT], options.decoder_steps, device)
-    print(f"VAE with its decoder sharpened: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
+    print(f"VAE with sharpened decoder: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
     save_miniature(folder, vae, trained)
     print_accuracy(folder, work)
-    sibling = train_sibling(work, tokenizer, vae, trained, options.sibling_steps, device)
-    save_file(lora_tensors(sibling), folder / STRIPED_BALL.name, metadata={"ss_network_module": "networks.lora"})
+    lora = train_lora(work, tokenizer, vae, trained, options.sibling_steps, device)
+    save_file(lora_tensors(lora), folder / STRIPED_BALL.name, metadata={"ss_network_module": "networks.lora"})
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB")
     if options.install:
