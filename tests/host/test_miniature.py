@@ -100,6 +100,21 @@ def by_ksampler(steps: int):
     return sample
 
 
+def test_previews_of_inversion_show_the_clip(host, monkeypatch):
+    model, clip, vae = host
+    model, shown = pack("nodes.host.inflate").inflate(model, group_norm=SETTINGS.group_norm), []
+    preview = lambda step, clean, noisy, total: shown.append(clean.clone())  # noqa: E731
+    monkeypatch.setattr(core("latent_preview"), "prepare_callback", lambda *_: preview)
+    frames = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=3))).float() / 255
+    with torch.inference_mode():
+        latents = vae.encode(frames)
+        pack("nodes.host.ddim").invert_latents(model, conditioning(clip, SOURCE.caption), latents, 5)
+    told = [torch.corrcoef(torch.stack([clean.flatten(), latents.flatten()]))[0, 1].item() for clean in shown]
+    print(f"correlation of each preview with the clip: {told}")
+    assert len(told) == 5
+    assert min(told) > 0.8
+
+
 def test_other_numbers_of_steps_for_inversion_and_sampling_keep_the_motion(host):
     frames = Inverted(host, 25).frames(by_tav_sample(10))
     readings = [read_image(picture) for picture in (frames * 255).round().byte().numpy()]

@@ -1,12 +1,16 @@
 """ComfyUI's UNet, inflated by nodes/host, and diffusers', inflated by tav_core, are the same network."""
 
+from dataclasses import dataclass, replace
+
 import pytest
 import torch
+from einops import rearrange
+from torch import nn
 
 from tests import golden
 from tests.golden import worst
 from tests.host.assets import CHECKPOINT, CONTROLNET, LORA, T2I_ADAPTER
-from tests.host.inprocess import checkpoint, core, pack, predict
+from tests.host.inprocess import checkpoint, core, inputs, miniature, pack, predict
 
 CPU = torch.device("cpu")
 
@@ -87,6 +91,51 @@ def test_a_strength_is_tav_cores(sd, strength):
         assert torch.equal(got, predict(pack("nodes.host.inflate").inflate(sd.model), *inputs))
     else:
         assert worst(got, base) > 0.01
+
+
+def temporal_convolution(inflation):
+    """An Addition to each residual block that nobody else has: a convolution over time."""
+    return inflation.Addition(
+        place="resnet",
+        build=lambda channels, _heads, layers=nn, **placement: {
+            "conv_temp": layers.Conv1d(channels, channels, 3, padding=1, **placement)
+        },
+        initialise=lambda parts, _generator: [nn.init.zeros_(p) for p in parts["conv_temp"].parameters()],
+        residual=lambda block, hidden_states, num_frames: convolved(block.conv_temp, hidden_states, num_frames),
+        trained="conv_temp",
+        output="conv_temp",
+    )
+
+
+def convolved(conv, hidden_states, num_frames):
+    height, width = hidden_states.shape[-2:]
+    over_time = conv(rearrange(hidden_states, "(b f) c h w -> (b h w) c f", f=num_frames))
+    return rearrange(over_time, "(b h w) c f -> (b f) c h w", h=height, w=width)
+
+
+def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monkeypatch):
+    inflation, sd = pack("tav_core.inflation"), miniature()
+    monkeypatch.setitem(inflation.ADDITIONS, "convolution", temporal_convolution(inflation))
+    monkeypatch.setattr(inflation.Inflation, "convolution", False, raising=False)
+
+    @dataclass(frozen=True)
+    class WithConvolution(inflation.Inflation):
+        convolution: bool = True
+
+    host, given = pack("nodes.host.inflate"), inputs(sd.model)
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    unet = pack("tav_core.inflate").inflate(unet, WithConvolution())
+    untuned, tuned = told(unet, *given), tuned_weights(unet)
+    still = {name: torch.zeros_like(tensor) for name, tensor in tuned.tensors.items() if "conv_temp" in name}
+    assert still
+    for strength in (1.0, 0.5, 0.0):
+        tuned.apply(unet, strength)
+        expected = told(unet, *given)
+        assert worst(predict(host.with_tuned(sd.model, tuned, strength), *given), expected) < 1e-4
+        without = replace(tuned, tensors=tuned.tensors | still)
+        without.apply(unet, strength)
+        assert (worst(told(unet, *given), expected) > 0.01) == (strength > 0)
+    assert torch.equal(expected, untuned)
 
 
 @pytest.mark.parametrize("name", ["forward_A", "forward_B"])

@@ -135,6 +135,16 @@ def watch(callback, clean):
     return watched
 
 
+def test_previews_of_sampling_show_the_clean_video_that_the_model_predicts(sd, tuned, monkeypatch):
+    model, predicted, shown = tuned[0].clone(), [], []
+    model.set_model_sampler_post_cfg_function(lambda given: predicted.append(given["denoised"]) or given["denoised"])
+    preview = lambda step, clean, noisy, total: shown.append((step, total, clean.clone()))  # noqa: E731
+    monkeypatch.setattr(core("latent_preview"), "prepare_callback", lambda *_: preview)
+    sampled(model, sd, {"samples": torch.zeros(3, 4, 8, 8)}, 4)
+    assert [step[:2] for step in shown] == [(i, 4) for i in range(4)]
+    assert all(relative(clean, prediction) < 1e-3 for (*_, clean), prediction in zip(shown, predicted, strict=True))
+
+
 def test_sampler_custom_advanced_takes_the_sigmas(sd, tuned, clip, monkeypatch):
     """At a number of steps, 7, for which no stock scheduler visits the same noise levels."""
     model, latent, clean = tuned[0], inverted(tuned[0], sd, clip, 7), []
