@@ -86,6 +86,28 @@ def test_the_trajectory_starts_clean_and_every_step_is_told():
     assert told == [(1, 5, 1), (2, 5, 201), (3, 5, 401), (4, 5, 601), (5, 5, 801)]
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_each_step_also_gives_the_clean_video_that_its_prediction_means(kind):
+    """x_0 = (z - sqrt(1 - a) noise) / sqrt(a), at the noise level that the step starts from."""
+    scheduler, asked, steps = ddim(prediction_type=kind), [], []
+    predict = NoisePredictor(inflate(tiny_unet()), text(), scheduler)
+
+    def predict_noise(latents, timestep):
+        asked.append((latents, predict(latents, timestep)))
+        return asked[-1][1]
+
+    def on_step(step, total, *, timestep, latents, denoised):
+        steps.append((timestep, denoised))
+
+    noise = invert(predict_noise, video(), scheduler, 5, on_step=on_step)[-1]
+    sample(predict_noise, noise, scheduler, 5, on_step=on_step)
+    assert [timestep for timestep, _ in steps] == [1, 201, 401, 601, 801, 801, 601, 401, 201, 1]
+    levels = [-1, 1, 201, 401, 601, 801, 601, 401, 201, 1]  # an inversion's step starts a step behind its timestep
+    for level, (latents, noise), (_, denoised) in zip(levels, asked, steps, strict=True):
+        alpha = scheduler.alphas_cumprod[level] if level >= 0 else scheduler.final_alpha_cumprod
+        torch.testing.assert_close(denoised, (latents - (1 - alpha).sqrt() * noise) / alpha.sqrt())
+
+
 def test_an_exception_from_the_callback_ends_the_loop_there():
     def cancel(step, total, **facts):
         if step == 2:
