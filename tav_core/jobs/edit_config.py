@@ -42,7 +42,7 @@ class EditConfig:
         need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
 
     def of_inversion(self) -> dict:
-        """The settings that decide the inversion, its method among them, for its key."""
+        """The settings an inversion depends on, including its method; part of its key."""
         return {"method": "ddim", "steps": self.inversion_steps, "strength": self.strength}
 
     def dtype(self, device: torch.device) -> torch.dtype:

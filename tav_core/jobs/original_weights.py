@@ -41,7 +41,7 @@ def original_weights(
 
     base: the UNet it was tuned on, in any precision. Without it, the differences of the query projections are zero,
         and the weights fit only the 2-D network of the same folder, which `load_checkpoint` opens.
-    metadata: more fields of TunedFacts, beside those read from the config and scheduler next to unet/, if present.
+    metadata: more fields of TunedFacts, in addition to those from the config and scheduler next to unet/, if present.
     Raises TavError for any other folder or network, and for a base it was not tuned on.
     """
     folder = unet_folder(path)
