@@ -26,6 +26,15 @@ def measure(python: str, worker: str, config: dict) -> dict:
     return json.loads(results[0].removeprefix("RESULT "))
 
 
+def torch_build(python: str) -> str:
+    """The version of torch that a Python imports, with its build, such as 2.11.0+cpu."""
+    command = [python, "-c", "import torch; print(torch.__version__)"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{python} cannot import torch:\n{done.stderr[-2000:]}")
+    return done.stdout.strip()
+
+
 def caption(builds: dict[str, str], *, force: bool) -> str:
     """Names the torch build of each side; exits if they differ, unless forced, as their libraries count as memory."""
     named = ", ".join(f"{side}: torch {build}" for side, build in builds.items())
@@ -59,6 +68,8 @@ def main() -> None:
     sides = {"ours": (sys.executable, "ours_worker.py")}
     if args.original:
         sides = {"original": (args.original_python, "original_worker.py"), **sides}
+    builds = {side: torch_build(python) for side, (python, _) in sides.items()}
+    print(caption(builds, force=args.force), HEAD, sep="\n\n", flush=True)
     rows = []
     for size, frames, job in itertools.product(args.sizes, args.frames, args.jobs.split(",")):
         for checkpointing in JOBS[job]:
@@ -67,12 +78,9 @@ def main() -> None:
             runs = {side: [] for side in sides}
             for _, (side, worker) in itertools.product(range(args.rounds), sides.items()):
                 runs[side].append(measure(*worker, config))
-            if not rows:
-                builds = {side: results[0]["torch"] for side, results in runs.items()}
-                print(caption(builds, force=args.force), HEAD, sep="\n\n")
             seconds = {side: statistics.median(s for run in runs[side] for s in run["seconds"]) for side in sides}
             peak = {side: max(run["peak_gib"] for run in runs[side]) for side in sides}
-            rows.append(config | {"seconds": seconds, "peak_gib": peak, "runs": runs})
+            rows.append(config | {"torch": builds, "seconds": seconds, "peak_gib": peak, "runs": runs})
             cells = [job, frames, f"{size}x{size}", "on" if checkpointing else "off"]
             for measured in (seconds, peak):
                 cells += [f"{measured['original']:.2f}" if "original" in measured else "", f"{measured['ours']:.2f}"]

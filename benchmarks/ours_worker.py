@@ -52,7 +52,7 @@ def main() -> None:
         else:
             sample(guided(cond, uncond, 12.5), latents, ddim, 50, on_step=times)
     except Enough:
-        result = {"seconds": times.seconds, "peak_gib": peak_memory(), "torch": torch.__version__}
+        result = {"seconds": times.seconds, "peak_gib": peak_memory()}
         print("RESULT " + json.dumps(result), flush=True)
 
 
