@@ -114,9 +114,8 @@ class Page:
         for name in NAMES:
             self.tab.get_by_test_id(f"template-workflow-{name}").wait_for()
 
-    def open_template(self, name: str) -> None:
-        """As a user does: in the template browser, this pack, a click on the image."""
-        self.browse_templates()
+    def choose_template(self, name: str) -> None:
+        """As a user does: in the template browser, a click on the image."""
         self.tab.get_by_test_id(f"template-workflow-{name}").click()
         self.wait_for(name)
         self.tab.get_by_role("dialog").wait_for(state="hidden")
@@ -217,8 +216,7 @@ def test_the_template_browser_shows_an_image_of_each_workflow_and_opens_it(page)
         page.tab.wait_for_timeout(1000)
         page.tab.get_by_role("dialog").screenshot(path=Path(SCREENSHOTS) / "templates.jpg", type="jpeg", quality=75)
         page.tab.set_viewport_size(SIZE)
-    page.tab.keyboard.press("Escape")
-    page.open_template("tune-and-edit")
+    page.choose_template("tune-and-edit")
 
 
 def test_a_workflow_opens_and_holds_what_its_api_format_holds(page, told, name):

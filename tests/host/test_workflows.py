@@ -34,6 +34,11 @@ KEPT = {"kept": new("SaveTunedWeights", tuned_weights=["tune", 1], filename_pref
 LATENTS = {"latents_file": new("SaveLatent", samples=["sample", 0], filename_prefix="test")}
 
 
+def sampled(prompt: dict) -> dict:
+    """A workflow up to the latents of its video, for decoding takes longer than all else."""
+    return ending_in(prompt | LATENTS, "latents_file")
+
+
 def saved_latents(client, run) -> torch.Tensor:
     (file,) = run.outputs["latents_file"]["latents"]
     return load(client.view(file))["latent_tensor"]
@@ -80,7 +85,7 @@ def test_the_same_video_comes_again_where_nothing_was_kept(server, client, drawn
     _, latents = drawn(name)
     client.free()
     shutil.rmtree(server.base / "models" / "tune_a_video" / ".runs", ignore_errors=True)
-    again = client.run(small(name) | LATENTS)
+    again = client.run(sampled(small(name)))
     assert {"checkpoint", "sample"} <= again.executed
     assert torch.equal(saved_latents(client, again), latents)
 
@@ -93,7 +98,7 @@ def test_every_kind_of_node_of_ours_is_in_a_workflow_that_runs_twice(server):
 
 def test_another_prompt_seed_and_guidance_each_give_another_video(client, drawn):
     def latents(name, changes):
-        return saved_latents(client, client.run(small(name, changes) | LATENTS))
+        return saved_latents(client, client.run(sampled(small(name, changes))))
 
     _, plain = drawn("edit-with-saved-weights")
     assert not torch.equal(plain, latents("edit-with-saved-weights", {"edit": {"text": "a dog"}}))
@@ -104,8 +109,8 @@ def test_another_prompt_seed_and_guidance_each_give_another_video(client, drawn)
 
 def changed_by(client, name: str, changes: dict, *, of: dict | None = None) -> torch.Tensor:
     """How far changes move each place of the video's latents (f, h, w), beside a run with the inputs `of`."""
-    before = saved_latents(client, client.run(small(name, of) | LATENTS))
-    run = client.run(changed(small(name, of), changes) | LATENTS)
+    before = saved_latents(client, client.run(sampled(small(name, of))))
+    run = client.run(sampled(changed(small(name, of), changes)))
     assert run.status == "success", run.message
     return (saved_latents(client, run) - before).abs().amax(1)
 
@@ -118,7 +123,7 @@ def test_a_lora_and_a_sibling_have_a_say(client, drawn):
         "personalised-lora": {"lora": {"strength_model": 0.0}},
         "sibling-checkpoint": {"weights": {"strength": 0.0}},
     }.items():
-        run = client.run(small(name, changes) | LATENTS)
+        run = client.run(sampled(small(name, changes)))
         assert not torch.equal(saved_latents(client, run), drawn(name)[1]), name
 
 
@@ -128,7 +133,7 @@ def losses_of(run) -> list[float]:
 
 def test_a_lora_before_tuning_is_tuned_with_and_one_after_it_only_drawn_with(client, drawn):
     plain, latents = drawn("tune-with-lora")
-    after = client.run(small("tune-with-lora", {"lora_after": {"strength_model": 0.0}}) | LATENTS)
+    after = client.run(sampled(small("tune-with-lora", {"lora_after": {"strength_model": 0.0}})))
     assert losses_of(after) == losses_of(plain)
     assert not torch.equal(saved_latents(client, after), latents)
     before = client.run(ending_in(small("tune-with-lora", {"lora": {"strength_model": 0.0}}), "save_weights"))
@@ -217,7 +222,7 @@ def test_saved_weights_do_not_hold_the_lora_that_was_there_while_tuning(server, 
 
 @pytest.mark.parametrize(("name", "pictures"), [("pose-control", "poses"), ("depth-control", "depth")])
 def test_a_control_image_changes_its_own_frame_most(client, tuned, name, pictures):
-    """Of the poses or the depth, the last picture is made black."""
+    """Of the poses or the depth, the last image is made black."""
     nodes = {
         "first_two": new("ImageFromBatch", image=[pictures, 0], batch_index=0, length=FRAMES - 1),
         "nothing_drawn": new("EmptyImage", width=SIZE, height=SIZE, batch_size=1, color=0),
@@ -231,7 +236,7 @@ def test_a_control_image_changes_its_own_frame_most(client, tuned, name, picture
 def test_each_of_two_controls_has_a_say_and_only_in_its_part_of_sampling(client, drawn):
     """Two steps of sampling are at the timesteps 501 and 1."""
     runs = {
-        name: saved_latents(client, client.run(small("two-controls", {"control_depth": inputs}) | LATENTS))
+        name: saved_latents(client, client.run(sampled(small("two-controls", {"control_depth": inputs}))))
         for name, inputs in {
             "off": {"strength": 0.0},
             "between the steps": {"start_percent": 0.6, "end_percent": 0.9},
@@ -285,21 +290,13 @@ def test_what_model_sampling_discrete_says_is_predicted_is_what_is_tuned(client,
     assert losses_of(run) != losses_of(plain)
 
 
-def test_saved_weights_edit_as_those_just_tuned_do(server, client, tuned):
+def test_saved_weights_edit_as_those_just_tuned_do(server, client, drawn):
     """Tuning in the graph, and loading what it saved, give the same model."""
-    prompt = small("tune-and-edit") | LATENTS
-    (fresh, ours) = ("fresh/skiing", "fresh/skiing_00001.safetensors")
-    prompt["save_weights"]["inputs"]["filename_prefix"] = fresh
-    direct = client.run(prompt)
-    loaded = client.run(
-        small(
-            "edit-with-saved-weights",
-            {"weights": {"tuned_weights_name": ours}, "edit": {"text": prompt["edit"]["inputs"]["text"]}},
-        )
-        | LATENTS
-    )
-    torch.testing.assert_close(saved_latents(client, loaded), saved_latents(client, direct), atol=1e-4, rtol=0)
-    assert load_file(server.base / "models" / "tune_a_video" / ours)
+    run, direct = drawn("tune-and-edit")
+    weights, text = kept_file(server, run).name, workflow("tune-and-edit")["edit"]["inputs"]["text"]
+    changes = {"weights": {"tuned_weights_name": weights}, "edit": {"text": text}}
+    loaded = saved_latents(client, client.run(sampled(small("edit-with-saved-weights", changes))))
+    torch.testing.assert_close(loaded, direct, atol=1e-4, rtol=0)
 
 
 def test_a_checked_inversion_reports_its_psnr_in_pixels_where_there_is_a_vae(client, tuned):
