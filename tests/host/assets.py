@@ -54,10 +54,10 @@ def write_tuned_weights(path: Path, *, seed: int = 7) -> None:
 
 def write_clips(folder: Path) -> None:
     """A white square that goes over a coloured ground."""
-    pictures = [clips.colours(CLIP_SIZE, CLIP_SIZE).astype(np.uint8) for _ in range(CLIP_FRAMES)]
-    for number, picture in enumerate(pictures):
-        picture[20:36, 4 + 4 * number : 20 + 4 * number] = 255
-    clips.encode(folder / CLIP, pictures, fps=CLIP_FPS)
+    frames = [clips.colours(CLIP_SIZE, CLIP_SIZE).astype(np.uint8) for _ in range(CLIP_FRAMES)]
+    for number, frame in enumerate(frames):
+        frame[20:36, 4 + 4 * number : 20 + 4 * number] = 255
+    clips.encode(folder / CLIP, frames, fps=CLIP_FPS)
 
 
 def write_lora(path: Path, *, seed: int = 1, rank: int = 4) -> None:
@@ -79,7 +79,7 @@ def write_lora(path: Path, *, seed: int = 1, rank: int = 4) -> None:
 
 
 def write_controlnet(path: Path, *, seed: int = 2) -> None:
-    """A ControlNet in the original's names, all of them random, the usual zeros too, so that it has a say."""
+    """A ControlNet in the original's names, all of them random, the usual zeros too, so that it changes the output."""
     with torch.device("meta"):
         network = ControlNetModel.from_config(
             {key: value for key, value in REDUCED_UNET.items() if key != "up_block_types"}

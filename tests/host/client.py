@@ -17,7 +17,7 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 @dataclass
 class Event:
-    """A message of the websocket: `data` as the server sent it; of a preview, its metadata, and the picture beside.
+    """A message of the websocket: `data` as the server sent it; of a preview, its metadata, and the image beside.
 
     Of a "text" in a node, `data` is {"node", "text", "prompt_id"}.
     """

@@ -16,9 +16,9 @@ GUARDED = ("default", "min", "max", "step", "options", "advanced", "video_upload
 
 
 def nodes_of(client: Client) -> dict:
-    """What /object_info tells of this pack's nodes."""
-    told = client.get("/object_info")
-    return {name: info for name, info in told.items() if info["python_module"] == "custom_nodes.tune-a-video"}
+    """This pack's nodes in /object_info."""
+    info_by_name = client.get("/object_info")
+    return {name: info for name, info in info_by_name.items() if info["python_module"] == "custom_nodes.tune-a-video"}
 
 
 def interface(name: str, info: dict) -> dict:

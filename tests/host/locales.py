@@ -1,4 +1,4 @@
-"""The words of the nodes in people's languages; as a script, stores the English ones anew from the schemas:
+"""The nodes' texts in each language; as a script, stores the English ones anew from the schemas:
 python -m tests.host.locales"""
 
 import json
@@ -18,7 +18,7 @@ def stored(language: str, file: str = "nodeDefs") -> dict:
     return json.loads((FOLDER / language / f"{file}.json").read_text())
 
 
-def words(info: dict) -> dict:
+def texts(info: dict) -> dict:
     """All names and tooltips of one node's /object_info, in the front end's layout."""
     inputs = {name: socket for kind in ("required", "optional") for name, socket in info["input"].get(kind, {}).items()}
     outputs = zip(info["output_name"], info["output_tooltips"], strict=True)
@@ -30,14 +30,14 @@ def words(info: dict) -> dict:
     }
 
 
-def leaves(words: dict | str, path: tuple = ()) -> dict[tuple, str]:
+def leaves(texts: dict | str, path: tuple = ()) -> dict[tuple, str]:
     """Each text with its path through the nested keys."""
-    if isinstance(words, str):
-        return {path: words}
-    return {place: text for key, value in words.items() for place, text in leaves(value, (*path, key)).items()}
+    if isinstance(texts, str):
+        return {path: texts}
+    return {place: text for key, value in texts.items() for place, text in leaves(value, (*path, key)).items()}
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as base, Server(find_comfyui(), Path(base)) as server:
-        english = {name: words(info) for name, info in sorted(nodes_of(Client(server)).items())}
+        english = {name: texts(info) for name, info in sorted(nodes_of(Client(server)).items())}
     (FOLDER / "en" / "nodeDefs.json").write_text(json.dumps(english, indent=2, ensure_ascii=False) + "\n")

@@ -45,7 +45,7 @@ def invert(words, changes=None, **inputs):
     return "edit-with-saved-weights", (changes or {}) | {"invert": inputs}, words
 
 
-# Name of the case: workflow, what is changed in it, and what the answer must say (host's own words where it looks).
+# Name of the case: workflow, what is changed in it, and what the answer must match (the host's own where it looks).
 CASES = {
     # clips
     "no such clip": clip(r"no video 'gone\.mp4'.*choose another", video="gone.mp4"),
@@ -236,7 +236,7 @@ def prepared(server, tuned):
 
 
 def write_other_unets(models):
-    """An SD3 and an inpainting UNet, of which only what the host tells them by is right."""
+    """An SD3 and an inpainting UNet, right only in what the host recognises them by."""
     folder = models / "diffusion_models"
     folder.mkdir(exist_ok=True)
     shapes = {
@@ -266,7 +266,7 @@ def write_additions_for_sdxl(models):
 
 
 def answer(client: Client, prompt: dict) -> list[str]:
-    """What the server says against a prompt, before it runs or while it does."""
+    """The error messages for a prompt, before it runs or while it does."""
     try:
         run = client.run(prompt)
     except RefusedPromptError as refused:

@@ -58,17 +58,17 @@ def server(new_server):
 
 def skiing() -> list[np.ndarray]:
     """A drawn skier on a slope, for screenshots that people look at."""
-    pictures = []
+    frames = []
     for place in np.linspace(60, 200, CLIP_FRAMES).astype(int):
         x, y = int(place), int(120 + place / 3)
-        picture = np.full((256, 256, 3), (143, 199, 240), np.uint8)
-        cv2.fillPoly(picture, [np.array([(0, 122), (256, 207), (256, 256), (0, 256)])], (244, 248, 251))
-        cv2.line(picture, (x - 26, y + 18), (x + 34, y + 38), (40, 40, 40), 4)
+        frame = np.full((256, 256, 3), (143, 199, 240), np.uint8)
+        cv2.fillPoly(frame, [np.array([(0, 122), (256, 207), (256, 256), (0, 256)])], (244, 248, 251))
+        cv2.line(frame, (x - 26, y + 18), (x + 34, y + 38), (40, 40, 40), 4)
         for limb in LIMBS:
-            cv2.polylines(picture, [np.add(limb, (x, y))], False, (240, 184, 32), 12, cv2.LINE_AA)
-        cv2.circle(picture, (x + 8, y - 60), 11, (58, 58, 58), -1, cv2.LINE_AA)
-        pictures.append(picture)
-    return pictures
+            cv2.polylines(frame, [np.add(limb, (x, y))], False, (240, 184, 32), 12, cv2.LINE_AA)
+        cv2.circle(frame, (x + 8, y - 60), 11, (58, 58, 58), -1, cv2.LINE_AA)
+        frames.append(frame)
+    return frames
 
 
 @pytest.fixture(scope="module")
@@ -199,7 +199,7 @@ def name(request, tab) -> str:
 
 
 @pytest.fixture(scope="module")
-def told(server) -> dict:
+def object_info(server) -> dict:
     return Client(server).get("/object_info")
 
 
@@ -219,13 +219,13 @@ def test_the_template_browser_shows_an_image_of_each_workflow_and_opens_it(page)
     page.choose_template("tune-and-edit")
 
 
-def test_a_workflow_opens_and_holds_what_its_api_format_holds(page, told, name):
+def test_a_workflow_opens_and_holds_what_its_api_format_holds(page, object_info, name):
     page.screenshot(name)
     assert page.tab.get_by_text("Missing node").count() == 0
     assert page.tab.get_by_text("Missing model").count() == 0  # else a name differs from its link's
     unknown = "() => app.graph._nodes.map(node => node.type).filter(type => !(type in LiteGraph.registered_node_types))"
     assert page.tab.evaluate(unknown) == []
-    assert by_title(page.prompt(), told) == by_title(workflow(name), told)
+    assert by_title(page.prompt(), object_info) == by_title(workflow(name), object_info)
 
 
 def test_a_workflow_reads_from_left_to_right(page, name):
@@ -277,15 +277,15 @@ def test_a_missing_node_would_be_seen(browser, server):
     page.tab.close()
 
 
-def by_title(prompt: dict, told: dict) -> dict:
+def by_title(prompt: dict, object_info: dict) -> dict:
     """A prompt with titles for ids, and with every setting that it leaves at its default."""
     title = {key: node["_meta"]["title"] for key, node in prompt.items()}
     assert len(set(title.values())) == len(title)
-    return {title[key]: (node["class_type"], settled(node, title, told)) for key, node in prompt.items()}
+    return {title[key]: (node["class_type"], settled(node, title, object_info)) for key, node in prompt.items()}
 
 
-def settled(node: dict, title: dict, told: dict) -> dict:
-    info = told[node["class_type"]]["input"]
+def settled(node: dict, title: dict, object_info: dict) -> dict:
+    info = object_info[node["class_type"]]["input"]
     defaults = {
         name: options["default"]
         for kind in ("required", "optional")
@@ -320,5 +320,5 @@ def test_the_pack_has_a_workflow_in_both_formats_for_each_use():
     assert {path.stem for path in (PACK / "workflows").glob("*.jpg")} == set(NAMES)
 
 
-def test_only_this_packs_nodes_have_its_words(server):
+def test_only_this_packs_nodes_have_its_texts(server):
     assert sorted(nodes_of(Client(server))) == sorted(stored("en"))

@@ -65,7 +65,7 @@ def test_frames_are_chosen_within_the_trim(file):
 
 def test_a_video_made_of_frames_is_read_as_it_is(file):
     types = core("comfy_api.latest")
-    images = torch.stack([torch.from_numpy(picture) / 255 for picture in clips.numbered(9)])
+    images = torch.stack([torch.from_numpy(frame) / 255 for frame in clips.numbered(9)])
     clip = types.InputImpl.VideoFromComponents(types.Types.VideoComponents(images=images, frame_rate=Fraction(12)))
     assert numbers_in(clip, 3) == [0, 4, 8]
     with pack("nodes.host.clips").opened(clip) as source:
@@ -74,6 +74,6 @@ def test_a_video_made_of_frames_is_read_as_it_is(file):
     assert numbers_in(trimmed) == [clips.number_in(image.numpy()) for image in trimmed.get_components().images]
 
 
-def test_a_trim_that_leaves_nothing_is_told(file):
+def test_a_trim_that_leaves_nothing_is_refused(file):
     with pytest.raises(ValueError, match="trimmed to nothing"):
         numbers_in(video(str(file), start_time=30.0))

@@ -9,7 +9,7 @@ TUNE = {"inputs": {"positive": ["caption", 0], "steps": 2}}
 
 
 @pytest.mark.parametrize(
-    ("graph", "words"),
+    ("graph", "prompt"),
     [
         ({"tune": TUNE, "caption": ENCODE}, "a man is skiing"),
         (
@@ -36,8 +36,8 @@ TUNE = {"inputs": {"positive": ["caption", 0], "steps": 2}}
         (None, ""),
     ],
 )
-def test_the_nearest_text_upstream_is_the_prompt(graph, words):
-    assert pack("nodes.host.graph").prompt_behind(graph, "tune") == words
+def test_the_nearest_text_upstream_is_the_prompt(graph, prompt):
+    assert pack("nodes.host.graph").prompt_behind(graph, "tune") == prompt
 
 
 def lora(name, model, strength=1.0):

@@ -27,22 +27,22 @@ def over_a_link(name: str) -> dict:
 
 @pytest.fixture
 def numbered(server):
-    """A clip in the input folder, each of whose frames tells its number."""
+    """A clip in the input folder, each of whose frames shows its number."""
     return clips.encode(server.base / "input" / NUMBERED, clips.numbered(9), fps=8)
 
 
-def facts(run) -> dict:
+def values_of(run) -> dict:
     return run.outputs["clip"]["tune_a_video"][0]
 
 
 @pytest.mark.parametrize("prompt", [loading(video=NUMBERED), over_a_link(NUMBERED)], ids=["named", "over a link"])
 def test_a_clip_is_read_again_when_its_file_has_changed(client, numbered, prompt):
     client.free()
-    assert facts(client.run(prompt))["fps"] == pytest.approx(2)  # 3 of 9 frames at 8 a second
+    assert values_of(client.run(prompt))["fps"] == pytest.approx(2)  # 3 of 9 frames at 8 a second
     clips.encode(numbered, clips.numbered(17), fps=8)
     again = client.run(prompt)
     assert "clip" in again.executed
-    assert facts(again)["fps"] == pytest.approx(1)
+    assert values_of(again)["fps"] == pytest.approx(1)
 
 
 def test_a_clip_is_not_read_again_when_nothing_has_changed(client, numbered):
@@ -53,9 +53,9 @@ def test_a_clip_is_not_read_again_when_nothing_has_changed(client, numbered):
 
 def test_the_chosen_frames_are_shown_in_the_node(client, numbered):
     client.free()
-    told = client.run(loading(video=NUMBERED)).outputs["clip"]
-    assert told["animated"] == [True]
-    with Image.open(io.BytesIO(client.view(told["images"][0]))) as animation:
+    reported = client.run(loading(video=NUMBERED)).outputs["clip"]
+    assert reported["animated"] == [True]
+    with Image.open(io.BytesIO(client.view(reported["images"][0]))) as animation:
         assert (animation.n_frames, animation.size) == (FRAMES, (SIZE, SIZE))
 
 
@@ -63,9 +63,9 @@ def test_the_miniatures_clip_and_words_need_no_file(client):
     miniature = new("LoadMiniature", personalised=False)
     run = client.run(loading(video="gone.mp4", clip=["miniature", 3]) | {"miniature": miniature})
     assert run.status == "success", run.message
-    assert facts(run)["file"] is None
-    (told,) = run.outputs["miniature"]["tune_a_video"]
-    assert set(told["caption"].replace(",", "").split()) <= set(told["words"].split())
+    assert values_of(run)["file"] is None
+    (reported,) = run.outputs["miniature"]["tune_a_video"]
+    assert set(reported["caption"].replace(",", "").split()) <= set(reported["words"].split())
 
 
 def test_a_video_of_another_node_is_taken_in_place_of_a_file(client, numbered):
@@ -78,7 +78,7 @@ def test_a_video_of_another_node_is_taken_in_place_of_a_file(client, numbered):
 
 
 def test_an_uploaded_clip_is_a_choice_and_is_read(server, client, numbered):
-    told = client.upload("uploaded.mp4", numbered.read_bytes())
-    assert facts(client.run(loading(video=told["name"])))["file"] == "uploaded.mp4"
+    reported = client.upload("uploaded.mp4", numbered.read_bytes())
+    assert values_of(client.run(loading(video=reported["name"])))["file"] == "uploaded.mp4"
     choices = client.get("/object_info/LoadVideoFrames")["LoadVideoFrames"]["input"]["required"]["video"]
     assert "uploaded.mp4" in str(choices)

@@ -49,7 +49,7 @@ def interrupted_at(client: Client, prompt: dict, node: str, step: int):
     return client.finish(prompt_id)
 
 
-def facts(run, node: str) -> dict:
+def values_of(run, node: str) -> dict:
     return run.outputs[node]["tune_a_video"][0]
 
 
@@ -77,22 +77,24 @@ def forget(server, client):
 
 
 def test_tuning_reports_each_step_in_order_and_shows_a_preview_at_each_validation(client, tuned):
-    run = client.run(tuning("told", seed=1, validate_every=2))
+    run = client.run(tuning("reported", seed=1, validate_every=2))
     assert run.status == "success", run.message
-    told = run.of("tune", "progress", "preview")
-    losses = [f"Step {step} of {STEPS}, loss {loss:.4f}" for step, loss in enumerate(facts(run, "tune")["losses"], 1)]
+    events = run.of("tune", "progress", "preview")
+    losses = [
+        f"Step {step} of {STEPS}, loss {loss:.4f}" for step, loss in enumerate(values_of(run, "tune")["losses"], 1)
+    ]
     assert [event.data["text"] for event in run.of("tune", "text")] == losses
     assert steps_of(run, "tune") == list(range(1, STEPS + 1))
-    assert {event.data["max"] for event in told if event.type == "progress"} == {STEPS}
-    shown = [i for i, event in enumerate(told) if event.type == "preview"]
-    done = [sum(event.type == "progress" for event in told[: i + 1]) for i in shown]
+    assert {event.data["max"] for event in events if event.type == "progress"} == {STEPS}
+    shown = [i for i, event in enumerate(events) if event.type == "preview"]
+    done = [sum(event.type == "progress" for event in events[: i + 1]) for i in shown]
     assert len(shown) == STEPS // 2
     assert all(steps in (2 * n, 2 * n - 1) for n, steps in enumerate(done, 1)), done  # with the step, or just before
-    assert Image.open(io.BytesIO(told[shown[0]].image)).size >= (8, 8)
+    assert Image.open(io.BytesIO(events[shown[0]].image)).size >= (8, 8)
 
 
 def test_sampling_reports_each_step_in_order_with_a_preview(client, tuned):
-    run = client.run(editing(5, "told"))
+    run = client.run(editing(5, "reported"))
     assert run.status == "success", run.message
     assert steps_of(run, "sample") == [1, 2, 3, 4, 5]
     assert len(run.of("sample", "preview")) == 5
@@ -113,7 +115,7 @@ def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_
 
     again = client.run(tuning("cut", seed=2))
     assert again.status == "success", again.message
-    first = facts(again, "tune")["first_step"]
+    first = values_of(again, "tune")["first_step"]
     assert first in (done, done + 1)  # a step may be done, yet its word cut off
     assert f"resumed at step {first}" in server.log
     assert steps_of(again, "tune") == list(range(first + 1, STEPS + 1))
@@ -128,8 +130,8 @@ def test_a_finished_tuning_is_not_done_again(client, tuned, weights):
     client.free()  # the host's cache is gone, our files are not
     second = client.run(tuning("second", seed=3))
     assert "tune" in second.executed
-    assert facts(second, "tune")["how"] == "already tuned"
-    assert facts(second, "tune")["losses"] == facts(first, "tune")["losses"]
+    assert values_of(second, "tune")["how"] == "already tuned"
+    assert values_of(second, "tune")["losses"] == values_of(first, "tune")["losses"]
     assert steps_of(second, "tune") == []
     ours, theirs = weights("first"), weights("second")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -160,10 +162,10 @@ def test_a_tuning_that_was_killed_resumes_when_the_server_is_back(server, tuned,
     client = Client(server)
     run = client.run(tuning("killed", seed=4))
     assert run.status == "success", run.message
-    assert steps_of(run, "tune")[0] >= 4  # the step that was told, and all before it, were safe on the disk
+    assert steps_of(run, "tune")[0] >= 4  # the step that was reported, and all before it, were safe on the disk
     unharmed, killed = weights("unharmed"), weights("killed")
     assert all(torch.equal(unharmed[name], killed[name]) for name in unharmed)
-    (folder,) = (folder for folder in runs(server) if folder.name == facts(run, "tune")["run"])
+    (folder,) = (folder for folder in runs(server) if folder.name == values_of(run, "tune")["run"])
     assert {file.name for file in folder.iterdir()} == {"inputs.safetensors", "result.safetensors"}
 
 

@@ -1,4 +1,4 @@
-"""The words of the nodes, in English and Chinese, and their help pages, as a real server hands them out."""
+"""The nodes' texts in English and Chinese, and their help pages, as a real server serves them."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 
 from tests.host.client import Client
 from tests.host.interface import nodes_of
-from tests.host.locales import FOLDER, LANGUAGES, leaves, stored, words
+from tests.host.locales import FOLDER, LANGUAGES, leaves, stored, texts
 from tests.host.server import PACK
 
 NODES = sorted(stored("en"))
@@ -14,13 +14,13 @@ HELP = PACK / "web" / "docs"
 
 
 @pytest.fixture(scope="module")
-def told(server) -> dict:
+def nodes(server) -> dict:
     return nodes_of(Client(server))
 
 
-def test_the_english_words_are_those_of_the_schemas(told):
-    assert stored("en") == {name: words(info) for name, info in told.items()}, (
-        "If the schemas' words are meant: python -m tests.host.locales, then translate what changed"
+def test_the_english_texts_are_those_of_the_schemas(nodes):
+    assert stored("en") == {name: texts(info) for name, info in nodes.items()}, (
+        "If the schemas' texts are meant: python -m tests.host.locales, then translate what changed"
     )
 
 
@@ -52,9 +52,9 @@ def test_the_server_hands_out_the_words(server, language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", NODES)
-def test_each_node_has_a_help_page_that_names_every_socket(server, told, name, language):
+def test_each_node_has_a_help_page_that_names_every_socket(server, nodes, name, language):
     page = Client(server).request(f"/extensions/tune-a-video/docs/{name}/{language}.md").decode()
-    info = told[name]
+    info = nodes[name]
     sockets = [*info["input_order"].get("required", []), *info["input_order"].get("optional", []), *info["output_name"]]
     assert [socket for socket in sockets if f"`{socket}`" not in page] == []
     assert page.startswith(f"# {stored(language)[name]['display_name']}\n")
@@ -62,16 +62,16 @@ def test_each_node_has_a_help_page_that_names_every_socket(server, told, name, l
 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", NODES)
-def test_a_help_page_tells_the_defaults_of_the_schema(told, name, language):
+def test_a_help_page_names_the_defaults_of_the_schema(nodes, name, language):
     rows = re.findall(r"^\| (`.+?)\| ([A-Z_]+) \| (.*?) \|", (HELP / name / f"{language}.md").read_text(), re.MULTILINE)
     defaults = {socket: (kind, said) for names, kind, said in rows for socket in re.findall("`(.+?)`", names)}
     for kind in ("required", "optional"):
-        for socket, (type_, options) in told[name]["input"].get(kind, {}).items():
+        for socket, (type_, options) in nodes[name]["input"].get(kind, {}).items():
             assert defaults[socket][0] == (type_ if isinstance(type_, str) else "COMBO")
             if type_ in ("INT", "FLOAT"):
                 assert float(defaults[socket][1]) == options["default"]
 
 
-def test_no_page_or_language_is_left_of_a_node_that_is_gone(told):
-    assert {path.name for path in HELP.iterdir()} == set(told)
+def test_no_page_or_language_is_left_of_a_node_that_is_gone(nodes):
+    assert {path.name for path in HELP.iterdir()} == set(nodes)
     assert {path.name for path in FOLDER.iterdir()} == set(LANGUAGES)

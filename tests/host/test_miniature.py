@@ -109,31 +109,31 @@ def test_previews_of_inversion_show_the_clip(host, monkeypatch):
     with torch.inference_mode():
         latents = vae.encode(frames)
         pack("nodes.host.ddim").invert_latents(model, conditioning(clip, SOURCE.caption), latents, 5)
-    told = [torch.corrcoef(torch.stack([clean.flatten(), latents.flatten()]))[0, 1].item() for clean in shown]
-    print(f"correlation of each preview with the clip: {told}")
-    assert len(told) == 5
-    assert min(told) > 0.8
+    correlations = [torch.corrcoef(torch.stack([clean.flatten(), latents.flatten()]))[0, 1].item() for clean in shown]
+    print(f"correlation of each preview with the clip: {correlations}")
+    assert len(correlations) == 5
+    assert min(correlations) > 0.8
 
 
 def test_other_numbers_of_steps_for_inversion_and_sampling_keep_the_motion(host):
     frames = Inverted(host, 25).frames(by_tav_sample(10))
-    readings = [read_image(picture) for picture in (frames * 255).round().byte().numpy()]
+    readings = [read_image(frame) for frame in (frames * 255).round().byte().numpy()]
     assert np.mean([reading.ground == "beach" for reading in readings]) >= 0.75
     path, known = (
         [each.centre for each in some] for some in (readings, clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))
     )
-    told = trajectory_correlation(path, known)
-    print(f"inverted in 25 steps, sampled in 10: trajectory correlation {told:.3f}")
-    assert told > 0.8
+    correlation = trajectory_correlation(path, known)
+    print(f"inverted in 25 steps, sampled in 10: trajectory correlation {correlation:.3f}")
+    assert correlation > 0.8
 
 
 def test_nobody_sees_the_last_step_by_which_the_stock_ksampler_differs(host):
     """It ends at the clean video, DDIM at the lowest noise level; in pixels, and on a network that was trained."""
     inverted = Inverted(host, 10)
     ours, stock = (inverted.frames(by(10)) for by in (by_tav_sample, by_ksampler))
-    told = peak_signal_to_noise(ours, stock)
-    print(f"the same video by the stock KSampler: {told:.1f} dB")
-    assert told > 35
+    psnr = peak_signal_to_noise(ours, stock)
+    print(f"the same video by the stock KSampler: {psnr:.1f} dB")
+    assert psnr > 35
 
 
 def test_a_missing_part_is_named(monkeypatch, tmp_path):
@@ -167,7 +167,7 @@ def drawn(client, graph: dict) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("prompt", [PROMPTS[0], PROMPTS[-1]])
 def test_the_workflow_tunes_on_its_clip_and_edits_it_along_its_motion(client, prompt):
-    """Another object and another style, two edits of `tav demo`: what the prompt says is there, the rest stays."""
+    """Another object and another style, two edits of `tav demo`: what the prompt names is there, the rest stays."""
     frames = {"frames": new("SaveImage", images=["decode", 0], filename_prefix="edit")}  # no loss through a video
     graph = ending_in(changed(WORKFLOW, {"edit": {"text": prompt}} | frames), "frames")
     readings = [read_image(frame) for frame in drawn(client, graph)]
@@ -183,13 +183,13 @@ def test_the_personalised_miniature_draws_striped_balls(client):
     """With the host's own sampler, on the LoRA that it applied."""
     graph = {
         "miniature": new("LoadMiniature", personalised=True),
-        "told": new("CLIPTextEncode", text="a red sks ball is moving on the road", clip=["miniature", 1]),
+        "positive": new("CLIPTextEncode", text="a red sks ball is moving on the road", clip=["miniature", 1]),
         "nothing": new("CLIPTextEncode", text="", clip=["miniature", 1]),
         "noise": new("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=4),
         "sample": new(
             "KSampler",
             model=["miniature", 0],
-            positive=["told", 0],
+            positive=["positive", 0],
             negative=["nothing", 0],
             latent_image=["noise", 0],
             **{"seed": 0, "steps": 20, "cfg": 4.0, "sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0},
@@ -198,5 +198,5 @@ def test_the_personalised_miniature_draws_striped_balls(client):
         "frames": new("SaveImage", images=["decode", 0], filename_prefix="striped"),
     }
     striped = drawn(client, graph)
-    assert all(read_image(picture).shape == "ball" for picture in striped)
-    assert np.mean([white_inside(picture) for picture in striped]) > 0.2
+    assert all(read_image(frame).shape == "ball" for frame in striped)
+    assert np.mean([white_inside(frame) for frame in striped]) > 0.2

@@ -1,4 +1,4 @@
-"""What /object_info tells of the nodes: the front end and people's saved workflows rest on it."""
+"""The nodes in /object_info, on which the front end and people's saved workflows rely."""
 
 import pytest
 
@@ -9,24 +9,24 @@ NODES = sorted(STORED)
 
 
 @pytest.fixture(scope="module")
-def told(server) -> dict:
+def nodes(server) -> dict:
     return nodes_of(Client(server))
 
 
-def test_the_nodes_are_those_of_before(told):
-    assert sorted(told) == NODES
+def test_the_nodes_are_those_of_before(nodes):
+    assert sorted(nodes) == NODES
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_node_has_the_sockets_and_defaults_that_saved_workflows_hold(told, name):
-    assert interface(name, told[name]) == STORED[name], (
+def test_a_node_has_the_sockets_and_defaults_that_saved_workflows_hold(nodes, name):
+    assert interface(name, nodes[name]) == STORED[name], (
         "People's workflows hold the old sockets. If the change is meant: python -m tests.host.interface"
     )
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_node_explains_itself(told, name):
-    info = told[name]
+def test_a_node_explains_itself(nodes, name):
+    info = nodes[name]
     assert info["description"].endswith(".")
     assert all(len(options.get("tooltip", "")) > 10 for _, options in inputs_of(info))
     assert len(info["output_tooltips"]) == len(info["output"])
@@ -34,7 +34,7 @@ def test_a_node_explains_itself(told, name):
 
 
 @pytest.mark.parametrize("name", NODES)
-def test_a_number_says_its_range(told, name):
-    numbers = [options for type_, options in inputs_of(told[name]) if type_ in ("INT", "FLOAT")]
+def test_a_number_has_a_range(nodes, name):
+    numbers = [options for type_, options in inputs_of(nodes[name]) if type_ in ("INT", "FLOAT")]
     assert all({"default", "min", "max"} <= set(options) for options in numbers)
     assert all(options["min"] <= options["default"] <= options["max"] for options in numbers)

@@ -38,7 +38,7 @@ def diffusers_twin(model):
     return pack("tav_core.inflate").inflate(unet)
 
 
-def told(core_unet, latents, timestep, text):
+def core_prediction(core_unet, latents, timestep, text):
     with torch.no_grad():
         return core_unet(latents, timestep, text)
 
@@ -59,11 +59,11 @@ def test_an_inflated_tuned_model_is_tav_cores_network(sd, models, batch, with_lo
     latents, text = random(batch, 4, 3, 8, 8, seed=batch), random(batch, 77, 768, seed=9)
     timestep = torch.tensor([500, 17][:batch])
     inflated = pack("nodes.host.inflate").inflate(model)
-    assert worst(predict(inflated, latents, timestep, text), told(unet, latents, timestep, text)) < 1e-4
+    assert worst(predict(inflated, latents, timestep, text), core_prediction(unet, latents, timestep, text)) < 1e-4
     tuned = tuned_weights(unet)
-    untuned = told(unet, latents, timestep, text)
+    untuned = core_prediction(unet, latents, timestep, text)
     tuned.apply(unet)
-    expected = told(unet, latents, timestep, text)
+    expected = core_prediction(unet, latents, timestep, text)
     assert worst(expected, untuned) > 0.01
     got = predict(pack("nodes.host.inflate").with_tuned(model, tuned), latents, timestep, text)
     print(f"batch {batch}, LoRA {with_lora}: {worst(got, expected):.1e}")
@@ -77,16 +77,16 @@ def test_every_pattern_is_tav_cores(sd, attention, group_norm):
     unet = pack("tav_core.inflate").inflate(unet, attention=attention, group_norm=group_norm)
     inputs = random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768)
     inflated = pack("nodes.host.inflate").inflate(sd.model, attention=attention, group_norm=group_norm)
-    assert worst(predict(inflated, *inputs), told(unet, *inputs)) < 1e-4
+    assert worst(predict(inflated, *inputs), core_prediction(unet, *inputs)) < 1e-4
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.5])
 def test_a_strength_is_tav_cores(sd, strength):
     unet, inputs = diffusers_twin(sd.model), (random(1, 4, 3, 8, 8), torch.tensor([300]), random(1, 77, 768))
-    base, tuned = told(unet, *inputs), tuned_weights(unet)
+    base, tuned = core_prediction(unet, *inputs), tuned_weights(unet)
     tuned.apply(unet, strength)
     got = predict(pack("nodes.host.inflate").with_tuned(sd.model, tuned, strength), *inputs)
-    assert worst(got, told(unet, *inputs)) < 1e-4
+    assert worst(got, core_prediction(unet, *inputs)) < 1e-4
     if strength == 0:
         assert torch.equal(got, predict(pack("nodes.host.inflate").inflate(sd.model), *inputs))
     else:
@@ -125,16 +125,16 @@ def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monk
     host, given = pack("nodes.host.inflate"), inputs(sd.model)
     unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
     unet = pack("tav_core.inflate").inflate(unet, WithConvolution())
-    untuned, tuned = told(unet, *given), tuned_weights(unet)
+    untuned, tuned = core_prediction(unet, *given), tuned_weights(unet)
     still = {name: torch.zeros_like(tensor) for name, tensor in tuned.tensors.items() if "conv_temp" in name}
     assert still
     for strength in (1.0, 0.5, 0.0):
         tuned.apply(unet, strength)
-        expected = told(unet, *given)
+        expected = core_prediction(unet, *given)
         assert worst(predict(host.with_tuned(sd.model, tuned, strength), *given), expected) < 1e-4
         without = replace(tuned, tensors=tuned.tensors | still)
         without.apply(unet, strength)
-        assert (worst(told(unet, *given), expected) > 0.01) == (strength > 0)
+        assert (worst(core_prediction(unet, *given), expected) > 0.01) == (strength > 0)
     assert torch.equal(expected, untuned)
 
 
@@ -208,11 +208,11 @@ def test_query_differences_on_weights_in_8_bits_are_added_at_call_time(sd):
     model = pack("nodes.host.inflate").with_tuned(small, tuned)
     assert small.model_dtype() == torch.float8_e4m3fn
     assert not model.patches
-    assert worst(predict(model, *inputs), told(unet, *inputs)) < 1e-4
+    assert worst(predict(model, *inputs), core_prediction(unet, *inputs)) < 1e-4
 
 
 def control(models, *names: str):
-    """Control networks on pictures for 3 frames of 64 x 64, chained as core's apply nodes do."""
+    """Control networks on images for 3 frames of 64 x 64, chained as core's apply nodes do."""
     chained = None
     for seed, name in enumerate(names):
         net = core("comfy.controlnet").load_controlnet(str(models / "controlnet" / name))
@@ -246,6 +246,6 @@ def test_control_gives_tuning_what_it_gives_the_host(sd, models, names):
     unet, text = diffusers_twin(sd.model), positive[0][0].clone()
     with pack("nodes.host.control").residuals_of(net, model, text) as residuals:
         given = residuals(latents, timestep)
-    plain, controlled = told(unet, latents, timestep, text), unet(latents, timestep, text, **given)
+    plain, controlled = core_prediction(unet, latents, timestep, text), unet(latents, timestep, text, **given)
     assert worst(controlled, plain) > 0.01
     assert worst(controlled, seen[0]) < 1e-4

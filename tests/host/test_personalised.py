@@ -1,4 +1,4 @@
-"""Personalised and controlled models: a graph and the shell compute the same, and what does not fit is told at once."""
+"""Personalised and controlled models: a graph and the shell compute the same; what does not fit is refused at once."""
 
 import logging
 from dataclasses import replace
@@ -113,12 +113,12 @@ def test_a_lora_and_control_do_in_a_graph_what_they_do_in_the_shell(exact, host,
         latent = run.invert_latents(model, nothing, clip, 3)
         video = run.sample_latents(model, text, nothing, latent, 3, cfg=3.0, eta=0.0, seed=0)
     scale = opened.scheduler.alphas_cumprod[latent["tav_timestep"]] ** -0.5
-    told = (
+    errors = (
         relative(latent["samples"] / scale, rearrange(noise, "1 c f h w -> f c h w") / SCALE),
         relative(video, rearrange(expected, "1 c f h w -> f c h w") / SCALE),
     )
-    print(f"LoRA and {nets}: inversion {told[0]:.1e}, edit {told[1]:.1e} of the mean magnitude")
-    assert max(told) < 1e-4
+    print(f"LoRA and {nets}: inversion {errors[0]:.1e}, edit {errors[1]:.1e} of the mean magnitude")
+    assert max(errors) < 1e-4
 
 
 @pytest.mark.parametrize("nets", NETS)
@@ -163,18 +163,18 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
     assert weights.facts.base_fingerprint == base
     theirs = pack("tav_core.tuned").TunedWeights.from_unet(unet).tensors
     # not the largest difference: where a gradient is all rounding, Adam makes a whole step of it (reference-facts, 36)
-    told = max(
+    error = max(
         ((tensor - theirs[name]).norm() / theirs[name].norm()).item() for name, tensor in weights.tensors.items()
     )
-    print(f"tuned with a LoRA and {nets}: losses alike, weights to {told:.1e} of their norm")
-    assert told < 0.02
+    print(f"tuned with a LoRA and {nets}: losses alike, weights to {error:.1e} of their norm")
+    assert error < 0.02
     assert weights.facts.checkpoint in (CHECKPOINT, None)
 
 
-def test_sentences_and_masks_per_frame_reach_their_frames(sd, host, models, clip):
+def test_prompts_and_masks_per_frame_reach_their_frames(sd, host, models, clip):
     """A batch of texts, as packs that schedule prompts give it, is tav_core's text per frame; masks weigh frames."""
-    unet, sentences = shell(sd.path)[1], ["a man is skiing", "a dog", "a red ball"]
-    texts = torch.cat([sd.text(sentence)[0][0] for sentence in sentences])
+    unet, prompts = shell(sd.path)[1], ["a man is skiing", "a dog", "a red ball"]
+    texts = torch.cat([sd.text(prompt)[0][0] for prompt in prompts])
     scheduler, ddim = pack("nodes.host.ddim").ddim_scheduler(sd.model), pack("tav_core")
     noise = rearrange(clip * SCALE, "f c h w -> 1 c f h w")
     predict = ddim.NoisePredictor(unet, rearrange(texts.clone(), "f n d -> 1 f n d"), scheduler)
@@ -188,8 +188,8 @@ def test_sentences_and_masks_per_frame_reach_their_frames(sd, host, models, clip
     first = torch.tensor([1.0, 0.0, 0.0])[:, None, None].expand(3, 64, 64)
     masked = [
         [text, options | {"mask": mask, "mask_strength": 1.0}]
-        for sentence, mask in (("a man is skiing", first), ("a dog", 1 - first))
-        for text, options in sd.text(sentence)
+        for prompt, mask in (("a man is skiing", first), ("a dog", 1 - first))
+        for text, options in sd.text(prompt)
     ]
     whole, by_masks = (sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=p) for p in (sd.text("a dog"), masked))
     gone = (by_masks - whole).abs().amax(dim=(1, 2, 3))
@@ -211,7 +211,7 @@ def opened2(sd2):
 
 @pytest.mark.parametrize("predicts", ["epsilon", "v_prediction"])
 def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, opened2, host, clip, predicts):
-    """768 wide pictures or not, the two kinds differ in what they predict alone."""
+    """768 wide images or not, the two kinds differ in what they predict alone."""
     ddim, model, (opened, unet, weights) = pack("tav_core"), sd2.model, opened2
     opened = pack("tav_core.jobs.base").Base(sd2.path, opened, "").predicting(predicts).checkpoint
     if predicts == "v_prediction":
@@ -225,9 +225,9 @@ def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, opened2,
     model = host.with_tuned(model, weights)
     latent = inverted(model, sd2, clip, 3)
     video = sampled(model, sd2, latent, 3)
-    told = relative(video, rearrange(expected, "1 c f h w -> f c h w") / SCALE)
-    print(f"SD 2.x, {predicts}: {told:.1e} of the mean magnitude")
-    assert told < 1e-4
+    error = relative(video, rearrange(expected, "1 c f h w -> f c h w") / SCALE)
+    print(f"SD 2.x, {predicts}: {error:.1e} of the mean magnitude")
+    assert error < 1e-4
 
 
 def test_weights_of_one_family_do_not_go_onto_another(sd, sd2, host):
@@ -240,7 +240,7 @@ def test_weights_of_one_family_do_not_go_onto_another(sd, sd2, host):
 # Siblings
 
 
-def test_weights_on_a_sibling_are_told_in_the_node_and_in_the_log(sd, models, host, caplog):
+def test_weights_on_a_sibling_are_warned_of_in_the_node_and_in_the_log(sd, models, host, caplog):
     sibling, warn = checkpoint(models / "checkpoints" / PERSONALISED), pack("nodes.host.differences").warn_of_model
     weights = tuned_weights(diffusers_twin(sd.model))
     base = pack("nodes.host.weights").base_fingerprint(sd.model)
@@ -270,30 +270,30 @@ def test_strength_on_a_sibling_goes_from_its_own_network_to_the_tuned_one(sd, mo
 
 @pytest.mark.parametrize("name", [CONTROLNET, T2I_ADAPTER])
 @pytest.mark.parametrize(
-    ("shape", "sentence"),
+    ("shape", "message"),
     [((2, 3, 64, 64), "2 ControlNet images for 3 frames"), ((3, 3, 64, 128), "128x64, but the video is 64x64")],
 )
-def test_control_pictures_of_another_count_or_shape_are_told_before_any_work(
-    sd, host, models, clip, name, shape, sentence, tmp_path
+def test_control_images_of_another_count_or_shape_are_refused_before_any_work(
+    sd, host, models, clip, name, shape, message, tmp_path
 ):
     net = control(models, name)
     net.cond_hint_original = torch.zeros(shape)
     text, model = controlled(sd.text("a man"), net), host.inflate(sd.model)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         sampled(model, sd, EMPTY, 1, positive=text)
-    with pytest.raises(ValueError, match=sentence), torch.inference_mode():
+    with pytest.raises(ValueError, match=message), torch.inference_mode():
         pack("nodes.host.ddim").invert_latents(model, text, clip, 1)
     tune, settings = pack("nodes.host.tuning").tune_model, pack("tav_core.tune").TuneConfig(**SETTINGS)
-    with pytest.raises(ValueError, match=sentence), torch.inference_mode():
+    with pytest.raises(ValueError, match=message), torch.inference_mode():
         tune(model, clip, text, settings, root=tmp_path, metadata={}, on_step=print)
     assert not list(tmp_path.iterdir())
 
 
-def test_one_picture_for_all_frames_and_larger_ones_of_the_same_shape_are_taken(sd, host, models):
+def test_one_image_for_all_frames_and_larger_ones_of_the_same_shape_are_taken(sd, host, models):
     net = control(models, CONTROLNET)
-    picture = random(1, 3, 128, 128).sigmoid()
+    image = random(1, 3, 128, 128).sigmoid()
     videos = []
-    for hint in (picture, picture.repeat(3, 1, 1, 1)):
+    for hint in (image, image.repeat(3, 1, 1, 1)):
         net.cond_hint_original = hint
         videos.append(sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=controlled(sd.text("a man"), net)))
     assert relative(*videos) < 1e-5
@@ -325,11 +325,11 @@ def test_an_adapter_and_a_control_lora_of_sdxl_are_named(sd, host, models):
         sampled(host.inflate(sd.model), sd, EMPTY, 1, positive=controlled(sd.text("a man"), lora))
 
 
-def test_a_sentence_for_the_controlnet_alone_is_heard_in_tuning(sd, host, models, clip, tmp_path):
+def test_a_prompt_for_the_controlnet_alone_is_used_in_tuning(sd, host, models, clip, tmp_path):
     text = controlled(sd.text("a man"), control(models, CONTROLNET))
-    told = [[embeds, options | {"cross_attn_controlnet": sd.text("a dog")[0][0]}] for embeds, options in text]
+    with_own = [[embeds, options | {"cross_attn_controlnet": sd.text("a dog")[0][0]}] for embeds, options in text]
     settings, losses = pack("tav_core.tune").TuneConfig(**SETTINGS), []
-    for positive in (text, told):
+    for positive in (text, with_own):
         with torch.inference_mode():
             tuned = pack("nodes.host.tuning").tune_model(
                 host.inflate(sd.model), clip, positive, settings, root=tmp_path, metadata={}, on_step=lambda *_, **__: 0
@@ -347,13 +347,13 @@ def test_a_lora_of_another_family_is_named_before_the_inflation_and_behind_it(sd
         tensors |= {f"{name}_{layer}.lora_down.weight": torch.ones(2, into)}
         tensors |= {f"{name}_{layer}.lora_up.weight": torch.ones(320, 2)}
     save_file(tensors, tmp_path / "lora.safetensors")
-    sentence = f"was made for {family}.*remove it"
-    with pytest.raises(ValueError, match=sentence):
+    message = f"was made for {family}.*remove it"
+    with pytest.raises(ValueError, match=message):
         host.inflate(sd.with_lora(tmp_path / "lora.safetensors"))
     behind = sd.with_lora(tmp_path / "lora.safetensors", host.inflate(sd.model))
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         inverted(behind, sd, clip, 1)
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         sampled(behind, sd, EMPTY, 1)
 
 
@@ -380,8 +380,8 @@ def test_a_diffusers_folder_of_full_size_is_inflated_with_its_own_weights(host, 
     stored = model.model.state_dict()
     assert all(torch.equal(stored[names[name]].half(), tensor) for name, tensor in tensors.items())
     config = pack("nodes.host.weights").diffusers_config(model.model.model_config.unet_config)
-    told = SD15_UNET | {"use_linear_projection": False} | changes
-    assert {name: config[name] for name in told} == told
+    expected = SD15_UNET | {"use_linear_projection": False} | changes
+    assert {name: config[name] for name in expected} == expected
     assert pack("nodes.host.weights").base_fingerprint(inflated) == pack("tav_core.fingerprints").fingerprint_of(
         tensors
     )

@@ -121,8 +121,8 @@ def test_stock_ksampler_gives_the_same_video_but_for_the_last_step(sd, tuned, cl
             model, "disable", 0, 10, 3.0, sampler, "ddim_uniform", sd.text("a man is skiing"), sd.text(""),
             latent, 0, 10000, "disable",
         )  # fmt: skip
-    told = relative(stock["samples"], last), worst(stock["samples"], ours)
-    print(f"{sampler}: all but the last step {told[0]:.1e}, with it {told[1]:.3f}")
+    errors = relative(stock["samples"], last), worst(stock["samples"], ours)
+    print(f"{sampler}: all but the last step {errors[0]:.1e}, with it {errors[1]:.3f}")
     assert relative(stock["samples"], last) < 1e-3
     assert relative(stock["samples"], ours) < 0.3
 
@@ -166,7 +166,7 @@ def test_sampler_custom_advanced_takes_the_sigmas(sd, tuned, clip, monkeypatch):
 
 
 def test_v_prediction_with_zero_terminal_snr_is_inverted_and_sampled_as_tav_core_does(sd, clip):
-    """The MODEL may be told to predict otherwise by a node of the host."""
+    """A node of the host may change what the MODEL predicts."""
     (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(sd.model, "v_prediction", True)
     unet, ddim, host = diffusers_twin(sd.model), pack("tav_core"), pack("nodes.host.inflate")
     model = host.inflate(model)
@@ -302,7 +302,7 @@ def test_a_model_that_another_node_samples_otherwise_is_refused_by_its_name(sd):
         schedule.prediction_type_of(flow)
 
 
-def test_a_vae_that_gives_nan_is_told_with_the_option_that_helps():
+def test_a_vae_that_gives_nan_is_refused_with_the_option_that_helps():
     vae = SimpleNamespace(decode=lambda latents: torch.full_like(latents, torch.nan))
     with pytest.raises(ValueError, match="--fp32-vae"):
         pack("nodes.ddim_invert")._compared(torch.zeros(1), torch.zeros(1), vae)

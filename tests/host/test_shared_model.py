@@ -8,7 +8,7 @@ import torch
 from tests.golden import worst
 from tests.host.assets import CHECKPOINT, CONTROLNET, LORA
 from tests.host.inprocess import checkpoint, core, inputs, miniature, pack, predict
-from tests.host.test_parity import diffusers_twin, random, told, tuned_weights
+from tests.host.test_parity import core_prediction, diffusers_twin, random, tuned_weights
 from tests.host.test_sampling import relative, sampled
 
 EMPTY = {"samples": torch.zeros(3, 4, 8, 8)}
@@ -138,7 +138,7 @@ def test_inflating_a_tuned_model_again_changes_its_pattern_and_keeps_its_weights
     )
     weights.apply(unet)
     again = host.inflate(host.with_tuned(sd.model, weights), attention="full")
-    assert worst(predict(again, *given), told(unet, *given)) < 1e-4
+    assert worst(predict(again, *given), core_prediction(unet, *given)) < 1e-4
 
 
 def patched(model, *names: str):
@@ -220,7 +220,7 @@ def test_the_added_weights_can_be_made_anew_for_another_gpu(sd, host, weights):
 
 def test_other_families_are_refused_by_name(sd, host):
     config = sd.model.model.model_config.unet_config
-    for changes, sentence in (
+    for changes, message in (
         ({"in_channels": 9}, "inpainting"),
         ({"context_dim": 2048}, "Stable Diffusion XL"),
         ({"num_classes": "sequential", "context_dim": 1024}, "unCLIP"),
@@ -228,7 +228,7 @@ def test_other_families_are_refused_by_name(sd, host):
         kept = {name: config.get(name) for name in changes}
         config.update(changes)
         try:
-            with pytest.raises(ValueError, match=sentence):
+            with pytest.raises(ValueError, match=message):
                 host.inflate(sd.model)
         finally:
             config.update(kept)

@@ -75,9 +75,9 @@ def test_a_workflow_gives_a_video_of_the_asked_size(client, drawn, name):
     assert latents.isfinite().all()
     assert latents.std() > 0.1
     with saved_video(client, run) as video:
-        pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    assert [picture.shape for picture in pictures] == [(SIZE, SIZE, 3)] * FRAMES
-    assert all(picture.std() > 1 for picture in pictures)
+        images = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert [image.shape for image in images] == [(SIZE, SIZE, 3)] * FRAMES
+    assert all(image.std() > 1 for image in images)
 
 
 @pytest.mark.parametrize("name", TWICE)
@@ -220,11 +220,11 @@ def test_saved_weights_do_not_hold_the_lora_that_was_there_while_tuning(server, 
     assert max(tensor.abs().max() for tensor in queries) < 1e-3 < min(tensor.abs().max() for tensor in ups)
 
 
-@pytest.mark.parametrize(("name", "pictures"), [("pose-control", "poses"), ("depth-control", "depth")])
-def test_a_control_image_changes_its_own_frame_most(client, tuned, name, pictures):
+@pytest.mark.parametrize(("name", "images"), [("pose-control", "poses"), ("depth-control", "depth")])
+def test_a_control_image_changes_its_own_frame_most(client, tuned, name, images):
     """Of the poses or the depth, the last image is made black."""
     nodes = {
-        "first_two": new("ImageFromBatch", image=[pictures, 0], batch_index=0, length=FRAMES - 1),
+        "first_two": new("ImageFromBatch", image=[images, 0], batch_index=0, length=FRAMES - 1),
         "nothing_drawn": new("EmptyImage", width=SIZE, height=SIZE, batch_size=1, color=0),
         "other": new("ImageBatch", image1=["first_two", 0], image2=["nothing_drawn", 0]),
         "control": {"image": ["other", 0]},
@@ -264,10 +264,10 @@ def test_a_masks_prompt_moves_what_is_under_its_mask(client, tuned):
     frames = ONE_STEP | {"clip": apart, "mask_frames": apart}
     shown = {
         "shown": new("MaskToImage", mask=["figure_mask", 0]),
-        "pictures": new("SaveImage", images=["shown", 0], filename_prefix="mask"),
+        "saved": new("SaveImage", images=["shown", 0], filename_prefix="mask"),
     }
-    run = client.run(ending_in(small("per-frame-masks", frames) | shown, "pictures"))
-    files = [io.BytesIO(client.view(file)) for file in run.outputs["pictures"]["images"]]
+    run = client.run(ending_in(small("per-frame-masks", frames) | shown, "saved"))
+    files = [io.BytesIO(client.view(file)) for file in run.outputs["saved"]["images"]]
     white = torch.stack([torch.from_numpy(next(av.open(file).decode()).to_ndarray(format="gray")) for file in files])
     inside = interpolate(white[None].float(), size=(SIZE // 8, SIZE // 8), mode="bilinear")[0] > 0
     moved = changed_by(client, "per-frame-masks", {"figure": {"text": "a gorilla"}}, of=frames)
@@ -302,10 +302,10 @@ def test_saved_weights_edit_as_those_just_tuned_do(server, client, drawn):
 def test_a_checked_inversion_reports_its_psnr_in_pixels_where_there_is_a_vae(client, tuned):
     client.free()
     run = client.run(small("edit-with-saved-weights", {"invert": {"check": True, "vae": ["checkpoint", 2]}}))
-    (told,) = run.outputs["invert"]["tune_a_video"]
-    assert told["psnr_of"] == "pixels"
+    (values,) = run.outputs["invert"]["tune_a_video"]
+    assert values["psnr_of"] == "pixels"
     (shown,) = run.of("invert", "text")
-    assert shown.data["text"] == f"PSNR to the clip: {told['psnr']:.1f} dB (pixels)"
+    assert shown.data["text"] == f"PSNR to the clip: {values['psnr']:.1f} dB (pixels)"
 
 
 def test_the_saved_weights_hold_the_clips_fps_and_prompt(server, client, tuned):
@@ -315,27 +315,27 @@ def test_the_saved_weights_hold_the_clips_fps_and_prompt(server, client, tuned):
 
 
 def test_every_node_of_ours_reports_its_values_in_the_history(server, client, tuned):
-    client.free()  # the host tells of nodes that run, and not of those behind a result that it still has
-    told = {}
+    client.free()  # the history has the nodes that run, and not those whose result is still cached
+    values = {}
     for name in ("tune-and-edit", "edit-with-saved-weights"):
-        prompt = small(name, {"invert": {"check": True}, "edit": {"text": "facts"}})
+        prompt = small(name, {"invert": {"check": True}, "edit": {"text": "values"}})
         run = client.run(prompt)
         assert run.status == "success", run.message
-        told |= {
+        values |= {
             prompt[node]["class_type"]: outputs["tune_a_video"][0]
             for node, outputs in run.outputs.items()
             if "tune_a_video" in outputs
         }
-    assert told["LoadVideoFrames"]["frames"] == FRAMES
-    assert told["LoadVideoFrames"]["file"] == "man-skiing.mp4"
-    assert told["InflateUNet"]["attention"] == "sparse-causal"
-    assert len(told["OneShotTune"]["losses"]) == told["OneShotTune"]["steps"] == 2
-    assert (server.base / "models" / "tune_a_video" / told["SaveTunedWeights"]["name"]).is_file()
-    assert told["LoadTunedWeights"]["strength"] == 1.0
-    assert told["LoadTunedWeights"]["name"] == tuned
-    assert all(told[kind]["seconds"] > 0 for kind in ("OneShotTune", "DDIMInvert", "TAVSample"))
-    assert told["LoadTunedWeights"]["frames"] == FRAMES
-    assert math.isfinite(told["DDIMInvert"]["psnr"])
-    assert told["DDIMInvert"]["psnr_of"] == "latents"
-    assert told["TAVSample"]["steps"] == 2
-    assert (told["TAVSample"]["cfg"], told["TAVSample"]["frames"]) == (12.5, FRAMES)
+    assert values["LoadVideoFrames"]["frames"] == FRAMES
+    assert values["LoadVideoFrames"]["file"] == "man-skiing.mp4"
+    assert values["InflateUNet"]["attention"] == "sparse-causal"
+    assert len(values["OneShotTune"]["losses"]) == values["OneShotTune"]["steps"] == 2
+    assert (server.base / "models" / "tune_a_video" / values["SaveTunedWeights"]["name"]).is_file()
+    assert values["LoadTunedWeights"]["strength"] == 1.0
+    assert values["LoadTunedWeights"]["name"] == tuned
+    assert all(values[kind]["seconds"] > 0 for kind in ("OneShotTune", "DDIMInvert", "TAVSample"))
+    assert values["LoadTunedWeights"]["frames"] == FRAMES
+    assert math.isfinite(values["DDIMInvert"]["psnr"])
+    assert values["DDIMInvert"]["psnr_of"] == "latents"
+    assert values["TAVSample"]["steps"] == 2
+    assert (values["TAVSample"]["cfg"], values["TAVSample"]["frames"]) == (12.5, FRAMES)
