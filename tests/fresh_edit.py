@@ -28,8 +28,8 @@ def opened(checkpoint, *, prediction_type=None, lora=None, control=None):
 def edited(parts, unet, controls) -> dict[str, torch.Tensor]:
     """The noise that a clip of random latents came from, and an edit."""
     cond, uncond = (NoisePredictor(unet, parts.encode_prompt(t), parts.scheduler, controls) for t in (EDIT, ""))
-    noise = invert(uncond, video(frames=3), parts.scheduler, 4)[-1]
-    edit = sample(guided(cond, uncond, 5.0), noise, parts.scheduler, 4)
+    noise = invert(uncond, video(frames=3), parts.scheduler, 2)[-1]
+    edit = sample(guided(cond, uncond, 5.0), noise, parts.scheduler, 2)
     return {"noise": noise.contiguous(), "edit": edit.contiguous()}
 
 

@@ -346,6 +346,3 @@ def test_the_shell_refuses_in_a_sentence_and_writes_nothing(written, tmp_path, c
     assert refused.code == 2
     assert sentence in refused.err
     assert not list(tmp_path.rglob("*.*"))
-
-
-

@@ -23,7 +23,7 @@ from tav_core.demo.world import (
 @pytest.fixture(scope="module")
 def scenes_and_readings():
     rng = np.random.default_rng(7)
-    scenes = [random_scene(rng) for _ in range(400)]
+    scenes = [random_scene(rng) for _ in range(200)]
     return [(scene, read_image(draw(scene))) for scene in scenes]
 
 
