@@ -79,9 +79,6 @@ def test_its_shapes_are_known_without_a_network():
     assert block.items() <= {name: parameter.shape for name, parameter in parameters.items()}.items()
 
 
-
-
-
 def test_it_is_tuned_stored_applied_scaled_and_taken_away(tmp_path):
     inflation = WithConvolutions()
     unet, before = inflate(tiny_unet(), inflation), forward(inflate(tiny_unet(), inflation))
