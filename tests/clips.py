@@ -1,4 +1,4 @@
-"""Test clips, drawn and encoded when a test runs. Pictures are uint8 (h, w, 3)."""
+"""Test clips, drawn and encoded when a test runs. Images are uint8 (h, w, 3)."""
 
 import itertools
 import struct
@@ -12,7 +12,7 @@ CELL = 16
 
 
 def numbered(count: int, width: int = 64, height: int = 48) -> list[np.ndarray]:
-    """Pictures that carry their number, one bit a cell of 16 pixels, black or white; `number_in` reads it back."""
+    """Images that carry their number, one bit a cell of 16 pixels, black or white; `number_in` reads it back."""
     cells = np.arange((height // CELL) * (width // CELL)).reshape(height // CELL, width // CELL)
     return [
         np.kron((number >> cells & 1)[..., None].astype(np.uint8) * 255, np.ones((CELL, CELL, 3), np.uint8))
@@ -48,7 +48,7 @@ def encode(
     container_format: str | None = None,
     title: str | None = None,
 ) -> Path:
-    """Writes the pictures; `times` in milliseconds make a variable rate, `first` delays a constant one by frames."""
+    """Writes the images; `times` in milliseconds make a variable rate, `first` delays a constant one by frames."""
     time_base = Fraction(1, 1000) if times else 1 / Fraction(fps)
     with av.open(str(path), "w", format=container_format) as container:
         container.metadata.update({"title": title} if title else {})

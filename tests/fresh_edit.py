@@ -17,7 +17,7 @@ WORDS, EDIT = "a ball is rolling", "a cube is rolling"
 
 
 def opened(checkpoint, *, prediction_type=None, lora=None, control=None):
-    """Checkpoint, inflated network, and controls on drawn pictures."""
+    """Checkpoint, inflated network, and controls on drawn images."""
     base = open_base(checkpoint, prediction_type=prediction_type, loras=[Lora.parse(lora)] if lora else [])
     parts = base.checkpoint
     pictures = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(7))

@@ -34,7 +34,7 @@ def video(frames: int = 4, size: int = 8, batch: int = 1, seed: int = 1) -> torc
 
 
 def text(*shape: int, seed: int = 2) -> torch.Tensor:
-    """Random embeddings of a sentence; (1, 7, 32) where no shape is given."""
+    """Random embeddings of a prompt; (1, 7, 32) where no shape is given."""
     return torch.randn(*(shape or (1, 7, 32)), generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,4 +1,4 @@
-"""Control by pictures: in every file layout, entering where it enters the 2-D network, and in its part of sampling."""
+"""Control by images: in every file layout, entering where it enters the 2-D network, and in its part of sampling."""
 
 import json
 import re
@@ -90,7 +90,7 @@ def test_control_enters_the_inflated_network_where_it_enters_the_2d_one(controln
 
 
 @torch.no_grad()
-def test_two_of_a_kind_add_up_and_one_picture_is_for_all_frames(controlnet, adapter):
+def test_two_of_a_kind_add_up_and_one_image_is_for_all_frames(controlnet, adapter):
     latents, one = video(frames=3), pictures(frames=1)
     for network in (controlnet, adapter):
         single = residuals([Control(network, one, 0.6)], latents, 400, words())
@@ -155,23 +155,23 @@ def test_tuning_under_control_learns_the_same_with_gradient_checkpointing(contro
 
 
 @pytest.mark.parametrize(
-    ("hint", "sentence"),
+    ("hint", "message"),
     [
         (pictures(frames=2), "Got 2 control images for 3 frames"),
         (pictures(side=32), "are 32x32, but the video is 64x64"),
     ],
 )
-def test_pictures_of_another_count_or_size_are_refused(controlnet, hint, sentence):
-    with pytest.raises(TavError, match=sentence):
+def test_images_of_another_count_or_size_are_refused(controlnet, hint, message):
+    with pytest.raises(TavError, match=message):
         residuals([Control(controlnet, hint)], video(frames=3), 500, words())
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [((-1.0,), "strength"), ((1.0, 0.6, 0.4), "range"), ((1.0, 0.0, 2.0), "range")],
 )
-def test_settings_out_of_range_are_refused(controlnet, settings, sentence):
-    with pytest.raises(TavError, match=sentence):
+def test_settings_out_of_range_are_refused(controlnet, settings, message):
+    with pytest.raises(TavError, match=message):
         Control(controlnet, pictures(), *settings)
     with pytest.raises(TavError, match="move the channels"):
         Control(controlnet, pictures().movedim(1, -1))
@@ -227,7 +227,7 @@ def test_half_precision_opens_in_the_precision_asked_for(controlnet, tmp_path):
     assert open_controlnet(tmp_path / "control.safetensors", torch.bfloat16).dtype is torch.bfloat16
 
 
-def test_a_controlnet_of_shuffled_pictures_pools_globally(controlnet, tmp_path):
+def test_a_controlnet_of_shuffled_images_pools_globally(controlnet, tmp_path):
     save_file(original_controlnet(controlnet.state_dict()), tmp_path / "control_v11e_sd15_shuffle.safetensors")
     assert open_controlnet(tmp_path / "control_v11e_sd15_shuffle.safetensors").config.global_pool_conditions
 
@@ -298,18 +298,18 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_no_control_network_of_ours_is_named(controlnet, tmp_path, case):
-    opening, change, sentence = REFUSED[case]
+    opening, change, message = REFUSED[case]
     save_file(change(controlnet.state_dict()), tmp_path / "it.safetensors")
-    with pytest.raises(TavError, match=sentence) as caught:
+    with pytest.raises(TavError, match=message) as caught:
         opening(tmp_path / "it.safetensors")
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "half.safetensors").write_bytes(b"12345678")
-    for name, sentence in {
+    for name, message in {
         "none.safetensors": "There is no file or folder",
         "half.safetensors": "not a complete",
     }.items():
-        with pytest.raises(TavError, match=sentence):
+        with pytest.raises(TavError, match=message):
             open_controlnet(tmp_path / name)

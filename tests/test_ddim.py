@@ -72,7 +72,7 @@ def test_a_guidance_of_one_asks_the_condition_alone():
     assert guided("cond", "uncond", 1.0) == "cond"
 
 
-def test_the_trajectory_starts_clean_and_every_step_is_told():
+def test_the_trajectory_starts_clean_and_every_step_is_reported():
     told = []
     trajectory = invert(
         lambda x, t: x,
@@ -129,7 +129,7 @@ def test_eta_draws_from_the_generator_it_is_given():
 
 
 @pytest.mark.parametrize(
-    ("scheduler", "steps", "sentence"),
+    ("scheduler", "steps", "message"),
     [
         (ddim(), 0, "from 1 to 999; got 0"),
         (ddim(), 1000, "from 1 to 999; got 1000"),
@@ -138,9 +138,9 @@ def test_eta_draws_from_the_generator_it_is_given():
         (ddim(timestep_spacing="trailing", rescale_betas_zero_snr=True), 10, "999 of this schedule is pure noise"),
     ],
 )
-def test_what_ddim_cannot_follow_is_refused_before_the_first_step(scheduler, steps, sentence):
+def test_what_ddim_cannot_follow_is_refused_before_the_first_step(scheduler, steps, message):
     for loop in (invert, sample):
-        with pytest.raises(TavError, match=sentence):
+        with pytest.raises(TavError, match=message):
             loop(lambda x, t: pytest.fail("the network was asked"), video(), scheduler, steps)
 
 

@@ -149,7 +149,7 @@ def test_float32_trained_tensors_in_a_half_precision_network_still_compute():
 
 
 @pytest.mark.parametrize(
-    ("latents", "timestep", "prompt", "sentence"),
+    ("latents", "timestep", "prompt", "message"),
     [
         (video()[0], 1, text(), r"must be \(b, 4, f, h, w\), got \(4, 4, 8, 8\)"),
         (video()[:, :3], 1, text(), r"must be \(b, 4, f, h, w\), got \(1, 3, 4, 8, 8\)"),
@@ -159,8 +159,8 @@ def test_float32_trained_tensors_in_a_half_precision_network_still_compute():
         (video(batch=2), torch.tensor([1, 2, 3]), text(), "Got 3 timesteps for a batch of 2"),
     ],
 )
-def test_inputs_of_other_shapes_are_refused(latents, timestep, prompt, sentence):
-    with pytest.raises(TavError, match=sentence):
+def test_inputs_of_other_shapes_are_refused(latents, timestep, prompt, message):
+    with pytest.raises(TavError, match=message):
         inflate(tiny_unet())(latents, timestep, prompt)
 
 

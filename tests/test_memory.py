@@ -56,7 +56,7 @@ def test_checkpointing_and_half_precision_take_less_and_frames_take_more():
     assert 1.8 * plain < tuning_memory(unet, (1, 4, 8, 32, 32), checkpointing=False) < 2.2 * plain
 
 
-def test_free_memory_is_told_where_it_can_be():
+def test_free_memory_is_known_where_it_can_be():
     free = available_memory("cpu")
     assert 2**20 < free < 2**50
     assert fits(1, "cpu")
@@ -65,7 +65,7 @@ def test_free_memory_is_told_where_it_can_be():
     assert not fits(1, "meta")
 
 
-def test_running_out_of_memory_is_told_from_other_errors():
+def test_running_out_of_memory_is_not_confused_with_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

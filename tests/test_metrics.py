@@ -24,7 +24,7 @@ PATH = [(0.2, 0.7), (0.4, 0.3), (0.6, 0.3), (0.8, 0.7)]
 
 
 def texture(size: int = 96) -> torch.Tensor:
-    """A smooth random picture (size, size, 3) in 0..1."""
+    """A smooth random image (size, size, 3) in 0..1."""
     coarse = torch.rand(1, 3, size // 6, size // 6, generator=torch.Generator().manual_seed(0))
     return torch.nn.functional.interpolate(coarse, size=(size, size), mode="bicubic").clamp(0, 1)[0].permute(1, 2, 0)
 
@@ -62,7 +62,7 @@ def test_psnr_counts_only_the_pixels_asked_for():
     assert peak_signal_to_noise(spoilt, video, ~where) < 12
 
 
-def test_ssim_falls_with_noise_and_follows_wang_et_al_on_flat_pictures():
+def test_ssim_falls_with_noise_and_follows_wang_et_al_on_flat_images():
     video = moving(1, 2)
     values = [structural_similarity((video + noise_like(video, d)).clamp(0, 1), video) for d in (0.02, 0.1, 0.3)]
     assert 1 > values[0] > values[1] > values[2] > 0
@@ -178,13 +178,13 @@ def test_a_prompt_longer_than_clip_reads_is_cut(scorer):
     assert scorer.score(moving(0, 0), words) == pytest.approx(scorer.score(moving(0, 0), words + "star"))
 
 
-def test_what_is_no_clip_model_is_refused_in_a_sentence(tmp_path):
+def test_what_is_no_clip_model_is_refused(tmp_path):
     with pytest.raises(TavError, match=r"cannot be opened .* give a folder with a CLIPModel"):
         ClipScorer(str(tmp_path))
 
 
 @pytest.mark.parametrize("half", ["text_model", "truncated"])
-def test_half_a_clip_model_is_refused_in_a_sentence(tmp_path, half):
+def test_half_a_clip_model_is_refused(tmp_path, half):
     file = Path(write_clip_model(tmp_path)) / "model.safetensors"
     if half == "truncated":
         file.write_bytes(file.read_bytes()[:-100])

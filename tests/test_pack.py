@@ -43,7 +43,7 @@ def test_comfyui_brings_what_requirements_leave_out():
     assert {name_in(line) for line in PROJECT["project"]["dependencies"]} <= ours | brought
 
 
-def test_the_registry_is_told_what_it_asks_for():
+def test_the_registry_gets_what_it_asks_for():
     told = PROJECT["tool"]["comfy"]
     assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(told)
     assert told["Icon"].startswith("https://")

@@ -72,7 +72,7 @@ def test_training_leaves_the_network_as_ready_to_use_as_before():
     assert all(p.grad is None and not p.requires_grad for p in unet.parameters())
 
 
-def test_a_posterior_is_sampled_anew_each_step():
+def test_a_posterior_is_sampled_at_every_step():
     mean, std = video(), torch.full_like(video(), 0.5)
     generator = torch.Generator().manual_seed(0)
     first, second = (draw_noise((mean, std), 1000, generator, step)[0] for step in range(2))
@@ -349,7 +349,7 @@ def test_tuning_works_where_the_caller_has_gradients_off():
 
 
 @pytest.mark.parametrize(
-    ("setting", "sentence"),
+    ("setting", "message"),
     [
         ({"num_steps": 0}, "num_steps must be a whole number of at least 1; got 0"),
         ({"num_steps": 500.0}, "num_steps must be a whole number"),
@@ -363,8 +363,8 @@ def test_tuning_works_where_the_caller_has_gradients_off():
         ({"max_grad_norm": 0.0}, "max_grad_norm must be a number above 0"),
     ],
 )
-def test_settings_out_of_range_are_refused(setting, sentence):
-    with pytest.raises(TavError, match=sentence):
+def test_settings_out_of_range_are_refused(setting, message):
+    with pytest.raises(TavError, match=message):
         TuneConfig(**setting)
 
 

@@ -109,8 +109,8 @@ def test_weights_of_another_shape_name_the_layers(tmp_path):
 def test_files_that_hold_no_tuned_weights_are_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("not tensors")
     save_file({"a": torch.zeros(1)}, tmp_path / "lora.safetensors")
-    for name, sentence in (("text", "is damaged"), ("lora", "has format None"), ("absent", "There is no file")):
-        with pytest.raises(TavError, match=sentence):
+    for name, message in (("text", "is damaged"), ("lora", "has format None"), ("absent", "There is no file")):
+        with pytest.raises(TavError, match=message):
             TunedWeights.load(tmp_path / f"{name}.safetensors")
 
 

@@ -1,4 +1,4 @@
-"""Opening checkpoints from one file or a folder, always offline; anything else is refused in one sentence."""
+"""Opening checkpoints from one file or a folder, always offline; anything else gets a one-line error message."""
 
 import json
 import shutil
@@ -168,7 +168,7 @@ def test_prompts_are_embedded_as_the_pipeline_does(written):
         torch.testing.assert_close(checkpoint.encode_prompt(prompts[0]), expected[:1])
 
 
-def test_the_words_that_a_prompt_loses_are_told(tiny, capfd):
+def test_the_words_that_a_prompt_loses_are_known(tiny, capfd):
     assert tiny.truncated_words("a photo of a cat") == ""
     assert tiny.truncated_words("very " * 75) == ""
     assert tiny.truncated_words("very " * 75 + "long story") == "long story"
@@ -379,7 +379,7 @@ def test_a_folder_of_the_early_days_opens(tiny, folder):
     assert_same(load_checkpoint(folder), tiny)
 
 
-# Refusals, each in one sentence
+# Refusals, each with a one-line error message
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def test_a_unet_of_another_family_is_named(variant, looks_like, changes):
 
 
 @pytest.mark.parametrize(("part", "prefix"), [("VAE", VAE), ("text encoder", TEXT_ENCODER)])
-def test_a_pruned_file_is_told_what_it_lacks(variant, part, prefix):
+def test_a_pruned_file_s_error_names_what_it_lacks(variant, part, prefix):
     assert f"has no {part}" in refusal(variant(without(prefix)))
 
 
@@ -463,13 +463,13 @@ def test_a_pruned_file_is_told_what_it_lacks(variant, part, prefix):
         TEXT_ENCODER + "transformer.text_model.final_layer_norm.bias",
     ],
 )
-def test_one_missing_tensor_is_told(variant, name):
+def test_one_missing_tensor_is_noticed(variant, name):
     message = refusal(variant(without(name)))
     assert "intact checkpoint" in message or "looks like" in message
     assert len(message) < 600
 
 
-def test_wrong_shapes_and_tensors_too_many_are_told(variant):
+def test_wrong_shapes_and_extra_tensors_are_named(variant):
     wrong = variant(lambda tensors: tensors | {UNET + "time_embed.2.bias": torch.zeros(7)})
     assert "1 misshapen tensors, such as time_embedding.linear_2.bias)" in refusal(wrong)
     more = variant(
@@ -499,7 +499,7 @@ def test_files_that_are_none_are_refused(tmp_path, written):
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
-def test_a_folder_that_lacks_a_part_is_told_which(folder, part):
+def test_a_folder_s_error_names_the_part_it_lacks(folder, part):
     shutil.rmtree(folder / part)
     assert f"The folder folder has no {part}/:" in refusal(folder)
 

@@ -370,13 +370,13 @@ REFUSED = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_fused_whole_is_refused_and_nothing_is_changed(written, tmp_path, case):
-    make, sentence = REFUSED[case]
+    make, message = REFUSED[case]
     checkpoint = opened(written["tiny"])
     before = weights(checkpoint)
     layers = [layer for layer in attentions(checkpoint) if "attn2" not in layer]
     tensors = {key: tensor.contiguous() for key, tensor in make(change(checkpoint, layers)).items()}
     save_file(tensors, tmp_path / "lora.safetensors")
-    with pytest.raises(TavError, match=sentence) as caught:
+    with pytest.raises(TavError, match=message) as caught:
         fuse_loras(checkpoint, [Lora(tmp_path / "lora.safetensors")])
     assert "\n" not in str(caught.value)
     assert_same(weights(checkpoint), before)
@@ -386,18 +386,18 @@ def test_a_file_that_is_not_there_or_not_whole_is_refused(written, tmp_path):
     checkpoint = opened(written["tiny"])
     (tmp_path / "half.safetensors").write_bytes(b"12345678")
     (tmp_path / "lora.ckpt").touch()
-    for name, sentence in {
+    for name, message in {
         "none.safetensors": "no LoRA at .*FILE:STRENGTH",
         "half.safetensors": "not a complete",
         "lora.ckpt": "not a .safe",
     }.items():
-        with pytest.raises(TavError, match=sentence):
+        with pytest.raises(TavError, match=message):
             fuse_loras(checkpoint, [Lora(tmp_path / name)])
     with pytest.raises(TavError, match="strength of a LoRA"):
         Lora(tmp_path / "half.safetensors", 100.0)
 
 
-def test_without_peft_one_sentence_says_what_to_install(written, tmp_path, monkeypatch):
+def test_without_peft_the_error_names_what_to_install(written, tmp_path, monkeypatch):
     checkpoint = opened(written["tiny"])
     save_file(kohya_style(change(checkpoint, attentions(checkpoint)), None), tmp_path / "lora.safetensors")
     for name in [name for name in sys.modules if name.partition(".")[0] == "peft"]:

@@ -173,10 +173,10 @@ def test_a_result_without_its_base_goes_onto_its_own_2_d_part(written, base):
     torch.testing.assert_close(forward(own), forward(onto_base), atol=1e-4, rtol=0)
 
 
-# Facts
+# Metadata
 
 
-def test_the_facts_are_those_that_the_original_wrote_beside_its_network(written, base):
+def test_the_metadata_is_what_the_original_wrote_beside_its_network(written, base):
     told = {
         "prompt": "a man is skiing",
         "clip": "man-skiing.mp4",
@@ -221,10 +221,10 @@ def test_a_result_without_the_original_s_settings_is_taken_without_them(result, 
     assert (facts.prompt, facts.family) == (None, "sd1")
 
 
-# What is told apart
+# What is recognised
 
 
-def test_results_are_told_from_all_else(written, tmp_path):
+def test_results_are_recognised(written, tmp_path):
     assert is_original(written / "result")
     assert is_original(written / "result" / "unet")
     for other in (written / "base", written / "base.safetensors", written, tmp_path / "nowhere"):
@@ -259,7 +259,7 @@ def test_what_is_no_result_is_refused(written, tmp_path):
     assert "config.json cannot be read" in refusal(tmp_path)
 
 
-def test_another_base_is_told_by_what_tuning_leaves_alone(written, base):
+def test_another_base_is_recognised_by_what_tuning_leaves_alone(written, base):
     for other in ("other", "sd2"):
         message = refusal(written / "result", load_checkpoint(written / f"{other}.safetensors").unet)
         assert "result/unet was tuned on another base: " in message
@@ -276,7 +276,7 @@ def test_the_tuned_network_is_not_taken_for_its_base(written):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"norm_temp_weight": lambda tensor: tensor + 0.1}, "norm_temp.weight is not at its initial value"),
         ({"norm_temp_bias": lambda tensor: tensor + 0.1}, "norm_temp.bias is not at its initial value"),
@@ -286,8 +286,8 @@ def test_the_tuned_network_is_not_taken_for_its_base(written):
         ({"conv_out_bias": None}, "1 missing tensors, such as conv_out.bias"),
     ],
 )
-def test_a_damaged_result_is_refused(result, base, changes, sentence):
-    assert sentence in refusal(rewrite(result, **changes), base)
+def test_a_damaged_result_is_refused(result, base, changes, message):
+    assert message in refusal(rewrite(result, **changes), base)
 
 
 def test_a_broken_folder_is_refused(result, base):
@@ -331,7 +331,7 @@ def test_the_shell_replaces_a_file_only_by_force(written, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"-c": "other.safetensors"}, "was tuned on another base"),
         ({"-o": "skiing.bin"}, "give it that suffix"),
@@ -339,10 +339,10 @@ def test_the_shell_replaces_a_file_only_by_force(written, tmp_path):
         ({"-c": "nowhere"}, "no checkpoint at"),
     ],
 )
-def test_the_shell_refuses_in_a_sentence_and_writes_nothing(written, tmp_path, changes, sentence):
+def test_the_shell_refuses_with_an_error_message_and_writes_nothing(written, tmp_path, changes, message):
     options = {"-c": "base", "-o": "skiing.safetensors", "-p": "a man is skiing"} | changes
     where = {"-c": written / options["-c"], "-o": tmp_path / "out" / options["-o"], "-p": options["-p"]}
     refused = tav("convert", written / "result", *(word for pair in where.items() for word in pair))
     assert refused.code == 2
-    assert sentence in refused.err
+    assert message in refused.err
     assert not list(tmp_path.rglob("*.*"))

@@ -26,7 +26,7 @@ CONTROLS = {"controlnet": "pose", "t2i-adapter": "depth"}
 
 @pytest.fixture(scope="module")
 def folder(files):  # noqa: F811
-    """The clip and checkpoint of test_cli, with a LoRA, a ControlNet, a T2I-Adapter, and pictures for both."""
+    """The clip and checkpoint of test_cli, with a LoRA, a ControlNet, a T2I-Adapter, and images for both."""
     checkpoint = load_checkpoint(files / "sd.safetensors")
     save_file(kohya_style(change(checkpoint, attentions(checkpoint)), TINY_UNET), files / "lora.safetensors")
     networks = {

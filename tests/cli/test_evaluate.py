@@ -74,7 +74,7 @@ def test_a_second_run_samples_nothing_again(evaluated, checkpoint, monkeypatch):
     assert json.loads((folder / "eval.json").read_text()) == before
 
 
-def test_other_settings_are_sampled_anew(checkpoint, tmp_path):
+def test_other_settings_are_sampled_again(checkpoint, tmp_path):
     opened, variants = load_checkpoint(checkpoint), {"full": VARIANTS["full"]}
     clip = replace(clips_to_report()[0], edits=clips_to_report()[0].edits[:1])
     first = dict(sample_variants(opened, clip, variants, QUICK, work=tmp_path))["full"]

@@ -86,7 +86,7 @@ def test_every_setting_arrives_where_it_belongs(tmp_path):
     assert config.edit.from_inversion
 
 
-def test_what_has_no_meaning_here_is_told(tmp_path):
+def test_what_has_no_meaning_here_is_listed(tmp_path):
     assert read_config(write(tmp_path)).ignored == [
         "checkpointing_steps",
         "enable_xformers_memory_efficient_attention",
@@ -122,7 +122,7 @@ def test_inputs_are_found_from_where_one_stands_and_from_the_config(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"max_train_step": 5}, "max_train_step"),
         ({"train_data__fps": 5}, r"train_data\.fps"),
@@ -138,13 +138,13 @@ def test_inputs_are_found_from_where_one_stands_and_from_the_config(tmp_path, mo
         ({"train_data": 3}, "train_data must be a table"),
     ],
 )
-def test_what_cannot_be_done_is_told_by_its_name(tmp_path, changes, sentence):
-    with pytest.raises(TavError, match=sentence):
+def test_what_cannot_be_done_is_refused_by_name(tmp_path, changes, message):
+    with pytest.raises(TavError, match=message):
         read_config(write(tmp_path, **changes))
 
 
 @pytest.mark.parametrize("content", [b"", b"- a\n- b", b"a: [", b"\xff\xfe\x00"])
-def test_a_file_that_is_no_config_is_told(tmp_path, content):
+def test_a_file_that_is_no_config_is_refused(tmp_path, content):
     (tmp_path / "a.yaml").write_bytes(content)
     with pytest.raises(TavError, match=r"a\.yaml"):
         read_config(tmp_path / "a.yaml")

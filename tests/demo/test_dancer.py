@@ -1,4 +1,4 @@
-"""The drawn dancer: its pictures, skeleton, depth and mask show the same thing at the same place."""
+"""The drawn dancer: its images, skeleton, depth and mask show the same thing at the same place."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ KINDS = sorted(CLIPS)
 
 
 def at(pictures: np.ndarray, number: int, place: np.ndarray) -> np.ndarray:
-    """The pixel of one frame at a place in picture sides."""
+    """The pixel of one frame at a place in fractions of the image's sides."""
     x, y = (place * pictures.shape[1]).astype(int)
     return pictures[number, y, x].astype(int)
 
@@ -30,7 +30,7 @@ def test_the_skeletons_points_lie_on_the_dancer_where_the_ball_does_not_cover_it
     assert {len(uncovered(moment)) for moment in moments} > {18}  # the ball covers some points in some frames
 
 
-def test_depth_moves_where_the_picture_does_and_is_one_all_over_the_dancer():
+def test_depth_moves_where_the_image_does_and_is_one_all_over_the_dancer():
     pictures, near, white = (draw(size=(SIZE, SIZE)).astype(int) for draw in (dancer, depth, mask))
     still = [np.median(frames, axis=0) for frames in (pictures, near)]
     for number in range(24):
@@ -78,11 +78,11 @@ def test_any_size_and_number_of_frames(kind, size):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_call_draws_the_same_pictures(kind):
+def test_the_same_call_draws_the_same_images(kind):
     assert np.array_equal(CLIPS[kind](4, size=(64, 64)), CLIPS[kind](4, size=(64, 64)))
 
 
-def test_a_larger_picture_shows_the_same():
+def test_a_larger_image_shows_the_same():
     large, small = dancer(2, size=(512, 512)), dancer(2, size=(128, 128))
     shrunk = large.reshape(2, 128, 4, 128, 4, 3).mean((2, 4))
     assert np.abs(shrunk - small).mean() < 2

@@ -1,4 +1,4 @@
-"""The miniature that comes with the package: what it weighs and is made of, and that it draws what it is told."""
+"""The miniature that comes with the package: what it weighs and is made of, and that it draws what a prompt says."""
 
 import copy
 import json
@@ -96,7 +96,7 @@ def test_it_draws_what_the_prompt_says():
 
 
 def white_inside(picture: np.ndarray) -> float:
-    """The share of white among the pixels of a picture's object, a few pixels from its rim."""
+    """The share of white among the pixels of an image's object, a few pixels from its rim."""
     reading = read_image(picture)
     mask = object_mask(picture, reading.ground, reading.style).astype(np.uint8)
     inside = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=7).astype(bool)
@@ -123,7 +123,7 @@ def test_its_lora_draws_striped_balls_through_diffusers_own_loader():
 
 
 def test_its_lora_draws_striped_balls_when_it_is_fused_and_strength_0_is_without_it():
-    """A LoRA that was trained: what the shell does with `--lora`, up to the picture."""
+    """A LoRA that was trained: what the shell does with `--lora`, up to the image."""
     pytest.importorskip("peft", reason="diffusers reads LoRAs through peft")
     captions, white = [f"a {colour} sks ball is moving on the road" for colour in ("red", "blue")], []
     for strength in (0.0, 1.0):

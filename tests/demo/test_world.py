@@ -28,7 +28,7 @@ def scenes_and_readings():
 
 
 @pytest.mark.parametrize("fact", ["colour", "shape", "ground", "style"])
-def test_a_picture_is_read_as_what_was_drawn(scenes_and_readings, fact):
+def test_an_image_is_read_as_what_was_drawn(scenes_and_readings, fact):
     right = [getattr(scene, fact) == getattr(reading, fact) for scene, reading in scenes_and_readings]
     assert np.mean(right) >= 0.99
 

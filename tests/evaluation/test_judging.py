@@ -19,7 +19,7 @@ def drawn(scenes) -> torch.Tensor:
 
 
 def ideal(clip, edit) -> list:
-    """The scenes of a perfect edit: what the sentence asks for, where the clip's object is."""
+    """The scenes of a perfect edit: what the prompt asks for, where the clip's object is."""
     return [replace(edit.scene, centre=scene.centre) for scene in clip.scenes(8)]
 
 

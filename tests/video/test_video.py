@@ -1,4 +1,4 @@
-"""Frames in, frames out: which frames, upright, in the right colours, and one sentence for whatever is wrong."""
+"""Frames in, frames out: which frames, upright, in the right colours, and one error message for whatever is wrong."""
 
 import gc
 import itertools
@@ -44,7 +44,7 @@ def numbers(clip) -> list[int]:
 
 
 def refuses(call, *needles: str) -> str:
-    """Calls, and gives the TavError's message once it is one sentence that holds the needles."""
+    """Calls, and gives the TavError's message once it is one line that holds the needles."""
     with pytest.raises(TavError) as caught:
         call()
     message = str(caught.value)
@@ -426,7 +426,7 @@ def punched(data: bytes) -> bytes:
     return data[:middle] + bytes(400) + data[middle + 400 :]
 
 
-def test_a_malformed_file_gets_one_sentence_and_silence_on_the_terminal(tmp_path, capfd):
+def test_a_malformed_file_gets_one_error_message_and_silence_on_the_terminal(tmp_path, capfd):
     files = malformed(tmp_path)
     capfd.readouterr()
     for name, path in files.items():
