@@ -138,12 +138,12 @@ def _inputs(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> tuple[Tensor,
 
 
 def _peak(run: Callable[[], object], network: nn.Module) -> int:
-    with _FusedAttention(), _LiveBytes(network) as live:
+    with _FusedAttention(), LiveBytes(network) as live:
         run()
     return live.peak
 
 
-class _LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all live tensors, except a network's own weights, and records the peak."""
 
     def __init__(self, network: nn.Module):

@@ -5,7 +5,7 @@ from torch import nn
 
 from tav_core import inflate
 from tav_core.errors import is_out_of_memory
-from tav_core.memory import _LiveBytes, available_memory, decoding_memory, fits, inference_memory, tuning_memory
+from tav_core.memory import LiveBytes, available_memory, decoding_memory, fits, inference_memory, tuning_memory
 from tests.networks import text, tiny_unet, video
 
 
@@ -21,7 +21,7 @@ def test_the_estimate_for_tuning_is_what_a_real_step_takes(checkpointing, half, 
         parameter.requires_grad_(True)
     if checkpointing:
         unet.unet.enable_gradient_checkpointing()
-    with _LiveBytes(unet) as live:
+    with LiveBytes(unet) as live:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             output = unet(latents, 500, prompt)
         output.square().mean().backward()
@@ -32,7 +32,7 @@ def test_the_estimate_for_tuning_is_what_a_real_step_takes(checkpointing, half, 
 
 def test_the_estimate_for_a_prediction_is_what_a_real_one_takes():
     unet, latents = inflate(tiny_unet(block_out_channels=(64, 64), norm_num_groups=32)), video(frames=4, size=32)
-    with torch.no_grad(), _LiveBytes(unet) as live:
+    with torch.no_grad(), LiveBytes(unet) as live:
         unet(latents, 500, text(1, 77, 32))
     assert inference_memory(unet, latents.shape) == pytest.approx(live.peak, rel=0.15)
 
@@ -43,7 +43,7 @@ def test_the_estimate_for_decoding_is_what_a_real_frame_takes():
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
     ).eval()
-    with torch.no_grad(), _LiveBytes(vae) as live:
+    with torch.no_grad(), LiveBytes(vae) as live:
         vae.decode(torch.randn(1, 4, 16, 24))
     assert decoding_memory(vae, 16, 24) == pytest.approx(live.peak, rel=0.15)
 

@@ -185,6 +185,7 @@ def test_every_key_style_is_the_same_change(fused, size, style):
     assert_same(after, changed(before, parts, STRENGTH))
 
 
+@pytest.mark.parametrize("size", ["tiny"], indirect=True)
 @pytest.mark.parametrize("prefix", ["", "base_model.model."])
 def test_a_unet_s_lora_that_does_not_say_so_is_taken_for_one(fused, size, prefix):
     layers = lambda checkpoint: [layer for layer in attentions(checkpoint) if layer.startswith("unet.")]  # noqa: E731
@@ -221,12 +222,14 @@ def test_each_layer_is_scaled_by_its_own_alpha_and_rank(fused, size, style):
     assert_same(after, changed(before, per_layer(parts)[2], STRENGTH))
 
 
+@pytest.mark.parametrize("size", ["tiny"], indirect=True)
 @pytest.mark.parametrize("style", ["peft", "diffusers", "processors"])
 def test_without_alphas_ranks_may_differ_from_layer_to_layer(fused, size, style):
     before, parts, after = fused(lambda parts: STYLES[style](per_layer(parts)[0], UNETS[size]))
     assert_same(after, changed(before, per_layer(parts)[0], STRENGTH))
 
 
+@pytest.mark.parametrize("size", ["tiny"], indirect=True)
 def test_half_precision_files_are_taken(fused, size):
     half = lambda parts: {k: v.half() for k, v in kohya_style(parts, UNETS[size], alpha=1).items()}  # noqa: E731
     before, parts, after = fused(half)
