@@ -171,5 +171,6 @@ def test_a_tuning_that_was_killed_resumes_when_the_server_is_back(server, tuned,
 
 def test_the_last_runs_alone_are_kept(server, client, tuned):
     for seed in range(20, 26):
-        assert client.run(tuning("many", steps=1, seed=seed)).status == "success"
+        run = small("tune-and-edit", {"tune": {"steps": 1, "seed": seed}})
+        assert client.run(ending_in(run, "save_weights")).status == "success"
     assert len(runs(server)) == 5
