@@ -23,7 +23,13 @@ spec.loader.exec_module(module)
 
 async def schemas():
     extension = await module.comfy_entrypoint()
-    return [node.GET_SCHEMA().node_id for node in await extension.get_node_list()]
+    nodes = {node.GET_SCHEMA().node_id: node for node in await extension.get_node_list()}
+    # the host validates in the server's own thread, which must not wait for imports
+    assert nodes["DDIMInvert"].validate_inputs(steps=50) is nodes["TAVSample"].validate_inputs(steps=20) is True
+    assert "501" in nodes["TAVSample"].validate_inputs(steps=501)
+    assert nodes["LoadVideoFrames"].validate_inputs("clip.mp4", width=64, height=60) is not True
+    assert nodes["SaveTunedWeights"].validate_inputs("tuned") is True
+    return list(nodes)
 
 named = asyncio.run(schemas())
 print(json.dumps([named, sorted(set(sys.modules) - before)]))
@@ -31,7 +37,8 @@ print(json.dumps([named, sorted(set(sys.modules) - before)]))
 
 
 def test_importing_the_pack_and_its_schemas_loads_no_package_that_comfyui_does_not(comfyui):
-    """So neither diffusers, nor transformers' models, nor PyAV or OpenCV are loaded before a node runs."""
+    """So neither diffusers, nor transformers' models, nor PyAV or OpenCV are loaded before a node runs, and not while
+    its inputs are validated either."""
     run = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(comfyui), str(PACK)], capture_output=True, text=True, timeout=300
     )

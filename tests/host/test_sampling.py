@@ -277,7 +277,7 @@ def test_a_clean_video_that_kept_the_key_of_its_noise_is_not_taken_for_noise(sd,
 
 
 def test_steps_that_begin_far_from_full_noise_are_refused_and_near_ones_named(sd):
-    check, ddim = pack("tav_core.ddim").check_steps, pack("nodes.host.ddim")
+    check, ddim = pack("tav_core.steps").check_steps, pack("nodes.host.ddim")
     refused = {}
     for steps in range(1, 1000):
         first = ddim.visited_timesteps(core_scheduler(sd.model), steps)[0]
