@@ -32,10 +32,10 @@ class TunedFacts:
     base_fingerprint: str | None = None
     prediction_type: str | None = None
     inflation: Inflation = Inflation()
-    prompt: str | None = None
+    prompt: str | list | None = None
     clip: str | None = None
     frames: int | None = None
-    size: list | None = None
+    size: list | int | None = None
     start: int | None = None
     stride: int | None = None
     fit: str | None = None
@@ -52,20 +52,20 @@ class TunedFacts:
     more: dict = field(default_factory=dict)
 
     @classmethod
-    def of(cls, **given) -> "TunedFacts":
+    def of(cls, /, **given) -> "TunedFacts":
         """Takes fields by name; other JSON-serializable values go to `more`."""
         names = {each.name for each in fields(cls)} - {"more"}
         known = {name: value for name, value in given.items() if name in names}
+        types = get_type_hints(cls)
+        for name, value in known.items():
+            if name != "inflation" and not _is(value, types[name]):
+                raise TavError(f"{name} must be {_named(types[name])}; got {value!r}.")
         return cls(**known, more={name: value for name, value in given.items() if name not in names})
 
     @classmethod
     def from_metadata(cls, metadata: Mapping) -> "TunedFacts":
         """Reads what `as_metadata` returned; raises TavError for a value of the wrong type."""
         inflation = Inflation.from_metadata(metadata)
-        types = {name: kind for name, kind in get_type_hints(cls).items() if name not in ("inflation", "more")}
-        for name, value in metadata.items():
-            if name in types and not _is(value, types[name]):
-                raise TavError(f"{name} must be {_named(types[name])}; got {value!r}.")
         own = {"inflation", *inflation.as_metadata()}
         return cls.of(inflation=inflation, **{name: value for name, value in metadata.items() if name not in own})
 
@@ -92,12 +92,17 @@ def missing_names(recorded: list[dict] | None, present: Collection[str], key: st
 
     recorded: as `TunedFacts` holds them. present: their names now. key: the field that holds the name.
     """
-    names = [each.get(key) or "an unnamed one" for each in recorded or []]
-    return ", ".join(name for name in names if name not in present)
+    recorded = recorded or []
+    missing = [each[key] for each in recorded if each.get(key) and each[key] not in present]
+    unnamed = sum(not each.get(key) for each in recorded)
+    if unnamed and len(present) < len(recorded):  # else one of those present may well be it
+        missing.append("another one whose name is unknown" if missing else "one whose name is unknown")
+    return ", ".join(missing)
 
 
 def _is(value: object, kind: UnionType) -> bool:
-    return any(isinstance(value, (int, float) if option is float else option) for option in get_args(kind))
+    wider = {float: (int, float), list: (list, tuple)}
+    return any(isinstance(value, wider.get(option, option)) for option in get_args(kind))
 
 
 def _named(kind: UnionType) -> str:

@@ -1,4 +1,5 @@
 import errno
+from dataclasses import fields
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import save_file
 
 from tav_core import TavError, TuneConfig, TunedWeights, inflate
 from tav_core.fingerprints import fingerprint
+from tav_core.inflation import Inflation
 from tav_core.tuned_facts import TunedFacts
 from tests.networks import text, tiny_unet, video
 
@@ -137,8 +139,12 @@ json_values = st.recursive(
 )
 
 
+KNOWN = {field.name for of in (TunedFacts, Inflation) for field in fields(of)}
+unknown_keys = st.text().filter(lambda key: key not in KNOWN)
+
+
 @settings(max_examples=30, deadline=None)
-@given(facts=st.dictionaries(st.text(), json_values, max_size=5), shape=st.lists(st.integers(0, 3), max_size=3))
+@given(facts=st.dictionaries(unknown_keys, json_values, max_size=5), shape=st.lists(st.integers(0, 3), max_size=3))
 def test_any_metadata_and_tensors_come_back_as_they_were(tmp_path_factory, facts, shape):
     path = tmp_path_factory.mktemp("tuned") / "file.safetensors"
     tensor, facts = torch.randn(shape), TunedFacts(prompt="a ball", more=facts)

@@ -11,7 +11,7 @@ from tav_core.files import read_metadata, read_tensors, write_tensors
 from tav_core.fingerprints import fingerprint
 from tav_core.inflation import Inflation
 from tav_core.tuned import FORMAT
-from tav_core.tuned_facts import TunedFacts
+from tav_core.tuned_facts import TunedFacts, missing_names
 from tests.networks import text, tiny_unet, video
 from tests.random_checkpoint import write_random_checkpoint
 
@@ -75,7 +75,7 @@ def changed(tmp_path):
 
 
 def test_keys_that_are_not_known_survive_loading_and_saving(changed, tmp_path):
-    later = {"mask": {"file": "ball.png"}, "windows": 3}
+    later = {"mask": {"file": "ball.png"}, "windows": 3, "cls": "any", "self": "name"}
     weights = TunedWeights.load(changed(**later))
     assert weights.facts.more == later
     weights.save(tmp_path / "again.safetensors")
@@ -116,3 +116,29 @@ def test_a_file_of_a_newer_format_asks_for_an_update(changed):
 def test_a_value_of_a_wrong_type_is_refused_by_its_name(changed, changes, message):
     with pytest.raises(TavError, match=rf"metadata of .*weights.safetensors.*: {message}"):
         TunedWeights.load(changed(**changes))
+
+
+def test_what_cannot_be_loaded_is_refused_before_it_is_saved():
+    with pytest.raises(TavError, match="frames must be a whole number; got 4.5"):
+        TunedFacts.of(frames=4.5)
+
+
+def test_a_prompt_per_frame_and_one_side_for_a_square_come_back(tmp_path):
+    facts = TunedFacts.of(prompt=["a cat", "a dog"], size=64, cls="somebody's key")
+    TunedWeights({"block.attn1.to_q.weight": torch.zeros(2, 2)}, facts).save(tmp_path / "weights.safetensors")
+    assert TunedWeights.load(tmp_path / "weights.safetensors").facts == facts
+
+
+@pytest.mark.parametrize(
+    ("recorded", "present", "missing"),
+    [
+        ([{"file": "a"}], {"a"}, ""),
+        ([{"file": "a"}, {"file": "b"}], {"a"}, "b"),
+        ([{"file": None}], {"any"}, ""),  # it may be that one
+        ([{"file": None}], set(), "one whose name is unknown"),
+        ([{"file": "a"}, {"file": None}], set(), "a, another one whose name is unknown"),
+        (None, set(), ""),
+    ],
+)
+def test_what_is_missing_is_named_as_far_as_names_are_known(recorded, present, missing):
+    assert missing_names(recorded, present, "file") == missing

@@ -375,7 +375,7 @@ def test_without_an_inverted_latent_the_videos_start_from_noise_of_the_seed(file
         ({"steps": 0}, "num_steps must be a whole number of at least 1"),
         ({"learning_rate": 3}, "learning_rate must be a number between 0 and 1"),
         ({"checkpoint": "absent.safetensors"}, "There is no checkpoint at"),
-        ({"checkpoint": "ball.mp4"}, "is no checkpoint"),
+        ({"checkpoint": "ball.mp4"}, "is not a checkpoint"),
         ({"device": "abacus"}, "The device 'abacus' cannot be used here"),
     ],
 )
