@@ -22,8 +22,9 @@ def test_memory_stays_flat_over_twenty_edits(server, client, tuned):
     assert grown < 5, [round(h / MEGABYTE) for h in held]  # a clip of these is 1.5, the tuned weights 2
 
 
-@pytest.mark.parametrize("node", ["tune", "sample"])
-def test_memory_returns_after_an_interrupt(server, client, tuned, node):
+# in MB, of which the network to tune has 17 and a MODEL's added weights 1.2, four times
+@pytest.mark.parametrize(("node", "most"), [("tune", 20), ("sample", 4)])
+def test_memory_returns_after_an_interrupt(server, client, tuned, node, most):
     client.run(tuning("before", steps=1, seed=9))
     client.run(editing(1, "before"))
     held = [server.resident]
@@ -33,23 +34,26 @@ def test_memory_returns_after_an_interrupt(server, client, tuned, node):
         assert run.status == "interrupted"
         client.run(editing(1, f"after {number}"))
         held.append(server.resident)
-    assert (held[-1] - held[0]) / MEGABYTE < 30, [round(h / MEGABYTE) for h in held]  # a network to tune is 50
+    print(f"held after each, in MB: {[round(h / MEGABYTE) for h in held]}")
+    assert (held[-1] - held[0]) / MEGABYTE < most
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process of another be given less memory")
 def test_running_out_of_memory_in_tuning_says_what_to_do_and_the_server_works_on(new_server):
-    larger = {"clip": {"frames": 16, "width": 128, "height": 128}}
-    prompt = ending_in(small("tune-and-edit", larger | {"tune": {"steps": 1, "seed": 7}}), "save_weights")
+    def larger(seed: int) -> dict:
+        clip = {"frames": 12, "width": 128, "height": 128}
+        return ending_in(small("tune-and-edit", {"clip": clip, "tune": {"steps": 1, "seed": seed}}), "save_weights")
+
     with new_server() as server:
         client, process = Client(server), psutil.Process(server.process.pid)
-        assert client.run(tuning("first", steps=1)).status == "success"
+        assert client.run(larger(seed=1)).status == "success"  # encodes the clip, too
         before, unlimited = server.files(), process.rlimit(psutil.RLIMIT_AS)
         process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + 100 * MEGABYTE, unlimited[1]))
-        run = client.run(prompt)  # a step on 16 frames is 300
+        run = client.run(larger(seed=7))  # a step is 250
         assert run.status == "error"
         assert "gradient checkpointing" in run.message
         assert "fewer frames" in run.message
         assert not [file for file in server.files() - before if "/.runs/" not in file]
         process.rlimit(psutil.RLIMIT_AS, unlimited)
-        run = client.run(prompt)
+        run = client.run(larger(seed=7))
         assert run.status == "success", run.message
