@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from .host.versions import known
-from .sockets import CATEGORY, TunedWeightsSocket, strength_input, ui_values
+from .sockets import CATEGORY, TunedWeightsSocket, place_in_graph, strength_input, ui_values
 
 
 class ApplyTunedWeights(io.ComfyNode):
@@ -32,5 +32,5 @@ class ApplyTunedWeights(io.ComfyNode):
         from .host.inflate import with_tuned
 
         applied = with_tuned(model, tuned_weights, strength)
-        note = warn_of_model(model, tuned_weights, cls.hidden.unique_id, cls.hidden.prompt)
+        note = warn_of_model(model, tuned_weights, *place_in_graph(cls))
         return io.NodeOutput(applied, ui=ui_values(strength=strength, note=note))

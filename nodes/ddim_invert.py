@@ -4,8 +4,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..tav_core.errors import TavError
+from ..tav_core.steps import check_steps
 from .host.versions import known
-from .sockets import ADVANCED, CATEGORY, checked, ui_values
+from .sockets import ADVANCED, CATEGORY, checked, place_in_graph, ui_values
 
 
 class DDIMInvert(io.ComfyNode):
@@ -62,13 +63,10 @@ class DDIMInvert(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, steps: int | None = None) -> bool | str:
-        from ..tav_core.ddim import check_steps
-
         return checked(check_steps, steps)
 
     @classmethod
     def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
-        from ..tav_core.ddim import check_steps
         from .host.ddim import invert_latents, sample_latents, sampling_sigmas
         from .host.differences import warn_of_controls
         from .host.latents import check_clean, frames_of
@@ -77,7 +75,8 @@ class DDIMInvert(io.ComfyNode):
 
         check_clean(latent_image, model)
         check_steps(steps)  # here too: the host does not validate linked inputs
-        note = warn_of_controls(model, positive, cls.hidden.unique_id, cls.hidden.prompt)
+        graph, node_id = place_in_graph(cls)
+        note = warn_of_controls(model, positive, graph, node_id)
         samples, began = frames_of(latent_image), time.perf_counter()
         with readable_errors("use fewer frames or a smaller size"):
             latent = invert_latents(model, positive, samples, steps)
@@ -85,7 +84,7 @@ class DDIMInvert(io.ComfyNode):
             if check:
                 reconstruction = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
                 values |= _compared(samples, reconstruction, vae)
-                say(f"PSNR to the clip: {values['psnr']:.1f} dB ({values['psnr_of']})", cls.hidden.unique_id)
+                say(f"PSNR to the clip: {values['psnr']:.1f} dB ({values['psnr_of']})", node_id)
         return io.NodeOutput(latent_image | latent, sampling_sigmas(model, steps), ui=ui_values(**values))
 
 

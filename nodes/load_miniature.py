@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from .host.versions import known
-from .sockets import CATEGORY, ui_values
+from .sockets import CATEGORY, place_in_graph, ui_values
 
 
 class LoadMiniature(io.ComfyNode):
@@ -44,6 +44,6 @@ class LoadMiniature(io.ComfyNode):
         from .host.progress import say
 
         words = " ".join(WORDS)
-        say(f"Known words: {words}", cls.hidden.unique_id)
+        say(f"Known words: {words}", place_in_graph(cls)[1])
         values = ui_values(words=words, caption=SOURCE.caption)
         return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=values)

@@ -2,7 +2,7 @@ from comfy_api.latest import io
 
 from .host.versions import known
 from .host.weights_folder import file_named, names_of_files
-from .sockets import CATEGORY, TunedWeightsSocket, stamp, strength_input, ui_values
+from .sockets import CATEGORY, TunedWeightsSocket, place_in_graph, stamp, strength_input, ui_values
 
 
 class LoadTunedWeights(io.ComfyNode):
@@ -48,6 +48,6 @@ class LoadTunedWeights(io.ComfyNode):
 
         tuned = TunedWeights.load(file_named(tuned_weights_name))
         applied = with_tuned(model, tuned, strength)
-        note = warn_of_model(model, tuned, cls.hidden.unique_id, cls.hidden.prompt)
+        note = warn_of_model(model, tuned, *place_in_graph(cls))
         values = tuned.facts.as_metadata() | {"name": tuned_weights_name, "strength": strength, "note": note}
         return io.NodeOutput(applied, tuned, ui=ui_values(**values))

@@ -3,7 +3,7 @@ from comfy_api.latest import io
 from .host.graph import controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, ui_values
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, place_in_graph, ui_values
 
 
 class OneShotTune(io.ComfyNode):
@@ -138,13 +138,13 @@ class OneShotTune(io.ComfyNode):
             gradient_checkpointing={"on": True, "off": False}.get(gradient_checkpointing, "auto"),
             checkpoint_every=max(1, min(50, steps // 10)),
         )
-        progress = Progress(model, steps, cls.hidden.unique_id)
+        here = place_in_graph(cls)
+        progress = Progress(model, steps, here[1])
 
         def on_step(step: int, total: int, *, loss: float, estimate) -> None:
             preview = estimate() if validate_every and step % validate_every == 0 else None
             progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", preview)
 
-        here = cls.hidden.prompt, cls.hidden.unique_id
         metadata = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
         metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
         with readable_errors():

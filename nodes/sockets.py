@@ -23,6 +23,12 @@ def ui_values(**values) -> dict:
     return {"tune_a_video": [values]}
 
 
+def place_in_graph(node: type[io.ComfyNode]) -> tuple[dict | None, str | None]:
+    """The graph in API format and the node's id in it; None and None where a node is called from a script."""
+    hidden = node.hidden
+    return (hidden.prompt, hidden.unique_id) if hidden else (None, None)
+
+
 def checked(check: Callable, *values) -> bool | str:
     """The result of `validate_inputs` for a check that raises; skipped if an input is linked, and so still None."""
     try:

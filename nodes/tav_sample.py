@@ -3,8 +3,9 @@ import time
 from comfy_api.latest import io
 
 from ..tav_core.errors import need
+from ..tav_core.steps import check_steps
 from .host.versions import known
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, ui_values
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, place_in_graph, ui_values
 
 
 class TAVSample(io.ComfyNode):
@@ -67,13 +68,10 @@ class TAVSample(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, steps: int | None = None) -> bool | str:
-        from ..tav_core.ddim import check_steps
-
         return checked(check_steps, steps)
 
     @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
-        from ..tav_core.ddim import check_steps
         from .host.ddim import sample_latents
         from .host.differences import warn_of_controls
         from .host.latents import NOISE_LEVEL, TIMESTEP, check_samplable, frames_of
@@ -82,7 +80,7 @@ class TAVSample(io.ComfyNode):
         check_samplable(latent_image, model)
         check_steps(steps)  # here too: the host does not validate linked inputs
         need(0 <= eta <= 1, "eta", eta, "from 0 to 1")
-        note = warn_of_controls(model, positive, cls.hidden.unique_id, cls.hidden.prompt)
+        note = warn_of_controls(model, positive, *place_in_graph(cls))
         samples, began = frames_of(latent_image), time.perf_counter()
         with readable_errors("use fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)

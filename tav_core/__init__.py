@@ -7,6 +7,7 @@ anything else in those modules, write `from tav_core.tune import ...`.
 
 import importlib
 import sys
+import threading
 from types import ModuleType
 
 from .version import __version__
@@ -38,16 +39,21 @@ _MODULES = {
 __all__ = ["__version__", *_MODULES]
 
 
+_LOCK = threading.RLock()
+"""diffusers' own lazy imports fail when two threads import it at once."""
+
+
 def __getattr__(name: str):
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    with _LOCK:
+        value = getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
 
 
 class _Package(ModuleType):

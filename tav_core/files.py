@@ -55,7 +55,7 @@ def read_metadata(path: str | os.PathLike, kind: str) -> dict:
     """Reads the metadata of a file written by `write_tensors`; raises TavError for any other file."""
     header = read_header(path)
     if (found := header.get("format")) != kind:
-        if found and found.rpartition("/")[0] == kind.rpartition("/")[0]:
+        if _is_newer(found, kind):
             raise TavError(f"{path} has format {found!r}, written by a newer version; update Tune-A-Video.")
         raise TavError(f"{path} has format {found!r}, but {kind!r} is needed.")
     try:
@@ -65,6 +65,13 @@ def read_metadata(path: str | os.PathLike, kind: str) -> dict:
     if not isinstance(metadata, dict):
         raise TavError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}.")
     return metadata
+
+
+def _is_newer(found: str | None, kind: str) -> bool:
+    """Whether a file's kind is a later version of this one; both are a name and a version."""
+    name, _, version = (found or "").rpartition("/")
+    own_name, _, own_version = kind.rpartition("/")
+    return name == own_name and version.isdecimal() and int(version) > int(own_version)
 
 
 def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:

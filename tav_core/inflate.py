@@ -204,7 +204,8 @@ def _check(unet) -> None:
     inflated = isinstance(unet, InflatedUNet)
     if not inflated and not isinstance(unet, UNet2DConditionModel):
         raise TavError(f"Only diffusers' UNet2DConditionModel can be inflated, got {type(unet).__name__}.")
-    if inflated or any(isinstance(b.attn1.processor, FrameAttnProcessor) for b in transformer_blocks(unet).values()):
+    blocks = transformer_blocks(unet).values()
+    if inflated or any(hasattr(b, "attn_temp") or isinstance(b.attn1.processor, FrameAttnProcessor) for b in blocks):
         raise TavError("This UNet is already inflated; call its deflate() first to inflate it differently.")
     family_of_config(unet.config, "This UNet")
     blocks = transformer_blocks(unet).values()

@@ -70,11 +70,15 @@ def _initialise_temporal(parts: Mapping[str, nn.Module], generator: torch.Genera
     nn.init.zeros_(attn.to_out[0].bias)
 
 
+def _temporal_residual(block: nn.Module, hidden_states: Tensor, num_frames: int) -> Tensor:
+    return block.attn_temp(block.norm_temp(hidden_states), num_frames)
+
+
 TEMPORAL_ATTENTION = Addition(
     place="transformer",
     build=_build_temporal,
     initialise=_initialise_temporal,
-    residual=lambda block, hidden_states, num_frames: block.attn_temp(block.norm_temp(hidden_states), num_frames),
+    residual=_temporal_residual,
     trained="attn_temp",
     output="attn_temp.to_out",
 )

@@ -26,7 +26,7 @@ def _once_per_shape(estimate: Callable[..., int]) -> Callable[..., int]:
     def remembered(network: InflatedUNet | AutoencoderKL, *args, **options) -> int:
         config = network.unet.config if isinstance(network, InflatedUNet) else network.config
         shapes = json.dumps(config, sort_keys=True, default=str), getattr(network, "inflation", None), network.dtype
-        key = *shapes, *args, *sorted(options.items())
+        key = *shapes, *(tuple(each) if isinstance(each, list) else each for each in args), *sorted(options.items())
         if key not in known:
             known[key] = estimate(network, *args, **options)
         return known[key]

@@ -14,13 +14,15 @@ def tuning_precision(mixed_precision: str, stored: torch.dtype, device: torch.de
         network on a GPU is tuned in bf16, or in fp16 if the GPU lacks bf16.
     Raises TavError for a network stored in a half precision other than the one asked for.
     """
+    if stored not in PRECISIONS.values():
+        raise TavError(f"A network stored in {stored} cannot be tuned; load it with dtype=torch.float32.")
     if mixed_precision == "auto":
         if stored != torch.float32 or device.type != "cuda":
             return stored
         return _best_half(device)
     precision = PRECISIONS[mixed_precision]
     if stored not in (torch.float32, precision):
-        own = next((name for name, dtype in PRECISIONS.items() if dtype == stored), "auto")
+        own = next(name for name, dtype in PRECISIONS.items() if dtype == stored)
         raise TavError(
             f'mixed_precision "{mixed_precision}" does not work with a network stored in {stored}. Load it with '
             f'dtype=torch.float32, or set mixed_precision to "{own}".'

@@ -29,6 +29,10 @@ class TunedWeights:
     tensors: dict[str, Tensor]
     facts: TunedFacts = TunedFacts()
 
+    def __post_init__(self):
+        if isinstance(self.facts, Mapping):
+            object.__setattr__(self, "facts", TunedFacts.from_metadata(self.facts))
+
     @classmethod
     def from_unet(cls, unet: InflatedUNet, *, base: Mapping[str, Tensor] | None = None, **facts) -> "TunedWeights":
         """Takes the trained tensors out of a tuned network.

@@ -1,3 +1,6 @@
+import copy
+import io
+
 import pytest
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
@@ -181,3 +184,15 @@ def test_what_cannot_be_inflated_is_refused():
         inflate(tiny_unet(in_channels=9))
     with pytest.raises(TavError, match=r"UNet2DConditionModel.*Linear"):
         inflate(torch.nn.Linear(2, 2))
+
+
+@torch.no_grad()
+def test_an_inflated_network_survives_pickling_and_copying():
+    unet = inflate(tiny_unet())
+    stored = io.BytesIO()
+    torch.save(unet, stored)
+    stored.seek(0)
+    expected = unet(video(), 500, text())
+    for twin in (torch.load(stored, weights_only=False), copy.deepcopy(unet)):
+        assert torch.equal(twin(video(frames=2), 500, text()), unet(video(frames=2), 500, text()))
+        assert torch.equal(unet(video(), 500, text()), expected)

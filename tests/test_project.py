@@ -101,3 +101,28 @@ def test_importing_the_core_is_light_and_silent_and_its_names_resolve_on_first_u
     """Without PyAV and OpenCV for what needs no video, and without any optional package; one process for all."""
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+AT_ONCE = """
+import threading
+import tav_core
+
+failed = []
+def resolve(name):
+    try:
+        getattr(tav_core, name)
+    except Exception as error:
+        failed.append((name, error))
+
+names = "tune", "load_checkpoint", "invert", "TuneConfig"
+threads = [threading.Thread(target=resolve, args=(name,)) for name in names]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not failed, failed
+"""
+
+
+def test_threads_may_ask_for_names_at_the_same_time():
+    """diffusers' own lazy imports fail when two threads import it at once."""
+    done = subprocess.run([sys.executable, "-c", AT_ONCE], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

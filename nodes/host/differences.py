@@ -13,7 +13,7 @@ from .sd_model import file_of
 from .weights import base_fingerprint
 
 
-def warn_of_model(patcher: ModelPatcher, tuned: TunedWeights, node_id: str | None, graph: Graph) -> str | None:
+def warn_of_model(patcher: ModelPatcher, tuned: TunedWeights, graph: Graph, node_id: str | None) -> str | None:
     """Warns if the weights were tuned on another checkpoint, or with a LoRA that is missing here; returns the warning.
 
     node_id: of the node that applies the weights to its `model`.
@@ -27,7 +27,7 @@ def warn_of_model(patcher: ModelPatcher, tuned: TunedWeights, node_id: str | Non
     return _warn(" ".join(filter(None, (sibling, lora))), node_id)
 
 
-def warn_of_controls(patcher: ModelPatcher, conditioning: list, node_id: str | None, graph: Graph) -> str | None:
+def warn_of_controls(patcher: ModelPatcher, conditioning: list, graph: Graph, node_id: str | None) -> str | None:
     """Warns if a MODEL was tuned with controls that a CONDITIONING lacks; returns the warning.
 
     node_id: of the node whose `positive` input it is.

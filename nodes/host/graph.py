@@ -49,7 +49,7 @@ def controls_behind(graph: Graph, node_id: str | None, socket: str = "positive")
 def _upstream(graph: Graph, inputs: dict, socket: str, sockets: tuple[str, ...]) -> Iterator[dict]:
     """The inputs of the nodes upstream of a socket, nearest first, following the first of `sockets` that is linked."""
     for _ in graph or ():
-        if not isinstance(link := inputs.get(socket), list):
+        if not isinstance(link := inputs.get(socket), list) or not link:
             return
         inputs = _inputs(graph, str(link[0]))
         yield inputs
@@ -57,7 +57,7 @@ def _upstream(graph: Graph, inputs: dict, socket: str, sockets: tuple[str, ...])
 
 
 def _inputs(graph: Graph, node_id: str | None) -> dict:
-    return (graph or {}).get(node_id, {}).get("inputs", {})
+    return (graph or {}).get(node_id, {}).get("inputs") or {}
 
 
 def _texts(nodes: Iterator[dict], names: tuple[str, ...]) -> Iterator[str]:

@@ -64,7 +64,8 @@ class Run:
         except TavError:  # damaged: tune again
             return None
         more = dict(tuned.facts.more)
-        losses = more.pop("losses", None)
+        if not (losses := more.pop("losses", None)):
+            return None
         return replace(tuned, facts=replace(tuned.facts, more=more)), losses
 
     def finish(self, tuned: TunedWeights, losses: list[float]) -> None:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from ..ddim import check_steps
 from ..errors import need
 from ..precision import PRECISIONS, sampling_precision
+from ..steps import check_steps
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
@@ -38,7 +39,7 @@ def prepare_edit(
     loras: Sequence[Lora] = (),
     controls: Sequence[ControlChoice] = (),
     prediction_type: str | None = None,
-    device,
+    device: torch.device,
 ) -> EditRun:
     """Checks the inputs, reads the clip, opens checkpoint and weights, and encodes; nothing is sampled yet.
 
