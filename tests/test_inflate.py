@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 from einops import rearrange
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tav_core import TavError, inflate
@@ -65,7 +65,7 @@ def test_a_text_per_frame_goes_to_its_frame():
         torch.testing.assert_close(output[:, :, [i]], unet(latents[:, :, [i]], 500, texts[:, i]))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     batch=st.integers(1, 2),
     frames=st.integers(1, 5),

@@ -3,7 +3,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -143,7 +143,7 @@ KNOWN = {field.name for of in (TunedFacts, Inflation) for field in fields(of)}
 unknown_keys = st.text().filter(lambda key: key not in KNOWN)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(facts=st.dictionaries(unknown_keys, json_values, max_size=5), shape=st.lists(st.integers(0, 3), max_size=3))
 def test_any_metadata_and_tensors_come_back_as_they_were(tmp_path_factory, facts, shape):
     path = tmp_path_factory.mktemp("tuned") / "file.safetensors"

@@ -1,6 +1,6 @@
 import string
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tav_core.jobs.names import file_names
@@ -16,6 +16,7 @@ prompts = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first draw may load for long
 @given(prompts)
 def test_names_are_safe_on_windows_and_unique_where_upper_and_lower_case_are_one(prompts):
     names = file_names(prompts, taken=["reconstruction"])
