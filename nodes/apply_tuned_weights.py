@@ -22,15 +22,15 @@ class ApplyTunedWeights(io.ComfyNode):
                 strength_input(),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The tuned model.")],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["tuned weights strength"]),
         )
 
     @classmethod
     def execute(cls, model, tuned_weights, strength) -> io.NodeOutput:
-        from .host.differences import warn_of_model
+        from .host.differences import warn_of_sibling
         from .host.inflate import with_tuned
 
         applied = with_tuned(model, tuned_weights, strength)
-        note = warn_of_model(model, tuned_weights, *place_in_graph(cls))
+        note = warn_of_sibling(model, tuned_weights, place_in_graph(cls)[1])
         return io.NodeOutput(applied, ui=ui_values(strength=strength, note=note))

@@ -68,7 +68,7 @@ class DDIMInvert(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
         from .host.ddim import invert_latents, sample_latents, sampling_sigmas
-        from .host.differences import warn_of_controls
+        from .host.differences import warn_of_missing
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
         from .host.progress import say
@@ -76,7 +76,7 @@ class DDIMInvert(io.ComfyNode):
         check_clean(latent_image, model)
         check_steps(steps)  # here too: the host does not validate linked inputs
         graph, node_id = place_in_graph(cls)
-        note = warn_of_controls(model, positive, graph, node_id)
+        note = warn_of_missing(model, positive, graph, node_id)
         samples, began = frames_of(latent_image), time.perf_counter()
         with readable_errors("use fewer frames or a smaller size"):
             latent = invert_latents(model, positive, samples, steps)

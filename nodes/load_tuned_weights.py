@@ -32,7 +32,7 @@ class LoadTunedWeights(io.ComfyNode):
                     "tuned_weights", display_name="tuned_weights", tooltip="The weights themselves, for other models."
                 ),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
+            hidden=[io.Hidden.unique_id],
             **known(io.Schema, search_aliases=["import tuned weights"]),
         )
 
@@ -43,11 +43,11 @@ class LoadTunedWeights(io.ComfyNode):
     @classmethod
     def execute(cls, model, tuned_weights_name, strength) -> io.NodeOutput:
         from ..tav_core.tuned import TunedWeights
-        from .host.differences import warn_of_model
+        from .host.differences import warn_of_sibling
         from .host.inflate import with_tuned
 
         tuned = TunedWeights.load(file_named(tuned_weights_name))
         applied = with_tuned(model, tuned, strength)
-        note = warn_of_model(model, tuned, *place_in_graph(cls))
+        note = warn_of_sibling(model, tuned, place_in_graph(cls)[1])
         values = tuned.facts.as_metadata() | {"name": tuned_weights_name, "strength": strength, "note": note}
         return io.NodeOutput(applied, tuned, ui=ui_values(**values))

@@ -73,14 +73,14 @@ class TAVSample(io.ComfyNode):
     @classmethod
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
         from .host.ddim import sample_latents
-        from .host.differences import warn_of_controls
+        from .host.differences import warn_of_missing
         from .host.latents import NOISE_LEVEL, TIMESTEP, check_samplable, frames_of
         from .host.memory import readable_errors
 
         check_samplable(latent_image, model)
         check_steps(steps)  # here too: the host does not validate linked inputs
         need(0 <= eta <= 1, "eta", eta, "from 0 to 1")
-        note = warn_of_controls(model, positive, *place_in_graph(cls))
+        note = warn_of_missing(model, positive, *place_in_graph(cls))
         samples, began = frames_of(latent_image), time.perf_counter()
         with readable_errors("use fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)

@@ -145,12 +145,12 @@ def tune(
                 grad_norm = state.clip(config.max_grad_norm)
                 state.update(loss.item(), grad_norm.item())
                 if on_step:
-                    on_step(state.step, config.num_steps, loss=loss.item(), grad_norm=grad_norm.item())
+                    on_step(state.step, config.num_steps, loss=state.losses[-1], grad_norm=state.grad_norms[-1])
     return TuneReport(state.losses, state.grad_norms, state.step)
 
 
 def draw_noise(
-    latents, num_train_timesteps: int, generator: torch.Generator, _step: int
+    latents: Tensor | tuple[Tensor, Tensor], num_train_timesteps: int, generator: torch.Generator, _step: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws clean latents, noise and one timestep per video, in float32."""
     clean = (latents if torch.is_tensor(latents) else latents[0]).float()

@@ -90,13 +90,13 @@ def sibling_note(facts: TunedFacts, checkpoint: str, fingerprint: str) -> str | 
 def missing_names(recorded: list[dict] | None, present: Collection[str], key: str) -> str:
     """Lists the LoRAs or controls that weights were tuned with and that are missing now; "" if there are none.
 
-    recorded: as `TunedFacts` holds them. present: their names now. key: the field that holds the name.
+    recorded: as `TunedFacts` holds them. present: their names now. key: the field with the name, "file" or "network".
     """
     recorded = recorded or []
     missing = [each[key] for each in recorded if each.get(key) and each[key] not in present]
     unnamed = sum(not each.get(key) for each in recorded)
     if unnamed and len(present) < len(recorded):  # else one of those present may well be it
-        missing.append("another one whose name is unknown" if missing else "one whose name is unknown")
+        missing.append({"file": "an unknown LoRA", "network": "an unknown control"}[key])
     return ", ".join(missing)
 
 

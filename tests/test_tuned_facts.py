@@ -135,8 +135,8 @@ def test_a_prompt_per_frame_and_one_side_for_a_square_come_back(tmp_path):
         ([{"file": "a"}], {"a"}, ""),
         ([{"file": "a"}, {"file": "b"}], {"a"}, "b"),
         ([{"file": None}], {"any"}, ""),  # it may be that one
-        ([{"file": None}], set(), "one whose name is unknown"),
-        ([{"file": "a"}, {"file": None}], set(), "a, another one whose name is unknown"),
+        ([{"file": None}], set(), "an unknown LoRA"),
+        ([{"file": "a"}, {"file": None}], set(), "a, an unknown LoRA"),
         (None, set(), ""),
     ],
 )

@@ -39,10 +39,6 @@ class AddedBlock(nn.Module):
                 nn.init.constant_(parameter, float(name.endswith("weight")))
         self.load_state_dict({**self.state_dict(), **tensors})
 
-    def residuals(self, hidden_states: Tensor, num_frames: int) -> Tensor:
-        """What the added modules, applied to the block's output, add to it."""
-        return sum(addition.residual(self, hidden_states, num_frames) for addition in self.additions)
-
 
 class AddedWeights(nn.Module):
     """An AddedBlock for each block that has added weights. heads: of each block, by its path in diffusers."""

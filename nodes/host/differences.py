@@ -13,34 +13,31 @@ from .sd_model import file_of
 from .weights import base_fingerprint
 
 
-def warn_of_model(patcher: ModelPatcher, tuned: TunedWeights, graph: Graph, node_id: str | None) -> str | None:
-    """Warns if the weights were tuned on another checkpoint, or with a LoRA that is missing here; returns the warning.
-
-    node_id: of the node that applies the weights to its `model`.
-    """
-    sibling = sibling_note(tuned.facts, file_of(patcher) or "this MODEL", base_fingerprint(patcher))
-    present = {lora["file"] for lora in loras_behind(graph, node_id)}
-    absent = ""
-    if present or not has_loras(patcher):  # otherwise an unknown loader applied LoRAs, perhaps these
-        absent = missing_names(tuned.facts.loras, present, "file")
-    lora = f"The weights were tuned with {absent}, which is missing here; load it too." if absent else None
-    return _warn(" ".join(filter(None, (sibling, lora))), node_id)
+def warn_of_sibling(patcher: ModelPatcher, tuned: TunedWeights, node_id: str | None) -> str | None:
+    """Warns if the weights were tuned on another checkpoint; returns the warning."""
+    return _warn(sibling_note(tuned.facts, file_of(patcher) or "this MODEL", base_fingerprint(patcher)), node_id)
 
 
-def warn_of_controls(patcher: ModelPatcher, conditioning: list, graph: Graph, node_id: str | None) -> str | None:
-    """Warns if a MODEL was tuned with controls that a CONDITIONING lacks; returns the warning.
+def warn_of_missing(patcher: ModelPatcher, conditioning: list, graph: Graph, node_id: str | None) -> str | None:
+    """Warns if a MODEL's weights were tuned with LoRAs or controls that are missing now; returns the warning.
 
-    node_id: of the node whose `positive` input it is.
+    Only where the MODEL is used: a LoRA may be loaded before or after the weights are applied.
+    node_id: of the node that has the MODEL as `model` and the CONDITIONING as `positive`.
     """
     inflated = inflated_of(patcher)
-    if not (inflated and inflated.tuned and inflated.tuned.facts.controls):
+    if not (inflated and inflated.tuned):
         return None
+    facts, absent = inflated.tuned.facts, []
+    loras = {lora["file"] for lora in loras_behind(graph, node_id)}
+    if loras or not has_loras(patcher):  # otherwise an unknown loader applied LoRAs, perhaps these
+        absent.append(missing_names(facts.loras, loras, "file"))
     networks = [network for network, _ in controls_behind(graph, node_id)]
-    if None in networks or (not networks and any(options.get("control") for _, options in conditioning)):
-        return None
-    absent = missing_names(inflated.tuned.facts.controls, networks, "network")
-    note = f"The weights were tuned with {absent}, which is missing here; add it with Apply ControlNet."
-    return _warn(note if absent else "", node_id)
+    has_controls = any(options.get("control") for _, options in conditioning)
+    if None not in networks and (networks or not has_controls):
+        absent.append(missing_names(facts.controls, networks, "network"))
+    names = ", ".join(filter(None, absent))
+    note = f"The weights were tuned with {names}, which this edit does not use; add it to match."
+    return _warn(note if names else None, node_id)
 
 
 def has_loras(patcher: ModelPatcher) -> bool:
@@ -48,9 +45,8 @@ def has_loras(patcher: ModelPatcher) -> bool:
     return any(not isinstance(patch[1], QueryDifference) for patches in patcher.patches.values() for patch in patches)
 
 
-def _warn(note: str, node_id: str | None) -> str | None:
-    if not note:
-        return None
-    logging.warning("Tune-A-Video: %s", note)
-    say(note, node_id)
+def _warn(note: str | None, node_id: str | None) -> str | None:
+    if note:
+        logging.warning("Tune-A-Video: %s", note)
+        say(note, node_id)
     return note

@@ -164,8 +164,8 @@ def _as_frames(num_frames: int) -> Callable:
 
 
 def _block_hooks(block, own: AddedBlock, strength: float, num_frames: int) -> Iterator[tuple[nn.Module, Callable]]:
-    if own.additions:
-        yield block, lambda _block, _args, output: output + strength * own.residuals(output, num_frames)
+    for addition in own.additions:  # one after the other, as hooks run in tav_core
+        yield block, lambda _block, _args, output, a=addition: output + strength * a.residual(own, output, num_frames)
     for name in ("attn1", "attn2"):
         if hasattr(own, name):
             difference = getattr(own, name).to_q

@@ -93,17 +93,17 @@ def test_a_strength_is_tav_cores(sd, strength):
         assert worst(got, base) > 0.01
 
 
-def temporal_convolution(inflation):
+def temporal_convolution(inflation, name):
     """An Addition to each residual block that nobody else has: a convolution over time."""
     return inflation.Addition(
         place="resnet",
         build=lambda channels, _heads, layers=nn, **placement: {
-            "conv_temp": layers.Conv1d(channels, channels, 3, padding=1, **placement)
+            name: layers.Conv1d(channels, channels, 3, padding=1, **placement)
         },
-        initialise=lambda parts, _generator: [nn.init.zeros_(p) for p in parts["conv_temp"].parameters()],
-        residual=lambda block, hidden_states, num_frames: convolved(block.conv_temp, hidden_states, num_frames),
-        trained="conv_temp",
-        output="conv_temp",
+        initialise=lambda parts, _generator: [nn.init.zeros_(p) for p in parts[name].parameters()],
+        residual=lambda block, hidden_states, num_frames: convolved(getattr(block, name), hidden_states, num_frames),
+        trained=name,
+        output=name,
     )
 
 
@@ -115,18 +115,20 @@ def convolved(conv, hidden_states, num_frames):
 
 def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monkeypatch):
     inflation, sd = pack("tav_core.inflation"), miniature()
-    monkeypatch.setitem(inflation.ADDITIONS, "convolution", temporal_convolution(inflation))
-    monkeypatch.setattr(inflation.Inflation, "convolution", False, raising=False)
+    for field, part in (("convolution", "conv_temp"), ("another", "conv_after")):  # the second sees what the first adds
+        monkeypatch.setitem(inflation.ADDITIONS, field, temporal_convolution(inflation, part))
+        monkeypatch.setattr(inflation.Inflation, field, False, raising=False)
 
     @dataclass(frozen=True)
     class WithConvolution(inflation.Inflation):
         convolution: bool = True
+        another: bool = True
 
     host, given = pack("nodes.host.inflate"), inputs(sd.model)
     unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
     unet = pack("tav_core.inflate").inflate(unet, WithConvolution())
     untuned, tuned = core_prediction(unet, *given), tuned_weights(unet)
-    still = {name: torch.zeros_like(tensor) for name, tensor in tuned.tensors.items() if "conv_temp" in name}
+    still = {name: torch.zeros_like(tensor) for name, tensor in tuned.tensors.items() if ".conv_" in name}
     assert still
     for strength in (1.0, 0.5, 0.0):
         tuned.apply(unet, strength)

@@ -241,15 +241,15 @@ def test_weights_of_one_family_do_not_go_onto_another(sd, sd2, host):
 
 
 def test_weights_on_a_sibling_are_warned_of_in_the_node_and_in_the_log(sd, models, host, caplog):
-    sibling, warn = checkpoint(models / "checkpoints" / PERSONALISED), pack("nodes.host.differences").warn_of_model
+    sibling, warn = checkpoint(models / "checkpoints" / PERSONALISED), pack("nodes.host.differences").warn_of_sibling
     weights = tuned_weights(diffusers_twin(sd.model))
     base = pack("nodes.host.weights").base_fingerprint(sd.model)
     weights = replace(weights, facts=replace(weights.facts, base_fingerprint=base, checkpoint=CHECKPOINT))
     with caplog.at_level(logging.WARNING):
-        assert warn(sd.model, weights, None, None) is None
-        assert warn(with_lora(sd, models / "loras" / LORA).model, weights, None, None) is None
+        assert warn(sd.model, weights, None) is None
+        assert warn(with_lora(sd, models / "loras" / LORA).model, weights, None) is None
         assert not caplog.records
-        note = warn(sibling.model, weights, None, None)
+        note = warn(sibling.model, weights, None)
     assert CHECKPOINT in note
     assert PERSONALISED in note
     assert base[:12] in note

@@ -183,16 +183,17 @@ def test_an_edit_in_the_shell_warns_of_a_lora_that_weights_were_tuned_with_in_a_
     assert [note for note in run.notes if f"tuned with {LORA}" in note]
 
 
-def test_loading_weights_without_their_lora_warns(server, client, drawn):
+def test_an_edit_without_the_lora_that_was_there_while_tuning_warns(server, client, drawn):
+    """A LoRA loaded after the weights is as good as one before them."""
     name = kept_file(server, drawn("tune-with-lora")[0]).name
-    prompt = ending_in(small("tune-with-lora"), "lora") | {
-        "weights": new("LoadTunedWeights", model=["lora", 0], tuned_weights_name=name, strength=1.0),
-        "again": new("SaveTunedWeights", tuned_weights=["weights", 1], filename_prefix="again"),
-    }
-    assert note_of(client.run(prompt), "weights") is None
-    note = note_of(client.run(changed(prompt, {"weights": {"model": ["checkpoint", 0]}})), "weights")
-    assert f"tuned with {LORA}" in note
-    assert note in server.log
+    loaded = {"tune": new("LoadTunedWeights", model=["checkpoint", 0], tuned_weights_name=name, strength=1.0)}
+    noise = {"noise": new("SaveLatent", samples=["invert", 0], filename_prefix="noise")}
+    prompt = ending_in(small("tune-with-lora", loaded | noise), "noise")
+    assert note_of(client.run(prompt), "invert") is None
+    run = client.run(changed(prompt, {"invert": {"model": ["tune", 0]}}))
+    assert note_of(run, "tune") is None
+    assert f"tuned with {LORA}" in note_of(run, "invert")
+    assert note_of(run, "invert") in server.log
 
 
 def test_an_edit_without_the_control_that_was_there_while_tuning_warns(server, client, drawn):
