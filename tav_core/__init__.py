@@ -19,6 +19,7 @@ _MODULES = {
     "InflatedUNet": "inflate",
     "Lora": "checkpoints.lora",
     "NoisePredictor": "prediction",
+    "Prompt": "prompt",
     "TavError": "errors",
     "TuneConfig": "tune",
     "TuneReport": "tune",

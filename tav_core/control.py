@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from .errors import TavError, need
+from .prompt import Prompt, as_prompt
 
 LAST_TIMESTEP = 999
 
@@ -64,13 +65,13 @@ def check_control(strength: float, start: float, end: float) -> None:
 
 @torch.no_grad()
 def residuals(
-    controls: Sequence[Control], latents: Tensor, timesteps: Tensor | int, prompt_embeds: Tensor
+    controls: Sequence[Control], latents: Tensor, timesteps: Tensor | int, prompt_embeds: Tensor | Prompt
 ) -> dict[str, Tensor | tuple | list]:
     """Computes the residual arguments of InflatedUNet for these noisy latents.
 
-    latents: (b, c, f, h, w); timesteps: (b,), (1,) or an int; prompt_embeds: (b, n, d) or (b, f, n, d), b may be 1.
+    latents: (b, c, f, h, w); timesteps: (b,), (1,) or an int; prompt_embeds: as InflatedUNet takes them.
     """
-    batch, frames = len(latents), latents.shape[2]
+    batch, frames, prompt = len(latents), latents.shape[2], as_prompt(prompt_embeds)
     timesteps = torch.as_tensor(timesteps, device=latents.device).reshape(-1).expand(batch)
     skips, middles, features = [], [], []
     for control in controls:
@@ -83,7 +84,7 @@ def residuals(
             features.append([weights.to(part) * _per_frame(part, batch, frames) for part in control.features])
         else:
             images = _per_frame(control.images, batch, frames)
-            down, middle = _controlnet_residuals(control.network, latents, timesteps, prompt_embeds, images)
+            down, middle = _controlnet_residuals(control.network, latents, timesteps, prompt, images)
             skips.append([weights.to(part) * part for part in down])
             middles.append(weights.to(middle) * middle)
     arguments = {}
@@ -96,16 +97,16 @@ def residuals(
 
 
 def _controlnet_residuals(
-    network: ControlNetModel, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor, images: Tensor
+    network: ControlNetModel, latents: Tensor, timesteps: Tensor, prompt: Prompt, images: Tensor
 ) -> tuple[list[Tensor], Tensor]:
-    batch, _, frames, _, _ = latents.shape
-    text = prompt_embeds.expand(batch, *prompt_embeds.shape[1:])
-    text = rearrange(text, "b f n d -> (b f) n d") if text.ndim == 4 else text.repeat_interleave(frames, 0)
+    arguments = prompt.arguments(latents, network.dtype)
+    text = arguments.pop("encoder_hidden_states")
     return network(
         rearrange(latents, "b c f h w -> (b f) c h w").to(network.dtype),
-        timesteps.repeat_interleave(frames),
-        encoder_hidden_states=text.to(network.dtype),
+        timesteps.repeat_interleave(latents.shape[2]),
+        encoder_hidden_states=text.repeat_interleave(len(images) // len(text), 0),
         controlnet_cond=images.to(latents.device, network.dtype),
+        **arguments,
         return_dict=False,
     )
 

@@ -33,6 +33,7 @@ WITHOUT_UNET = (
     (r"^(first_stage_model\.)?(encoder|decoder|quant_conv)\.", "a VAE alone"),
 )
 NAMES = {"sd1": "Stable Diffusion 1.x", "sd2": "Stable Diffusion 2.x"}
+SUPPORTED = "Stable Diffusion 1.x or 2.x"  # in error messages
 WIDTHS = {768: "sd1", 1024: "sd2", 1280: "the refiner of Stable Diffusion XL", 2048: "Stable Diffusion XL"}  # of text
 # Tensor names in LoRAs and ControlNets for other models.
 MADE_FOR = (
@@ -59,7 +60,7 @@ def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     if first is None:
         raise TavError(
             f"{name} is not a Stable Diffusion model, judging by its {len(shapes)} tensors: "
-            "choose a checkpoint of Stable Diffusion 1.x or 2.x."
+            f"choose a checkpoint of {SUPPORTED}."
         )
     if len(first) != 4:
         raise _refusal(name, "a video model with 3-D convolutions")
@@ -93,7 +94,7 @@ def family_of_addition(shapes: Mapping[str, tuple[int, ...]], name: str, kind: s
         width = next((shape[1] for key, shape in shapes.items() if re.search(pattern, key)), None)
         made_for = made_for or WIDTHS.get(width)
     if made_for not in (None, *NAMES):
-        raise TavError(f"{name} is a {kind} for {made_for}: choose one made for Stable Diffusion 1.x or 2.x.")
+        raise TavError(f"{name} is a {kind} for {made_for}: choose one made for {SUPPORTED}.")
     return made_for
 
 
@@ -125,4 +126,4 @@ def _family(name: str, in_channels: int, context: int, linear: bool, labelled: b
 
 
 def _refusal(name: str, other: str) -> TavError:
-    return TavError(f"{name} looks like {other}: choose a full checkpoint of Stable Diffusion 1.x or 2.x instead.")
+    return TavError(f"{name} looks like {other}: choose a full checkpoint of {SUPPORTED} instead.")

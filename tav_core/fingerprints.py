@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from .prompt import Prompt, as_prompt
+
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, UNet2DConditionModel
 
@@ -46,7 +48,7 @@ def fingerprint_of(weights: Mapping[str, Tensor]) -> str:
 def run_fingerprint(
     unet: InflatedUNet,
     latents: Tensor | tuple[Tensor, Tensor],
-    prompt_embeds: Tensor,
+    prompt_embeds: Tensor | Prompt,
     scheduler: SchedulerMixin,
     config: object,
 ) -> str:
@@ -62,7 +64,7 @@ def run_fingerprint(
         schedule_of(scheduler),
         {name: value for name, value in asdict(config).items() if name not in FREE},
     ]
-    return _digest([*tensors, prompt_embeds], settings)
+    return _digest([*tensors, *as_prompt(prompt_embeds).tensors], settings)
 
 
 def personalised_run(run: str, unet: InflatedUNet | None, controls: Sequence[Control]) -> str:

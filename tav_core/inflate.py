@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from .attention import FrameAttnProcessor, FrameCount, TextAttnProcessor
 from .errors import TavError
-from .families import family_of_config
+from .families import SUPPORTED, family_of_config
 from .inflation import PLACES, Addition, Inflation, difference_names
 from .light_layers import lighten, restore
+from .prompt import Prompt, as_prompt
 
 
 def inflate(unet: UNet2DConditionModel, inflation: Inflation = Inflation(), **changes) -> "InflatedUNet":
@@ -62,7 +63,7 @@ class InflatedUNet(nn.Module):
         self,
         latents: Tensor,
         timestep: Tensor | int,
-        prompt_embeds: Tensor,
+        prompt_embeds: Tensor | Prompt,
         *,
         down_block_additional_residuals: tuple[Tensor, ...] | None = None,
         mid_block_additional_residual: Tensor | None = None,
@@ -72,27 +73,25 @@ class InflatedUNet(nn.Module):
 
         latents: (b, c, f, h, w), already times the VAE's scaling factor.
         timestep: 0..999, an int or a tensor (), (1,) or (b,).
-        prompt_embeds: (b, n, d), or (b, f, n, d) for a prompt per frame; b may be 1 for all samples.
+        prompt_embeds: (b, n, d), or (b, f, n, d) for a prompt per frame; b may be 1 for all samples. A network that
+            takes more of a prompt needs a `Prompt`.
         The residuals of ControlNets and T2I-Adapters have their frames folded as (b f), as diffusers returns them.
 
         Computes in the precision of the frozen weights, even if the trained ones are float32, or in that of the
         caller's autocast.
         """
-        _check_inputs(self.unet, latents, timestep, prompt_embeds)
+        prompt = as_prompt(prompt_embeds)
+        _check_inputs(self.unet, latents, timestep, prompt.embeds)
         batch, _, frames, _, _ = latents.shape
         self.count.num_frames = frames
         timestep = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(batch)
-        if prompt_embeds.shape[0] != batch:
-            prompt_embeds = prompt_embeds.expand(batch, *prompt_embeds.shape[1:])
-        if prompt_embeds.ndim == 4:
-            prompt_embeds = rearrange(prompt_embeds, "b f n d -> (b f) n d")
         folded = rearrange(latents, "b c f h w -> (b f) c h w").to(self.dtype, memory_format=torch.channels_last)
         adapter = down_intrablock_additional_residuals
         with self._one_precision():
             prediction = self.unet(
                 folded,
                 timestep.repeat_interleave(frames),
-                encoder_hidden_states=prompt_embeds.to(self.dtype),
+                **prompt.arguments(latents, self.dtype),
                 down_block_additional_residuals=down_block_additional_residuals,
                 mid_block_additional_residual=mid_block_additional_residual,
                 down_intrablock_additional_residuals=adapter and list(adapter),  # diffusers empties this list
@@ -211,8 +210,7 @@ def _check(unet) -> None:
     blocks = transformer_blocks(unet).values()
     if not blocks or any(b.attn2 is None or b.only_cross_attention or b.attn2.norm_cross is not None for b in blocks):
         raise TavError(
-            "This UNet's blocks are not self-attention followed by cross-attention, as in Stable Diffusion 1.x and "
-            "2.x; use a checkpoint of one of these."
+            f"This UNet's blocks are not self-attention followed by cross-attention; use a checkpoint of {SUPPORTED}."
         )
 
 

@@ -127,8 +127,9 @@ def fits(needed: int, device: torch.device | str) -> bool:
 
 
 def _shapes_of(unet: InflatedUNet, dtype: torch.dtype) -> InflatedUNet:
-    """The same network without weights, inflated in the same way."""
-    twin = nn.Module.to(UNet2DConditionModel.from_config(unet.unet.config), dtype).requires_grad_(False)
+    """The same network without weights, inflated in the same way; added conditions of a prompt weigh nothing."""
+    twin = UNet2DConditionModel.from_config(unet.unet.config, addition_embed_type=None, class_embed_type=None)
+    twin = nn.Module.to(twin, dtype).requires_grad_(False)
     return inflate(twin, unet.inflation)
 
 

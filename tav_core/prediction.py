@@ -10,6 +10,7 @@ from torch import Tensor
 from .control import Control, residuals
 from .errors import TavError
 from .inflate import InflatedUNet
+from .prompt import Prompt, as_prompt, stacked
 
 PredictNoise = Callable[[Tensor, int], Tensor]
 
@@ -38,7 +39,7 @@ class NoisePredictor:
     """Predicts the noise in video latents by an inflated network and a prompt (`prompt_embeds` as it takes them)."""
 
     unet: InflatedUNet
-    prompt_embeds: Tensor
+    prompt_embeds: Tensor | Prompt
     scheduler: DDIMScheduler
     controls: tuple[Control, ...] = ()
 
@@ -69,19 +70,19 @@ def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_sc
 
 
 def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
-    """Calls two predictors; in one batch if they share network and controls, and their prompts have the same shape."""
+    """Calls two predictors; in one batch if they share network and controls, and their prompts stack."""
     both = first, second
     if (
         not all(isinstance(predict, NoisePredictor) for predict in both)
         or first.unet is not second.unet
-        or first.prompt_embeds.shape[1:] != second.prompt_embeds.shape[1:]
+        or not as_prompt(first.prompt_embeds).stacks_with(as_prompt(second.prompt_embeds))
         or first.controls != second.controls
     ):
         return lambda latents, timestep: (first(latents, timestep), second(latents, timestep))
 
     def predict(latents: Tensor, timestep: int) -> tuple[Tensor, Tensor]:
-        texts = [p.prompt_embeds.expand(len(latents), *p.prompt_embeds.shape[1:]) for p in both]
-        joined = replace(first, prompt_embeds=torch.cat(texts))
+        prompts = [as_prompt(predict.prompt_embeds).expand(len(latents)) for predict in both]
+        joined = replace(first, prompt_embeds=stacked(prompts))
         return joined(torch.cat([latents, latents]), timestep).chunk(2)
 
     return predict

@@ -19,6 +19,7 @@ from .fingerprints import run_fingerprint
 from .inflate import InflatedUNet
 from .memory import fits, tuning_memory
 from .precision import PRECISIONS, tuning_precision
+from .prompt import Prompt, as_prompt
 from .resume import TuneState
 
 
@@ -77,7 +78,7 @@ class TuneReport:
 def tune(
     unet: InflatedUNet,
     latents: Tensor | tuple[Tensor, Tensor],
-    prompt_embeds: Tensor,
+    prompt_embeds: Tensor | Prompt,
     scheduler: DDPMScheduler,
     config: TuneConfig = TuneConfig(),
     *,
@@ -91,7 +92,8 @@ def tune(
 
     latents: (b, c, f, h, w), already times the VAE's scaling factor; or the mean and standard deviation of the
         VAE's posterior, each of that shape, which is then sampled at every step, as in the original.
-    prompt_embeds: (b, n, d), of the prompt that describes the video; or (b, f, n, d), a prompt per frame.
+    prompt_embeds: (b, n, d), of the prompt that describes the video; or (b, f, n, d), a prompt per frame; or a
+        `Prompt`.
     scheduler: gives the noise schedule and the prediction type, epsilon or v_prediction.
     control: (noisy_latents, timesteps) -> residual arguments of the network for this step.
     draw: step -> (latents, noise, timesteps), instead of the seeded draws.
@@ -202,7 +204,7 @@ def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.S
     return not fits(tuning_memory(unet, shape, checkpointing=False, half=half), device)
 
 
-def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor, scheduler: DDPMScheduler) -> None:
+def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor | Prompt, scheduler: DDPMScheduler) -> None:
     """Checks only what concerns tuning; the network checks the rest."""
     if not isinstance(unet, InflatedUNet):
         raise TavError(f"Tuning needs an inflated network, got a {type(unet).__name__}; call inflate(unet) first.")
@@ -210,7 +212,7 @@ def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor, scheduler:
     if len(given) > 2 or given[0].shape != given[-1].shape:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in given)
         raise TavError(f"Tuning needs latents, or their mean and standard deviation of the same shape, got {shapes}.")
-    if any(tensor.is_inference() for tensor in (*given, prompt_embeds, *unet.parameters())):
+    if any(tensor.is_inference() for tensor in (*given, *as_prompt(prompt_embeds).tensors, *unet.parameters())):
         raise TavError(
             "Tuning cannot use tensors created in torch.inference_mode(); create network, latents and prompt "
             "embeddings outside it, or clone them under torch.inference_mode(False)."

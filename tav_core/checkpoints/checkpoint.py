@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..errors import TavError
 from ..families import family_of_config
+from ..prompt import Prompt
 from .networks import clip_names, diffusers_network, read_config, read_weights, text_encoder
 from .original import image_config, image_tensors, is_original, is_original_config
 from .single_file import open_single_file
@@ -39,13 +40,19 @@ class Checkpoint:
         """The model's family: "sd1" or "sd2"."""
         return family_of_config(self.unet.config, "This UNet")
 
+    def to(self, device: torch.device | str) -> "Checkpoint":
+        """Moves the networks, in place."""
+        for network in (self.unet, self.vae, self.text_encoder):
+            network.to(device)
+        return self
+
     @torch.no_grad()
-    def encode_prompt(self, prompts: str | list[str]) -> Tensor:
-        """Embeds n prompts as StableDiffusionPipeline does: (n, 77, d), padded or truncated to 77 tokens."""
+    def encode_prompt(self, prompts: str | list[str]) -> Prompt:
+        """Encodes n prompts as StableDiffusionPipeline does: embeds (n, 77, d), padded or truncated to 77 tokens."""
         length = self.tokenizer.model_max_length
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids = tokens.input_ids.reshape(-1, length)
-        return self.text_encoder(ids.to(self.text_encoder.device))[0]
+        return Prompt(self.text_encoder(ids.to(self.text_encoder.device))[0])
 
     def truncated_words(self, prompt: str) -> str:
         """The end of the prompt, beyond 77 tokens, that the model does not see; "" if all of it fits."""
@@ -103,9 +110,7 @@ def load_checkpoint(
         raise _pickle(path.name)
     else:
         raise TavError(f"{path.name} is not a checkpoint: give a .safetensors file or a diffusers folder.")
-    for network in ("unet", "vae", "text_encoder"):
-        parts[network].to(device or "cpu")
-    return Checkpoint(**parts)
+    return Checkpoint(**parts).to(device or "cpu")
 
 
 def _open_folder(folder: Path, dtype: torch.dtype) -> dict:

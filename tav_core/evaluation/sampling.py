@@ -22,6 +22,7 @@ from ..fingerprints import digest_of, key_of, schedule_of
 from ..inflate import InflatedUNet, inflate
 from ..jobs.base import versions
 from ..prediction import NoisePredictor, guided
+from ..prompt import Prompt
 from ..tune import TuneConfig, tune
 from .protocol import WorldClip
 from .variants import Network, Variant
@@ -65,9 +66,9 @@ class EncodedClip:
     """latents: (1, c, f, h, w); embeddings of the clip's prompt and of "", (1, n, d), and of the edits (e, n, d)."""
 
     latents: Tensor
-    prompt: Tensor
-    empty: Tensor
-    edits: Tensor
+    prompt: Prompt
+    empty: Prompt
+    edits: Prompt
 
 
 def sample_variants(
@@ -147,14 +148,14 @@ class _Sampler:
             noise = torch.randn(self.encoded.latents.shape, generator=torch.Generator().manual_seed(self.noise_seed))
         edits = sample(
             guided(self._predictor(self.encoded.edits), empty, self.settings.guidance_scale),
-            noise.to(self.encoded.latents).expand(len(self.encoded.edits), -1, -1, -1, -1),
+            noise.to(self.encoded.latents).expand(len(self.encoded.edits.embeds), -1, -1, -1, -1),
             self.scheduler,
             self.settings.steps,
         )
         return Samples(edits, reconstruction, self.tuning_seconds + time.perf_counter() - began)
 
-    def _predictor(self, prompt_embeds: Tensor) -> NoisePredictor:
-        return NoisePredictor(self.unet, prompt_embeds, self.scheduler)
+    def _predictor(self, prompt: Prompt) -> NoisePredictor:
+        return NoisePredictor(self.unet, prompt, self.scheduler)
 
 
 def inflated(checkpoint: Checkpoint, network: Network, settings: Settings) -> InflatedUNet:
@@ -167,9 +168,9 @@ def _key(
 ) -> str:
     return key_of(
         encoded.latents,
-        encoded.prompt,
-        encoded.empty,
-        encoded.edits,
+        *encoded.prompt.tensors,
+        *encoded.empty.tensors,
+        *encoded.edits.tensors,
         unet=digest_of(checkpoint.unet),
         network=asdict(variant.network),
         inverted=variant.inverted,

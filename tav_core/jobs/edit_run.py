@@ -20,6 +20,7 @@ from ..files import atomic_path
 from ..inflate import InflatedUNet
 from ..metrics import peak_signal_to_noise
 from ..prediction import NoisePredictor, guided
+from ..prompt import Prompt
 from ..video.contact_sheet import contact_sheet, shown_frames
 from ..video.read import Clip
 from ..video.write import write_video
@@ -56,7 +57,7 @@ class EditRun:
     """An edit that is ready to run, made by `prepare_edit`.
 
     kept: the inversion from an earlier edit in `folder`, if clip, weights and settings are the same.
-    used: the LoRAs and controls, as JSON holds them. embeds: (1, n, d) of each prompt, by prompt.
+    used: the LoRAs and controls, as JSON holds them. encoded: each prompt's embeddings, (1, n, d), by prompt.
     notes: warnings for the user.
     """
 
@@ -65,7 +66,7 @@ class EditRun:
     checkpoint: Checkpoint
     unet: InflatedUNet
     latents: Tensor
-    embeds: dict[str, Tensor]
+    encoded: dict[str, Prompt]
     prompts: Sequence[str]
     config: EditConfig
     folder: Path
@@ -142,7 +143,7 @@ class EditRun:
         )
 
     def _predictor(self, prompt: str) -> NoisePredictor:
-        return NoisePredictor(self.unet, self.embeds[prompt], self.checkpoint.scheduler, self.controls)
+        return NoisePredictor(self.unet, self.encoded[prompt], self.checkpoint.scheduler, self.controls)
 
     def _write(self, latents: Tensor, name: str) -> Tensor:
         """Decodes latents, writes them as a video, and returns the frames."""

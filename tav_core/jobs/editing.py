@@ -16,6 +16,7 @@ from ..files import ensure_writable
 from ..fingerprints import digest_of, inversion_key, schedule_of
 from ..inflate import InflatedUNet, inflate
 from ..memory import decoding_memory, inference_memory
+from ..prompt import Prompt
 from ..tuned import TunedWeights
 from ..tuned_facts import TunedFacts, missing_names, sibling_note
 from .base import Base, MemoryPlan, ensure_prompt, open_base, unseen_words
@@ -66,28 +67,27 @@ def prepare_edit(
     tuned.apply(unet, config.strength)
     unet.to(device, dtype)
     controlled = tuple(control.open(selection, unet.unet, device, dtype) for control in controls)
-    opened.text_encoder.to(device)
-    opened.vae.to(device)  # stays in float32: many SD 1.5 VAEs overflow in fp16
+    opened.to(device)  # the VAE stays in float32: many SD 1.5 VAEs overflow in fp16
     seconds["loading"] = time.perf_counter() - began
 
     began = time.perf_counter()
     all_prompts = list(dict.fromkeys([config.inversion_prompt, config.negative_prompt, *prompts]))
     # one by one: in a batch, the last digits depend on the other prompts, and the kept inversion would never match
-    embeds = {prompt: opened.encode_prompt(prompt) for prompt in all_prompts}
+    encoded = {prompt: opened.encode_prompt(prompt) for prompt in all_prompts}
     latents = opened.encode_video(frames.frames).float()
     seconds["encoding"] = time.perf_counter() - began
     used = {
         "loras": [lora.as_metadata() for lora in base.loras],
         "controls": [control.as_metadata() for control in controls],
     }
-    key = _key(base, unet, tuned, latents, embeds[config.inversion_prompt], controlled, config)
+    key = _key(base, unet, tuned, latents, encoded[config.inversion_prompt], controlled, config)
     return EditRun(
         selection=selection,
         clip=frames,
         checkpoint=opened,
         unet=unet,
         latents=latents,
-        embeds=embeds,
+        encoded=encoded,
         prompts=prompts,
         config=config,
         folder=folder,
@@ -136,13 +136,13 @@ def _key(
     unet: InflatedUNet,
     tuned: TunedWeights,
     latents: Tensor,
-    prompt_embeds: Tensor,
+    prompt: Prompt,
     controls: Sequence[Control],
     config: EditConfig,
 ) -> str:
     return inversion_key(
         latents,
-        prompt_embeds,
+        *prompt.tensors,
         *(tensor for _, tensor in sorted(tuned.tensors.items())),
         *(control.images for control in controls),
         controls=[[digest_of(c.network), c.strength, c.start, c.end] for c in controls],

@@ -20,6 +20,7 @@ from ..inflate import InflatedUNet, inflate
 from ..inflation import Inflation
 from ..memory import tuning_memory
 from ..precision import tuning_precision
+from ..prompt import Prompt
 from ..resume import steps_kept_in
 from ..tune import TuneConfig, TuneReport, resolve_checkpointing, tune
 from ..tuned import TunedWeights
@@ -41,7 +42,7 @@ class TuningRun:
 
     unet: InflatedUNet
     latents: Tensor | tuple[Tensor, Tensor]
-    prompt_embeds: Tensor
+    prompt_embeds: Prompt
     scheduler: DDPMScheduler
     config: TuneConfig
     output: Path

@@ -99,8 +99,8 @@ def test_a_single_file_and_a_folder_of_the_same_weights_compute_the_same(written
     file, folder = load_checkpoint(written / f"{size}.safetensors"), load_checkpoint(written / size)
     assert_same(file, folder)
     frames, prompts = torch.rand(2, 16, 24, 3), ["a cat on the grass!", "a dog"]
-    embeds, latents = file.encode_prompt(prompts), file.encode_video(frames)
-    torch.testing.assert_close(folder.encode_prompt(prompts), embeds)
+    embeds, latents = file.encode_prompt(prompts).embeds, file.encode_video(frames)
+    torch.testing.assert_close(folder.encode_prompt(prompts).embeds, embeds)
     torch.testing.assert_close(folder.encode_video(frames), latents)
     torch.testing.assert_close(folder.decode_video(latents), file.decode_video(latents))
     inputs = latents[0].transpose(0, 1).repeat(1, 1, 2, 2)[:, :, :4, :4], torch.tensor(400), embeds
@@ -163,9 +163,9 @@ def test_prompts_are_embedded_as_the_pipeline_does(written):
         prompts = ["a jeep car is moving on the road", "", "very " * 100 + "long!"]
         pipeline.text_encoder.float()  # transformers opens it in the stored dtype
         expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, False)
-        torch.testing.assert_close(checkpoint.encode_prompt(prompts), expected)
-        assert checkpoint.encode_prompt(prompts).shape == (3, 77, 64)
-        torch.testing.assert_close(checkpoint.encode_prompt(prompts[0]), expected[:1])
+        torch.testing.assert_close(checkpoint.encode_prompt(prompts).embeds, expected)
+        assert checkpoint.encode_prompt(prompts).embeds.shape == (3, 77, 64)
+        torch.testing.assert_close(checkpoint.encode_prompt(prompts[0]).embeds, expected[:1])
 
 
 def test_the_words_that_a_prompt_loses_are_known(tiny, capfd):
@@ -231,7 +231,7 @@ def test_networks_are_frozen_and_of_the_dtype_asked_for(written, name, dtype):
     for network in (getattr(checkpoint, network) for network in NETWORKS):
         assert not network.training
         assert {(p.dtype, p.device.type, p.requires_grad) for p in network.parameters()} == {(dtype, "cpu", False)}
-    assert checkpoint.encode_prompt("a cat").dtype == dtype
+    assert checkpoint.encode_prompt("a cat").embeds.dtype == dtype
     latents = checkpoint.encode_video(torch.rand(1, 16, 16, 3))
     assert latents.dtype == dtype
     assert checkpoint.decode_video(latents).dtype == torch.float32
@@ -338,7 +338,7 @@ def test_open_clip_opens_with_its_projection_and_without(written, variant):
 
 def test_a_file_stored_in_bfloat16_opens_in_float32(variant):
     checkpoint = load_checkpoint(variant(in_dtype(torch.bfloat16)))
-    assert checkpoint.encode_prompt("a cat").dtype == torch.float32
+    assert checkpoint.encode_prompt("a cat").embeds.dtype == torch.float32
 
 
 def test_a_folder_opens_from_half_precision_names_and_prefers_the_full_ones(tiny, folder):

@@ -98,8 +98,8 @@ def test_a_lora_and_control_do_in_a_graph_what_they_do_in_the_shell(exact, host,
     opened, unet, _ = shell(exact.path, loras=[pack("tav_core.checkpoints.lora").Lora(path, 0.8)], weights=weights)
     controls = shell_controls(models, NETS[nets])
     embeds = {text: opened.encode_prompt(text) for text in ("", "a man is skiing")}
-    assert worst(personalised.text("a man is skiing")[0][0], embeds["a man is skiing"]) < 1e-4
-    assert worst(plain.encode_prompt("a man is skiing"), embeds["a man is skiing"]) > 0.01
+    assert worst(personalised.text("a man is skiing")[0][0], embeds["a man is skiing"].embeds) < 1e-4
+    assert worst(plain.encode_prompt("a man is skiing").embeds, embeds["a man is skiing"].embeds) > 0.01
 
     cond, uncond = (ddim.NoisePredictor(unet, embeds[t], opened.scheduler, controls) for t in ("a man is skiing", ""))
     latents = rearrange(clip * SCALE, "f c h w -> 1 c f h w")
@@ -218,7 +218,7 @@ def test_stable_diffusion_2_is_inverted_and_edited_as_in_the_shell(sd2, opened2,
         (model,) = core("comfy_extras.nodes_model_advanced").ModelSamplingDiscrete().patch(model, predicts, False)
     assert pack("nodes.host.sd_model").family_of(model) == opened.family == "sd2"
     embeds = {text: opened.encode_prompt(text) for text in ("", "a man is skiing")}
-    assert worst(sd2.text("a man is skiing")[0][0], embeds["a man is skiing"]) < 1e-4
+    assert worst(sd2.text("a man is skiing")[0][0], embeds["a man is skiing"].embeds) < 1e-4
     cond, uncond = (ddim.NoisePredictor(unet, embeds[t], opened.scheduler) for t in ("a man is skiing", ""))
     noise = ddim.invert(uncond, rearrange(clip * SCALE, "f c h w -> 1 c f h w"), opened.scheduler, 3)[-1]
     expected = ddim.sample(ddim.guided(cond, uncond, 3.0), noise, opened.scheduler, 3)
