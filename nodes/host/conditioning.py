@@ -1,8 +1,14 @@
 """What tuning requires of a CONDITIONING: one prompt, for the whole video and all timesteps."""
 
+from collections.abc import Mapping
+
+from comfy.model_patcher import ModelPatcher
+from comfy.sampler_helpers import convert_cond
+from comfy.samplers import encode_model_conds
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from ...tav_core.prompt import Prompt
 
 PARTIAL = {
     "area": "an area",
@@ -16,14 +22,35 @@ PARTIAL = {
 }
 
 
-def only_prompt(conditioning: list) -> tuple[Tensor, dict]:
-    """The prompt embeddings, (1, n, d) or one prompt per frame (f, n, d), and the entry's other options."""
+def only_prompt(conditioning: list) -> dict:
+    """The options of a CONDITIONING with a single entry; raises TavError for any other, and for a partial one."""
     advice = "connect CLIP Text Encode with the prompt that describes the clip"
     if len(conditioning) != 1:
         raise TavError(f"Tuning needs one prompt, but the conditioning combines {len(conditioning)}; {advice}.")
-    prompt_embeds, options = conditioning[0]
+    _, options = conditioning[0]
     for key, name in PARTIAL.items():
         whole = {"start_percent": 0.0, "end_percent": 1.0}.get(key)
         if key in options and options[key] is not None and options[key] != whole:
             raise TavError(f"Tuning needs a prompt for the whole video, but the conditioning has {name}; {advice}.")
-    return prompt_embeds, options
+    return options
+
+
+def conditions_of(conditioning: list, patcher: ModelPatcher, samples: Tensor) -> dict[str, Tensor]:
+    """What the MODEL and its ControlNets take of a prompt, by the host's names; each (1, ...), or (f, ...) per frame.
+
+    c_crossattn: the prompt embeddings. crossattn_controlnet: other ones for ControlNets. y: the vector that Stable
+    Diffusion XL adds to the timestep. samples: (f, c, h, w).
+    """
+    # safe: how the host itself asks a model for its conditions, before it samples
+    device, conds = samples.device, convert_cond(conditioning)
+    given = encode_model_conds(patcher.model.extra_conds, conds, samples, device, "positive")[0]["model_conds"]
+    if "y" in given:
+        given["y"] = given["y"].process_cond(batch_size=len(given["c_crossattn"].cond))
+    return {name: given[name].cond for name in ("c_crossattn", "crossattn_controlnet", "y") if name in given}
+
+
+def prompt_of(conditions: Mapping[str, Tensor]) -> Prompt:
+    """These conditions as the network of `diffusers_unet` takes them: for all frames, or a prompt for each."""
+    labels = {"class_labels": conditions["y"]} if "y" in conditions else {}
+    prompt = Prompt(conditions["c_crossattn"], labels)
+    return prompt if len(prompt.embeds) == 1 else prompt[None]

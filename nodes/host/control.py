@@ -1,6 +1,6 @@
 """Turns a CONDITIONING's ControlNets into tuning residuals, and rejects mismatches early."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -22,11 +22,11 @@ Residuals = Callable[[Tensor, Tensor], dict[str, Tensor | tuple]]
 
 @contextmanager
 def residuals_of(
-    control: ControlBase | None, patcher: ModelPatcher, prompt_embeds: Tensor
+    control: ControlBase | None, patcher: ModelPatcher, conditions: Mapping[str, Tensor]
 ) -> Iterator[Residuals | None]:
     """Yields a function from noisy latents (1, c, f, h, w) and timesteps (1,) to an inflated UNet's residual arguments.
 
-    None without control. prompt_embeds: (1 or f, n, d), for the ControlNets. These stay on the device until the context
+    None without control. conditions: as `conditions_of` gives them. ControlNets stay on the device until the context
     ends.
     """
     if control is None:
@@ -42,10 +42,10 @@ def residuals_of(
     def residuals(noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor | tuple]:
         sigma = sigmas[timesteps.cpu()].to(noisy)
         latents = rearrange(noisy, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
-        text = prompt_embeds.to(noisy.device).expand(len(latents), -1, -1)
+        given = {name: c.to(noisy.device).expand(len(latents), *c.shape[1:]) for name, c in conditions.items()}
         with torch.inference_mode():  # the host's weights may be inference tensors
-            given = control.get_control(latents, sigma.expand(len(latents)), {"c_crossattn": text}, 1, {})
-        return _as_diffusers(given or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
+            outputs = control.get_control(latents, sigma.expand(len(latents)), given, 1, {})
+        return _as_diffusers(outputs or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
 
     try:
         yield residuals

@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ...tav_core.errors import TavError
-from ...tav_core.families import family_of_config
+from ...tav_core.families import SUPPORTED, family_of_config
 from ...tav_core.inflation import PLACES
 
 UNET = "diffusion_model."
@@ -35,8 +35,8 @@ def family_of(patcher: ModelPatcher) -> str:
     network, config = patcher.model.diffusion_model, unet_config(patcher)
     if not isinstance(network, UNetModel) or config.get("use_temporal_attention") or config.get("dims", 2) != 2:
         raise TavError(
-            f"This MODEL is {type(patcher.model).__name__}, but Tune-A-Video needs Stable Diffusion 1.x or 2.x; load a "
-            "full checkpoint of one of these."
+            f"This MODEL is {type(patcher.model).__name__}, but Tune-A-Video needs {SUPPORTED}; load a full checkpoint "
+            "of one of these."
         )
     fields = {
         "in_channels": config["in_channels"],
@@ -57,9 +57,14 @@ def file_of(patcher: ModelPatcher) -> str | None:
 def host_names(patcher: ModelPatcher) -> dict[str, str]:
     """diffusers' names of the UNet's tensors -> the MODEL's names, for those it has."""
     weights = patcher.model.diffusion_model.state_dict()
-    # safe: the host's map for LoRAs with diffusers' names; it also lists tensors that no model has
+    # safe: the host's map for LoRAs with diffusers' names; it also lists tensors that no model has, and label_emb as
+    # two: class_embedding takes the host's `y` as it is, while add_embedding would embed the sizes in it once more
     names = utils.unet_to_diffusers(unet_config(patcher))
-    return {theirs: UNET + ours for theirs, ours in names.items() if ours in weights}
+    return {
+        theirs: UNET + ours
+        for theirs, ours in names.items()
+        if ours in weights and not theirs.startswith("add_embedding.")
+    }
 
 
 class Block(NamedTuple):

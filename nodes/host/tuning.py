@@ -24,7 +24,7 @@ from ...tav_core.resume import steps_kept_in
 from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
-from .conditioning import only_prompt
+from .conditioning import conditions_of, only_prompt, prompt_of
 from .control import check_controls, recorded, residuals_of, settings_of
 from .differences import has_loras
 from .inflate import QueryDifference, inflated_of, without_tuned
@@ -35,6 +35,8 @@ from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of, file_of
 from .weights import base_fingerprint, diffusers_unet
 
+INPUTS = {"c_crossattn": "prompt_embeds", "crossattn_controlnet": "control_embeds", "y": "y"}
+"""The host's names of a prompt's conditions -> their names among a run's inputs."""
 VALIDATION_TIMESTEP = 600  # where the motion shows and the outlines are still the network's own guess
 
 OnStep = Callable[..., None]
@@ -57,7 +59,7 @@ def tune_model(
     of the clean latents (f, c, h, w).
     """
     began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
-    prompt_embeds, options = only_prompt(positive)
+    options = only_prompt(positive)
     check_loras(patcher)
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
@@ -66,9 +68,7 @@ def tune_model(
         "loras": metadata.get("loras") or ([{"file": None, "strength": None}] if has_loras(patcher) else None),
         "controls": recorded(options.get("control"), metadata.get("controls", ())) or None,
     }
-    own = options.get("cross_attn_controlnet")  # a separate prompt for ControlNets, set by a node of core
-    if own is not None:
-        images["control_embeds"] = own
+    conditions = {INPUTS[name]: given for name, given in conditions_of(positive, patcher, samples).items()}
     plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
     base = base_fingerprint(plain)
     settings = {
@@ -82,7 +82,7 @@ def tune_model(
     }
     with torch.inference_mode(False), torch.no_grad():
         latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
-        run = open_run(root, settings, {"latents": latents, "prompt_embeds": prompt_embeds, **images})
+        run = open_run(root, settings, {"latents": latents, **conditions, **images})
         if result := run.result():
             logging.info("Tune-A-Video: already tuned, %d steps; reusing run %s.", config.num_steps, run.name)
             tuned, losses = result
@@ -121,9 +121,9 @@ def _tune(
     on_step: OnStep,
 ) -> list[float]:
     latents = rearrange(run.inputs["latents"], "f c h w -> 1 c f h w").to(device)
-    text = run.inputs["prompt_embeds"].to(device)
-    prompt_embeds = text if len(text) == 1 else rearrange(text, "f n d -> 1 f n d")
-    with residuals_of(control, patcher, run.inputs.get("control_embeds", text)) as residuals:
+    given = {theirs: run.inputs[ours].to(device) for theirs, ours in INPUTS.items() if ours in run.inputs}
+    prompt = prompt_of(given)
+    with residuals_of(control, patcher, given) as residuals:
 
         def estimate() -> Tensor:
             """The clip as the network denoises it, from the same noise at every step of a run."""
@@ -132,7 +132,7 @@ def _tune(
             timestep = torch.tensor([VALIDATION_TIMESTEP], device=device)
             with torch.no_grad():
                 noisy = scheduler.add_noise(latents, noise, timestep)
-                prediction = unet(noisy, timestep, prompt_embeds, **(residuals(noisy, timestep) if residuals else {}))
+                prediction = unet(noisy, timestep, prompt, **(residuals(noisy, timestep) if residuals else {}))
             clean = scheduler.step(prediction, VALIDATION_TIMESTEP, noisy, generator=generator).pred_original_sample
             return rearrange(clean, "1 c f h w -> f c h w")
 
@@ -142,7 +142,7 @@ def _tune(
         return tune(
             unet,
             latents,
-            prompt_embeds,
+            prompt,
             scheduler,
             config,
             control=residuals,

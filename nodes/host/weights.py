@@ -51,11 +51,11 @@ def diffusers_config(host: dict) -> dict:
     """Converts the host's UNet config to diffusers'."""
     levels = len(host["channel_mult"])
     channels = [host["model_channels"] * times for times in host["channel_mult"]]
-    layers, depths = host["num_res_blocks"][0], list(host["transformer_depth"])
-    attends = [any(depths[layers * level : layers * (level + 1)]) for level in range(levels)]
-    down = ["CrossAttnDownBlock2D" if level else "DownBlock2D" for level in attends]
-    up = ["CrossAttnUpBlock2D" if level else "UpBlock2D" for level in reversed(attends)]
-    width = host.get("num_head_channels", -1)
+    layers = host["num_res_blocks"][0]
+    depths = [host["transformer_depth"][layers * level] for level in range(levels)]
+    down = ["CrossAttnDownBlock2D" if depth else "DownBlock2D" for depth in depths]
+    up = ["CrossAttnUpBlock2D" if depth else "UpBlock2D" for depth in reversed(depths)]
+    width, labels = host.get("num_head_channels", -1), host.get("adm_in_channels")
     return {
         "in_channels": host["in_channels"],
         "out_channels": host["out_channels"],
@@ -67,4 +67,8 @@ def diffusers_config(host: dict) -> dict:
         # despite the name, the number of heads
         "attention_head_dim": [c // width for c in channels] if width > 0 else host["num_heads"],
         "use_linear_projection": bool(host.get("use_linear_in_transformer")),
+        # diffusers takes the middle block's from the last level
+        "transformer_layers_per_block": [*depths[:-1], host["transformer_depth_middle"]],
+        "class_embed_type": "projection" if labels else None,  # the host's `y` is diffusers' `class_labels`
+        "projection_class_embeddings_input_dim": labels,
     }

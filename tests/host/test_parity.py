@@ -246,7 +246,7 @@ def test_control_gives_tuning_what_it_gives_the_host(sd, models, names):
     with torch.inference_mode():
         guider.sample(torch.zeros(3, 4, 8, 8), torch.zeros(3, 4, 8, 8), Once(), torch.tensor([1.0, 0.0]))
     unet, text = diffusers_twin(sd.model), positive[0][0].clone()
-    with pack("nodes.host.control").residuals_of(net, model, text) as residuals:
+    with pack("nodes.host.control").residuals_of(net, model, {"c_crossattn": text}) as residuals:
         given = residuals(latents, timestep)
     plain, controlled = core_prediction(unet, latents, timestep, text), unet(latents, timestep, text, **given)
     assert worst(controlled, plain) > 0.01
