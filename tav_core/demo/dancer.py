@@ -155,12 +155,17 @@ def _ball(moment: Moment) -> list[Shape]:
 
 
 def _skeleton(moment: Moment) -> list[Shape]:
-    body, shapes = moment.body, []
+    return skeleton(moment.body)
+
+
+def skeleton(body: np.ndarray, stick: float = STICK) -> list[Shape]:
+    """OpenPose's drawing of 18 keypoints (18, 2). stick: the radius of keypoints, and of limbs at their middle."""
+    shapes = []
     for (a, b), colour in zip(LIMBS, COLOURS, strict=False):  # there is one keypoint more than limbs
         along = (body[b] - body[a]) / 2
-        limb = _ellipse((body[a] + body[b]) / 2, (np.linalg.norm(along), STICK), np.arctan2(along[1], along[0]))
+        limb = _ellipse((body[a] + body[b]) / 2, (np.linalg.norm(along), stick), np.arctan2(along[1], along[0]))
         shapes.append((limb, tuple(int(DIMMED * value) for value in colour)))
-    return shapes + [(_ellipse(point, (STICK, STICK)), colour) for point, colour in zip(body, COLOURS, strict=True)]
+    return shapes + [(_ellipse(point, (stick, stick)), colour) for point, colour in zip(body, COLOURS, strict=True)]
 
 
 def _nearness(moment: Moment) -> list[Shape]:

@@ -1,0 +1,96 @@
+"""The miniature's VAE, of factor 8 with 4 channels, as Stable Diffusion's."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from .images import pixels, save
+from .loop import SEED, Training
+
+SCALE = 0.18215  # Stable Diffusion's own, which hosts assume
+VAE = {
+    "block_out_channels": (32, 32, 64, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 128,
+    "scaling_factor": SCALE,
+}
+
+
+def train_vae(work: Path, images: Tensor, steps: int, device: str) -> AutoencoderKL:
+    """Trains on crops of 64 pixels, which cost a quarter, and on whole images for the last tenth of the steps."""
+    torch.manual_seed(SEED)
+    vae = AutoencoderKL(**VAE).to(device, memory_format=torch.channels_last)
+    training = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
+
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        whole = step >= 0.9 * steps
+        chosen = torch.randint(len(images), (4 if whole else 8,), generator=generator)
+        top, left = (8 * torch.randint(9, (2,), generator=generator)).tolist()
+        window = slice(None) if whole else slice(top, top + 64), slice(None) if whole else slice(left, left + 64)
+        batch = pixels(images[chosen][:, :, window[0], window[1]], device)
+        posterior = vae.encode(batch).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample
+        error = rebuilt - batch
+        return (
+            error.square().mean() + 0.1 * error.abs().mean() + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        )
+
+    return training.run(loss_of)["vae"]
+
+
+@torch.no_grad()
+def absorb_scale(vae: AutoencoderKL, images: Tensor, device: str) -> None:
+    """Adjusts the 1x1 convolutions around the latents so that, scaled, each channel has mean 0 and deviation 1."""
+    means = torch.cat([vae.encode(pixels(part, device)).latent_dist.mean for part in images[:512].split(64)])
+    mean, std = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
+    out, back, gain = vae.quant_conv, vae.post_quant_conv, 1 / (SCALE * std)
+    back.bias += (back.weight[:, :, 0, 0] * mean).sum(dim=1)
+    back.weight *= (1 / gain)[None, :, None, None]
+    out.bias[:4] = (out.bias[:4] - mean) * gain
+    out.weight[:4] *= gain[:, None, None, None]
+    out.bias[4:] += 2 * gain.log()
+
+
+@torch.no_grad()
+def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: str) -> Tensor:
+    """Scaled latents (n, 4, 16, 16), the mean of the posterior; encoded once."""
+    path = work / f"{name}.npy"
+    if not path.exists():
+        parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(16)]
+        save(path, torch.cat(parts).half().numpy())
+    return torch.from_numpy(np.load(path))
+
+
+def train_decoder(work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, steps: int, device: str) -> None:
+    """Trains the decoder further, in place, for sharper images; the latents stay those the UNet was trained on."""
+    parts = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}
+    copies = {name: copy.deepcopy(part).requires_grad_() for name, part in parts.items()}
+    training = Training(work / "decoder.pt", copies, steps, rate=1e-3, decay=0.995)
+
+    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(images), (8,), generator=generator)
+        noise = 0.03 * torch.randn(latents[chosen].shape, generator=generator)  # as sampled latents are not exact
+        noisy = ((latents[chosen].float() + noise) / SCALE).to(device, memory_format=torch.channels_last)
+        error = training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - pixels(images[chosen], device)
+        return error.square().mean() + error.abs().mean()
+
+    trained = training.run(loss_of)
+    for name, part in parts.items():
+        part.load_state_dict(trained[name].state_dict())
+
+
+@torch.no_grad()
+def vae_quality(vae: AutoencoderKL, images: Tensor, device: str) -> float:
+    batch = pixels(images[:64], device)
+    rebuilt = vae.decode(vae.encode(batch).latent_dist.mean).sample.clamp(-1, 1)
+    return 10 * math.log10(4 / (rebuilt - batch).square().mean().item())

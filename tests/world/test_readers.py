@@ -1,0 +1,67 @@
+"""What an image of the drawn world shows can be read back from it."""
+
+import cv2
+import numpy as np
+import pytest
+
+from tav_core.world.draw import draw, truth
+from tav_core.world.readers import SMALLEST, read_image
+from tav_core.world.scene import GROUNDS, STYLES, Scene, Thing, random_scene
+
+CLEAR = 0.9  # the visible share from which a silhouette has to be recognised
+
+
+def is_read(scene: Scene, image: np.ndarray) -> bool:
+    reading, one = read_image(image), truth(scene)
+    visible = [number for number, mask in enumerate(one.masks) if mask.sum() >= SMALLEST]
+    if (reading.ground, reading.style) != (scene.ground, scene.style):
+        return False
+    if {seen.colour for seen in reading.things} != {scene.things[number].colour for number in visible}:
+        return False
+    clear = [scene.things[number] for number in visible if one.shares[number] >= CLEAR]
+    seen = [reading.thing(thing.colour) for thing in clear]
+    return [(each.kind, each.action or "") for each in seen] == [(thing.kind, thing.action) for thing in clear]
+
+
+def test_99_of_100_random_images_are_read_right():
+    """Every ground, style, colour, kind and action, with clouds, shadows and things that hide each other."""
+    scenes = [random_scene(np.random.default_rng(seed)) for seed in range(300)]
+    wrong = [scene.caption for scene in scenes if not is_read(scene, draw(scene))]
+    assert len(wrong) <= 3, wrong
+
+
+def test_masks_and_centres_are_read():
+    scenes = [random_scene(np.random.default_rng(seed)) for seed in range(300, 360)]
+    overlaps = []
+    for scene in scenes:
+        reading, one = read_image(draw(scene)), truth(scene)
+        for thing, mask, centre in zip(scene.things, one.masks, one.centres, strict=True):
+            if mask.sum() >= 4 * SMALLEST:
+                seen = reading.thing(thing.colour)
+                overlaps.append((seen.mask & mask).sum() / (seen.mask | mask).sum())
+                assert np.hypot(*np.subtract(seen.centre, centre)) < 0.01
+    assert min(overlaps) > 0.85
+    assert np.mean(overlaps) > 0.96
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_an_empty_ground_shows_nothing(ground, style):
+    for seed in range(4):
+        reading = read_image(draw(Scene((), ground, style, seed=seed)))
+        assert (reading.ground, reading.things) == (ground, ())
+        assert (reading.style == "night") == (style == "night")  # without a thing, there are no outlines to see
+
+
+def test_a_blob_is_of_no_kind():
+    image = draw(Scene((), "snow"))
+    for corner in ((10, 20), (90, 30), (50, 100)):
+        cv2.circle(image, corner, 9, (216, 36, 40), -1)
+    (seen,) = read_image(image).things
+    assert (seen.colour, seen.kind, seen.action) == ("red", None, None)
+
+
+def test_a_thing_in_front_of_one_of_its_neighbours_colours_is_still_one_thing():
+    """Along their edge, yellow and blue mix to something that resembles neither."""
+    things = Thing("ball", "yellow", (0.45, 0.5), 0.13, 0.8), Thing("box", "blue", (0.6, 0.5), 0.13, 0.9)
+    assert [seen.colour for seen in read_image(draw(Scene(things, "road"))).things] == ["blue", "yellow"]
