@@ -28,7 +28,7 @@ VAE = {
 def train_vae(work: Path, images: Tensor, steps: int, device: str) -> AutoencoderKL:
     """Trains on crops of 64 pixels, which cost a quarter, and on whole images for the last tenth of the steps."""
     torch.manual_seed(SEED)
-    vae = AutoencoderKL(**VAE).to(device, memory_format=torch.channels_last)
+    vae = AutoencoderKL(**VAE).to(device)
     training = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
 
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
@@ -80,7 +80,7 @@ def train_decoder(work: Path, vae: AutoencoderKL, images: Tensor, latents: Tenso
     def loss_of(step: int, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(images), (8,), generator=generator)
         noise = 0.03 * torch.randn(latents[chosen].shape, generator=generator)  # as sampled latents are not exact
-        noisy = ((latents[chosen].float() + noise) / SCALE).to(device, memory_format=torch.channels_last)
+        noisy = ((latents[chosen].float() + noise) / SCALE).to(device)
         error = training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - pixels(images[chosen], device)
         return error.square().mean() + error.abs().mean()
 

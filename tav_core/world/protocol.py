@@ -42,7 +42,7 @@ PLANS = (
     Plan("circle", ("",), ("circle",), pan=PAN, hard=True),
     Plan("behind", ("", ""), ("line", "still"), ((0.5, 0.45), (0.52, 0.55)), hard=True),
     Plan("two", ("", ""), ("line", "arc"), ((0.5, 0.68), (0.5, 0.3)), pan=-PAN, hard=True),
-    Plan("walk-past", ("walking", ""), ("line", "still"), ((0.5, 0), (0.6, 0.45)), hard=True),
+    Plan("walk-past", ("walking", ""), ("line", "still"), ((0.5, 0), (0.6, 0.55)), hard=True),
 )
 
 
