@@ -39,7 +39,7 @@ class LoadMiniature(io.ComfyNode):
     @classmethod
     def execute(cls, personalised) -> io.NodeOutput:
         from ..tav_core.demo.showcase import SOURCE
-        from ..tav_core.demo.vocabulary import WORDS
+        from ..tav_core.world.vocabulary import WORDS
         from .host.miniature import example_clip, load_miniature
         from .host.progress import say
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPConfig, CLIPModel
 
-from tav_core.demo.vocabulary import write_tokenizer
+from tav_core.world.vocabulary import write_tokenizer
 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 

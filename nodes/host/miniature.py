@@ -14,11 +14,11 @@ from comfy_api.latest import Input, InputImpl, Types
 from safetensors.torch import load_file
 
 from ...tav_core.checkpoints.networks import clip_names
-from ...tav_core.demo.miniature import STRIPED_BALL, miniature_path
+from ...tav_core.demo.miniature import SKS_LORA, miniature_path
 from ...tav_core.demo.settings import SETTINGS
-from ...tav_core.demo.showcase import FPS, MOTION, SOURCE
-from ...tav_core.demo.world import clip_scenes, draw_clip
+from ...tav_core.demo.showcase import CLIP, FPS
 from ...tav_core.errors import TavError
+from ...tav_core.world.draw import draw_clip
 from .versions import known
 
 HOST_VOCAB_SIZE = 49408
@@ -29,17 +29,17 @@ def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
     folder = miniature_path()
     model, clip, vae = _model(folder / "unet"), _clip(folder), _vae(folder / "vae")
     if personalised:
-        if not STRIPED_BALL.is_file():
+        if not SKS_LORA.is_file():
             raise TavError(
-                f"The miniature's LoRA is missing ({STRIPED_BALL}); reinstall this pack, or turn off personalised."
+                f"The miniature's LoRA is missing ({SKS_LORA}); reinstall this pack, or turn off personalised."
             )
-        model, clip = sd.load_lora_for_models(model, clip, load_file(STRIPED_BALL), 1.0, 1.0)
+        model, clip = sd.load_lora_for_models(model, clip, load_file(SKS_LORA), 1.0, 1.0)
     return model, clip, vae
 
 
 def example_clip() -> Input.Video:
     """The clip of `tav demo`, not encoded."""
-    images = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))).float() / 255
+    images = torch.from_numpy(draw_clip(CLIP.scenes(SETTINGS.frames))).float() / 255
     return InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))
 
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ..demo.showcase import PROMPTS, SOURCE, run_demo
-from ..demo.vocabulary import WORDS, unknown_words
 from ..jobs.base import choose_device
+from ..world.vocabulary import WORDS, unknown_words
 from .app import app
 from .options import Device
 from .screen import progress_bars, say

@@ -8,6 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 from tqdm import tqdm
@@ -18,13 +19,13 @@ from ..demo.settings import SETTINGS, Settings
 from ..errors import TavError, need
 from ..evaluation.evaluate import Outcome, evaluate
 from ..evaluation.paper_table import edited_videos, score_videos, scores_as_json, scores_as_rows
-from ..evaluation.protocol import WorldClip, clips_to_choose_by, clips_to_report
 from ..evaluation.report import as_claims, as_json, as_tables, by_variant, explanation, table
 from ..evaluation.variants import VARIANTS, Variant
 from ..files import atomic_path, ensure_writable
 from ..jobs.base import choose_device, open_base, versions
 from ..metrics import ClipScorer
 from ..video.contact_sheet import contact_sheet
+from ..world.protocol import WorldClip, clips_to_choose_by, clips_to_report
 from .app import app
 from .options import Device, GroupNorm, Loras, PredictionType, base_options
 from .screen import progress_bars
@@ -149,22 +150,22 @@ def _measure(
     work.mkdir(exist_ok=True)
     for kept in work.glob("*.safetensors") if force else ():
         kept.unlink()
-    shown = next((clip for clip in clips if clip.motion == "arc"), clips[0])
+    shown = next((clip for clip in clips if clip.plan.name == "walk"), clips[0])
     rows, measured = {}, []
     with tqdm(total=len(variants) * len(clips), desc="Evaluating", unit="variant") as bar:
         for outcome in evaluate(opened, clips, variants, settings, seed=seed, work=work):
-            bar.write(_line(outcome), file=sys.stderr)
-            bar.update()
             measured.append((outcome.variant, outcome.clip.name, outcome.figures))
+            if not outcome.is_reference:
+                bar.write(_line(outcome), file=sys.stderr)
+                bar.update()
             if outcome.clip == shown:
-                rows["source"] = f"source: {shown.prompt}", outcome.source
                 rows[outcome.variant] = f"{outcome.variant}: {shown.edits[0].prompt}", outcome.edits[0]
     values = by_variant(measured)
     head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
     tables = as_tables(values)
     if claims := as_claims(values):
         tables += f"\n\n## Is each part needed?\n\n{claims}"
-    contact_sheet(output / "eval.png", [rows[name] for name in ("source", *variants)])
+    contact_sheet(output / "eval.png", [rows[name] for name in ("source", "ideal", *variants)])
     _write(output / "eval", f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))
     typer.echo(f"{tables}\n")
     for name in ("eval.md", "eval.json", "eval.png"):
@@ -199,8 +200,9 @@ def _made_on(device: torch.device) -> str:
 
 
 def _line(outcome: Outcome) -> str:
-    figures = outcome.figures
+    edits = [named for kind, named in outcome.figures.items() if kind]
+    means = {name: float(np.mean([named[name] for named in edits])) for name in ("edit_right", "iou", "jitter")}
     return (
-        f"{outcome.clip.name}, {outcome.variant}: edit right {figures['attribute_right']:.0%}, "
-        f"trajectory {figures['trajectory_correlation']:.2f}, {figures['seconds']:.0f} s"
+        f"{outcome.clip.name}, {outcome.variant}: edit right {means['edit_right']:.0%}, IoU {means['iou']:.2f}, "
+        f"jitter {means['jitter']:.1f} px, {outcome.figures['']['seconds']:.0f} s"
     )

@@ -1,11 +1,14 @@
-"""The path of the bundled miniature Stable Diffusion, which benchmarks/train_miniature.py trained."""
+"""Where the bundled miniature Stable Diffusion is, with all that benchmarks/train_miniature.py trained for it."""
 
 from pathlib import Path
 
 from ..errors import TavError
 
 MINIATURE = Path(__file__).parent / "miniature"
-STRIPED_BALL = MINIATURE / "sks-ball-lora.safetensors"  # a LoRA for it, with kohya's keys
+SKS_LORA = MINIATURE / "sks-lora.safetensors"  # draws "sks" shapes with white bands; kohya's keys
+PAPER_LORA = MINIATURE / "paper-lora.safetensors"  # draws everything as cut out of paper; with it, a sibling checkpoint
+POSE_CONTROLNET = MINIATURE / "pose"  # a diffusers ControlNet for OpenPose's skeletons
+DEPTH_ADAPTER = MINIATURE / "depth"  # a diffusers T2I-Adapter for inverse depth
 
 
 def miniature_path() -> Path:

@@ -24,28 +24,28 @@ from ..tune import TuneConfig
 from ..video.pixels import to_uint8
 from ..video.read import read_frames
 from ..video.write import write_video
+from ..world.clips import Clip
+from ..world.draw import draw_clip, truth
+from ..world.readers import Reading, read_image
+from ..world.scene import SIZE, Scene, Thing
+from ..world.vocabulary import attributes_in, unknown_words
 from .miniature import miniature_path
-from .readers import read_image, share_right
 from .settings import SETTINGS, Settings
-from .vocabulary import attributes_in, unknown_words
-from .world import SIZE, Scene, clip_scenes, draw_clip
 
-SOURCE, MOTION = Scene("red", "ball", "grass"), "arc"
+SOURCE = Scene((Thing("ball", "red", (0.5, 0.45), 0.13, foot=0.85),), "grass", seed=4)
+CLIP = Clip(SOURCE, ("arc",))
 FPS = 8
 KINDS = {
-    "shape": "object",
+    "kind": "object",
     "ground": "background",
     "style": "style",
     "colour": "attribute",
 }  # by the first attribute that changed
-PROMPTS = tuple(
-    replace(SOURCE, **change).caption
-    for change in (
-        {"colour": "yellow", "shape": "star"},
-        {"ground": "beach"},
-        {"colour": "blue"},
-        {"style": "cartoon"},
-    )
+PROMPTS = (
+    SOURCE.with_thing(0, colour="yellow", kind="star").caption,
+    replace(SOURCE, ground="beach").caption,
+    SOURCE.with_thing(0, colour="blue").caption,
+    replace(SOURCE, style="cartoon").caption,
 )
 
 
@@ -86,7 +86,7 @@ def run_demo(
     _ensure_matplotlib()
     began, seconds = time.perf_counter(), {}
     clip, weights = folder / "clip.mp4", folder / "tuned.safetensors"
-    scenes = clip_scenes(SOURCE, MOTION, num_frames=settings.frames)
+    scenes = CLIP.scenes(settings.frames)
     write_video(clip, torch.from_numpy(draw_clip(scenes)).float() / 255, FPS)
     seconds["drawing the clip"] = time.perf_counter() - began
 
@@ -142,14 +142,22 @@ def measured(prompt: str, path: Path, scenes: Sequence[Scene]) -> DemoEdit:
     frames = read_frames(path, len(scenes), size=SIZE).frames
     readings = [read_image(frame) for frame in to_uint8(frames)]
     before = attributes_in(SOURCE.caption)
-    changed = {name: value for name, value in attributes_in(prompt).items() if value != before[name]}
+    changed = {name: value for name, value in attributes_in(prompt).items() if value != before.get(name)}
+    shown = [attributes_of(reading) for reading in readings]
+    right = [all(each.get(name) == value for name, value in changed.items()) for each in shown]
     return DemoEdit(
         prompt,
         next((kind for name, kind in KINDS.items() if name in changed), "other"),
         path.name,
-        share_right(readings, changed) if changed else None,
-        trajectory_correlation([reading.centre for reading in readings], [scene.centre for scene in scenes]),
+        float(np.mean(right)) if changed else None,
+        trajectory_correlation([each.get("centre") for each in shown], [truth(scene).centres[0] for scene in scenes]),
     )
+
+
+def attributes_of(reading: Reading) -> dict:
+    """What an image shows, by the names of `attributes_in`: its ground, its style and its largest thing."""
+    thing = {name: getattr(reading.things[0], name) for name in ("colour", "kind", "centre")} if reading.things else {}
+    return {"ground": reading.ground, "style": reading.style, **thing}
 
 
 def _ensure_matplotlib() -> None:

@@ -1,96 +1,133 @@
 """The report of an evaluation: figures with their spread, as Markdown tables and as JSON."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..demo.settings import Settings
+from .judging import Figures
+from .references import CEILING, FLOOR, TITLES
 from .variants import VARIANTS, Variant
 
-Values = Mapping[str, Mapping[str, Mapping[str, float]]]  # variant -> figure -> clip -> value
+Place = tuple[str, str]  # a clip's name and an edit's kind; "" for what concerns the clip as a whole
+Values = Mapping[str, Mapping[str, Mapping[Place, float]]]  # variant or reference -> figure -> place -> value
+NEAR = 0.05  # of the way from the ceiling to the worst reference: nearer than this is at the ceiling
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A column of the tables. up: higher is better. scale: factor of the values shown."""
+    """A column of the tables. right: its best value. scale: factor of the values shown."""
 
     title: str
-    up: bool
+    right: float
     digits: int = 2
     scale: float = 1.0
 
+    @property
+    def arrow(self) -> str:
+        return "→ 1" if self.title == "size ratio" else "↓" if self.right == 0 else "↑"
+
+    def error(self, value: float) -> float:
+        """How far a value is from the best one; lower is better."""
+        return -value if math.isinf(self.right) else abs(value - self.right)
+
 
 TABLES = {
+    "Is the object where it should be, as large and as shaped as it should be?": {
+        "iou": Figure("IoU with the ideal", 1, 3),
+        "worst_iou": Figure("IoU, worst frame", 1, 3),
+        "size_ratio": Figure("size ratio", 1, 3),
+        "size_jump": Figure("largest size jump, %", 0, 1, 100),
+        "centre_error": Figure("centre error, px", 0, 1),
+        "largest_centre_error": Figure("largest centre error, px", 0, 1),
+        "jitter": Figure("jitter, px", 0, 2),
+        "flow_error": Figure("flow error, px", 0, 2),
+    },
     "Does the edit land, and does the rest stay?": {
-        "attribute_right": Figure("edit right, %", True, 0, 100),
-        "attribute_right_object": Figure("object, %", True, 0, 100),
-        "attribute_right_background": Figure("background, %", True, 0, 100),
-        "attribute_right_attribute": Figure("attribute, %", True, 0, 100),
-        "attribute_right_style": Figure("style, %", True, 0, 100),
-        "rest_kept": Figure("rest kept, %", True, 0, 100),
-        "background_psnr": Figure("background kept, dB", True, 1),
+        "edit_right": Figure("edit right, %", 1, 0, 100),
+        "rest_kept": Figure("rest kept, %", 1, 0, 100),
+        "other_iou": Figure("IoU of the other object", 1, 3),
+        "other_psnr": Figure("other object, dB", math.inf, 1),
+        "background_psnr": Figure("background, dB", math.inf, 1),
+        "ground_flow_error": Figure("flow error of the ground, px", 0, 2),
     },
-    "Does it move as the clip does, and is it one video?": {
-        "trajectory_correlation": Figure("trajectory correlation", True, 3),
-        "centre_error": Figure("centre error, % of width", False, 1, 100),
-        "constancy": Figure("constancy, %", True, 1, 100),
-        "ground_constancy": Figure("of ground, %", True, 1, 100),
-        "colour_constancy": Figure("of colour, %", True, 1, 100),
-        "shape_constancy": Figure("of shape, %", True, 1, 100),
-        "size_spread": Figure("size spread, %", False, 1, 100),
-        "warp_error": Figure("warp error, 10⁻³", False, 2, 1000),
-    },
-    "Does the inversion hold the clip, and what does it cost?": {
-        "reconstruction_psnr": Figure("reconstruction, dB", True, 1),
-        "reconstruction_ssim": Figure("reconstruction, SSIM", True, 3),
-        "seconds": Figure("seconds per clip", False, 0),
+    "The literature's figures, the inversion, and the cost": {
+        "trajectory_correlation": Figure("trajectory correlation", 1, 3),
+        "size_spread": Figure("size spread, %", 0, 1, 100),
+        "warp_error": Figure("warp error, 10⁻³", 0, 2, 1000),
+        "reconstruction_psnr": Figure("reconstruction, dB", math.inf, 1),
+        "reconstruction_ssim": Figure("reconstruction, SSIM", 1, 3),
+        "seconds": Figure("seconds per clip", 0, 0),
     },
 }
 """The figures by name, table by table."""
 FIGURES = {name: figure for figures in TABLES.values() for name, figure in figures.items()}
 
 
-def by_variant(measured: Iterable[tuple[str, str, Mapping[str, float]]]) -> Values:
-    """Gathers (variant, clip, figures), in the order of VARIANTS."""
+def by_variant(measured: Iterable[tuple[str, str, Figures]]) -> Values:
+    """Gathers (variant or reference, clip, figures): the ceiling first, then VARIANTS in order, then the floor."""
     values: dict = {}
     for variant, clip, figures in measured:
-        for name, value in figures.items():
-            values.setdefault(variant, {}).setdefault(name, {})[clip] = value
-    return {name: values[name] for name in VARIANTS if name in values}
+        for kind, named in figures.items():
+            for name, value in named.items():
+                values.setdefault(variant, {}).setdefault(name, {})[clip, kind] = value
+    return {name: values[name] for name in (*CEILING, *VARIANTS, *FLOOR) if name in values}
 
 
 def as_json(values: Values) -> dict:
-    """Variant -> figure -> mean, sample standard deviation (std) over the clips, and the value of each clip."""
+    """Variant -> figure -> mean and sample standard deviation (std) over clips, the worst value, and every value."""
     return {
         variant: {
-            name: {"mean": _mean(clips), "std": _std(clips), "clips": {clip: round(v, 6) for clip, v in clips.items()}}
+            name: {
+                "mean": _mean(places),
+                "std": _std(places),
+                "worst": round(_worst(FIGURES[name], places), 6),
+                "values": {"/".join(filter(None, place)): round(value, 6) for place, value in places.items()},
+            }
             for name in FIGURES
-            if (clips := figures.get(name))
+            if (places := figures.get(name))
         }
         for variant, figures in values.items()
     }
 
 
 def as_tables(values: Values) -> str:
-    """Markdown tables with a row per variant: mean ± standard deviation over the clips."""
+    """Markdown tables with a row per variant: mean ± standard deviation over clips, and the worst edit.
+
+    A figure that is at its ceiling for every variant is marked (=): it cannot rank them.
+    """
     parts = []
     for heading, names in TABLES.items():
-        titles = [f"{FIGURES[name].title} {'↑' if FIGURES[name].up else '↓'}" for name in names]
+        marks = {name: " (=)" if is_at_ceiling(name, values) else "" for name in names}
+        titles = [f"{FIGURES[name].title} {FIGURES[name].arrow}{marks[name]}" for name in names]
         rows = [
-            [f"`{variant}`", *(_cell(FIGURES[name], figures.get(name)) for name in names)]
+            [f"`{variant}`", *(_cell(FIGURES[name], figures.get(name), worst=True) for name in names)]
             for variant, figures in values.items()
         ]
         parts += [f"## {heading}", table(["variant", *titles], rows)]
     return "\n\n".join(parts)
 
 
+def is_at_ceiling(name: str, values: Values) -> bool:
+    """Whether every variant reaches what the ideal reaches through the VAE, so that the figure ranks nothing."""
+    figure, floor = FIGURES[name], [values[row][name] for row in FLOOR if name in values.get(row, ())]
+    measured = [figures[name] for row, figures in values.items() if row in VARIANTS and name in figures]
+    if name not in values.get("ideal-vae", ()) or not (floor and measured):
+        return False
+    ceiling = figure.error(_mean(values["ideal-vae"][name]))
+    span = max(figure.error(_mean(places)) for places in floor) - ceiling
+    return all(figure.error(_mean(places)) - ceiling <= NEAR * max(span, 0) for places in measured)
+
+
 def explanation(variants: Mapping[str, Variant], num_clips: int, settings: Settings, command: str, made_by: str) -> str:
     """Markdown: what was measured, how, and what each figure means."""
-    listed = "\n".join(f"- `{name}`: {variant.title}" for name, variant in variants.items())
+    titles = {name: variant.title for name, variant in variants.items()} | TITLES
+    listed = "\n".join(f"- `{name}`: {title}" for name, title in titles.items())
     return f"""# The claims, measured
 
-{num_clips} clips of {settings.frames} frames of the drawn world (`tav_core/demo/`), each edited with four prompts:
+{num_clips} clips of {settings.frames} frames of the drawn world (`tav_core/world/`), each edited with four prompts:
 another object, another background, another attribute, another style. Made with
 
     {command}
@@ -98,19 +135,24 @@ another object, another background, another attribute, another style. Made with
 on {made_by}. Settings: {settings.tuning_steps} steps of tuning at {settings.learning_rate:g},
 {settings.inversion_steps} of inversion, {settings.steps} of sampling, guidance {settings.guidance_scale:g},
 GroupNorm over each {settings.group_norm}.
-Each value is the mean over the clips ± their standard deviation; a clip's value is the mean over its edits.
+Each value is the mean over the clips ± their standard deviation, where a clip's value is the mean over its edits, and
+in brackets that of the worst edit. The first rows are the ceiling, the last ones must score badly. A figure marked (=)
+is at its ceiling for every variant.
 
-- *edit right*: share of frames that show everything the prompt changes; *rest kept*: that keep everything else.
-- *background kept*: PSNR against the clip, outside both objects, for prompts that keep the ground.
-- *trajectory correlation*: of the object's centres with the clip's, each about its mean; *centre error*: their
-  distance.
-- *constancy*: share of frames with the ground, colour and shape that most frames of the video have; mean of the three.
-- *size spread*: standard deviation of the object's size over the frames; no prompt mentions the size, so it shows how
-  well the frames agree with each other.
-- *warp error*: mean squared difference of neighbouring frames along their optical flow (DIS).
-- *reconstruction*: the clip inverted and sampled back, including the error of the VAE.
+Against the ideal, which is what the world's own drawing shows for the edit:
 
-The variants:
+- *IoU*: of the object's mask, intersection over union; *size ratio*: of the square roots of the areas; *size jump*: by
+  how much that ratio changes from one frame to the next.
+- *centre error*: of the mask's centroid; *jitter*: by how much the error changes from frame to frame; 64 where the
+  object is missing. All in pixels of 128.
+- *flow error*: end-point error of the optical flow (DIS) on objects, and on the ground.
+- *edit right*: share of what the prompt changes that can be read from the frames; *rest kept*: of everything else.
+- *other object*: what is not edited; *background*: beyond 4 px of all objects, for prompts that keep the ground; PSNR.
+
+For comparison with the literature, *trajectory correlation* of the centres, *size spread* over the frames, *warp error*
+along the video's own flow; *reconstruction*: the clip inverted and sampled back.
+
+The variants and references:
 
 {listed}"""
 
@@ -124,8 +166,8 @@ def as_claims(values: Values) -> str:
     for variant in values:
         against = VARIANTS[variant].against
         for name in VARIANTS[variant].worse_in if against in values else ():
-            full, without, figure = values[against][name], values[variant][name], FIGURES[name]
-            worse = {clip: (full[clip] - without[clip]) * (1 if figure.up else -1) for clip in full if clip in without}
+            (full, without), figure = (_by_clip(values[row][name]) for row in (against, variant)), FIGURES[name]
+            worse = {clip: figure.error(without[clip]) - figure.error(full[clip]) for clip in full if clip in without}
             rows.append(
                 [
                     f"`{variant}`",
@@ -161,10 +203,24 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in padded)
 
 
-def _cell(figure: Figure, values: Mapping[str, float] | None) -> str:
+def _cell(figure: Figure, values: Mapping, *, worst: bool = False) -> str:
     if not values:
         return "-"
-    return f"{figure.scale * _mean(values):.{figure.digits}f} ± {figure.scale * _std(values):.{figure.digits}f}"
+    mean, std, lowest = (figure.scale * value for value in (_mean(values), _std(values), _worst(figure, values)))
+    shown = f"{mean:.{figure.digits}f} ± {std:.{figure.digits}f}"
+    return f"{shown} ({lowest:.{figure.digits}f})" if worst else shown
+
+
+def _worst(figure: Figure, values: Mapping) -> float:
+    return max(values.values(), key=figure.error)
+
+
+def _by_clip(values: Mapping) -> dict[str, float]:
+    """The mean over each clip's edits."""
+    clips: dict[str, list[float]] = {}
+    for place, value in values.items():
+        clips.setdefault(place[0] if isinstance(place, tuple) else place, []).append(value)
+    return {clip: float(np.mean(each)) for clip, each in clips.items()}
 
 
 def _is_clear(differences: Sequence[float]) -> bool:
@@ -174,9 +230,10 @@ def _is_clear(differences: Sequence[float]) -> bool:
     return bool(np.mean(differences) > 2 * np.std(differences, ddof=1) / np.sqrt(len(differences)))
 
 
-def _mean(values: Mapping[str, float]) -> float:
-    return round(float(np.mean(list(values.values()))), 6)
+def _mean(values: Mapping) -> float:
+    return round(float(np.mean(list(_by_clip(values).values()))), 6)
 
 
-def _std(values: Mapping[str, float]) -> float:
-    return round(float(np.std(list(values.values()), ddof=1)), 6) if len(values) > 1 else 0.0
+def _std(values: Mapping) -> float:
+    clips = list(_by_clip(values).values())
+    return round(float(np.std(clips, ddof=1)), 6) if len(clips) > 1 else 0.0

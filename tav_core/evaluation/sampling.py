@@ -15,7 +15,6 @@ from torch import Tensor
 from ..checkpoints.checkpoint import Checkpoint
 from ..ddim import invert, sample
 from ..demo.settings import Settings
-from ..demo.world import draw_clip
 from ..errors import TavError
 from ..files import read_tensors, write_tensors
 from ..fingerprints import digest_of, key_of, schedule_of
@@ -24,7 +23,8 @@ from ..jobs.base import versions
 from ..prediction import NoisePredictor, guided
 from ..prompt import Prompt
 from ..tune import TuneConfig, tune
-from .protocol import WorldClip
+from ..world.draw import draw_clip
+from ..world.protocol import WorldClip
 from .variants import Network, Variant
 
 FORMAT, SUFFIX = "tune-a-video/evaluation/1", ".safetensors"

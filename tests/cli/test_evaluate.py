@@ -9,14 +9,14 @@ import torch
 from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.settings import Settings
 from tav_core.evaluation.paper_table import PUBLISHED
-from tav_core.evaluation.protocol import clips_to_report
-from tav_core.evaluation.report import FIGURES, as_claims, as_json, by_variant
+from tav_core.evaluation.report import FIGURES, as_claims, as_json, as_tables, by_variant
 from tav_core.evaluation.sampling import sample_variants
 from tav_core.evaluation.variants import VARIANTS
 from tav_core.inflate import inflate
 from tav_core.inflation import Inflation
 from tav_core.memory import tuning_memory
 from tav_core.video.write import write_video
+from tav_core.world.protocol import clips_to_report
 from tests.cli.test_cli import tav
 from tests.networks import tiny_unet, write_clip_model
 from tests.random_checkpoint import write_random_checkpoint
@@ -52,10 +52,14 @@ def test_an_evaluation_leaves_tables_json_and_a_contact_sheet(evaluated):
     folder, said = evaluated
     assert said.code == 0, said.err
     figures = json.loads((folder / "eval.json").read_text())
-    assert list(figures) == ["full", "no-inversion"]
-    assert set(figures["full"]) == set(FIGURES)
-    assert set(FIGURES) - set(figures["no-inversion"]) == {"reconstruction_psnr", "reconstruction_ssim"}
-    assert all({"mean", "std", "clips"} == set(of) for variant in figures.values() for of in variant.values())
+    assert list(figures) == ["ideal", "ideal-vae", "full", "no-inversion", "frozen", "source"]
+    of_two_things = {"other_iou", "other_psnr"}  # the first clip has one
+    assert set(figures["full"]) == set(FIGURES) - of_two_things
+    missing = set(figures["full"]) - set(figures["no-inversion"])
+    assert missing == {"reconstruction_psnr", "reconstruction_ssim"}
+    assert all({"mean", "std", "worst", "values"} == set(of) for row in figures.values() for of in row.values())
+    assert figures["ideal"]["iou"]["mean"] > 0.9 > figures["frozen"]["iou"]["mean"]
+    assert len(figures["full"]["iou"]["values"]) == 4
     report = (folder / "eval.md").read_text(encoding="utf-8")
     assert "| `no-inversion` " in report
     assert "1 steps of tuning" in report
@@ -121,18 +125,37 @@ def test_the_factorised_baseline_trains_its_temporal_attention_alone():
 # The report
 
 
-def test_json_holds_mean_and_sample_deviation_over_clips():
-    values = by_variant([("full", "a", {"warp_error": 1.0}), ("full", "b", {"warp_error": 3.0})])
-    clips = {"a": 1.0, "b": 3.0}
-    assert as_json(values) == {"full": {"warp_error": {"mean": 2.0, "std": pytest.approx(2**0.5), "clips": clips}}}
+def measured(**rows) -> list:
+    """Rows of (variant, clip, figures): for each variant, an IoU for each clip."""
+    return [
+        (name.replace("_", "-"), str(clip), {"object": {"iou": value}})
+        for name, values in rows.items()
+        for clip, value in enumerate(values)
+    ]
+
+
+def test_json_holds_mean_and_sample_deviation_over_clips_and_the_worst_edit():
+    edits = [("a", {"object": 1.0, "style": 0.4}), ("b", {"object": 0.9})]
+    rows = [("full", clip, {kind: {"iou": value} for kind, value in kinds.items()}) for clip, kinds in edits]
+    found = as_json(by_variant(rows))["full"]["iou"]
+    assert (found["mean"], found["worst"]) == (0.8, 0.4)
+    assert found["std"] == pytest.approx(0.2 / 2**0.5, abs=1e-6)
+    assert found["values"] == {"a/object": 1.0, "a/style": 0.4, "b/object": 0.9}
 
 
 @pytest.mark.parametrize(("without", "verdict"), [((0.2, 0.3, 0.1), "yes"), ((1.0, 0.9, 0.9), "**no**")])
 def test_a_claim_holds_where_the_difference_is_larger_than_chance(without, verdict):
-    full = [("full", str(i), {"trajectory_correlation": value}) for i, value in enumerate((0.9, 1.0, 0.95))]
-    ablated = [("no-inversion", str(i), {"trajectory_correlation": value}) for i, value in enumerate(without)]
-    row = as_claims(by_variant(full + ablated)).splitlines()[-1]
+    row = as_claims(by_variant(measured(full=(0.9, 1.0, 0.95), no_inversion=without))).splitlines()[-1]
     assert row.rstrip(" |").endswith(verdict)
+
+
+def test_a_figure_that_every_variant_is_good_at_is_marked():
+    reference = {"ideal_vae": (0.96, 0.94), "frozen": (0.1, 0.2), "source": (0.7, 0.7)}
+    good, bad = (0.93, 0.94), (0.5, 0.94)
+    for variants, is_marked in (({"full": good, "no_tuning": good}, True), ({"full": good, "no_tuning": bad}, False)):
+        tables = as_tables(by_variant(measured(**reference, **variants)))
+        assert ("IoU with the ideal ↑ (=)" in tables) == is_marked
+    assert "0.720 ± 0.311 (0.500)" in tables  # the worst edit beside the mean
 
 
 # The paper's scores

@@ -12,8 +12,8 @@ from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.miniature import miniature_path
 from tav_core.demo.settings import Settings
 from tav_core.evaluation.evaluate import evaluate
-from tav_core.evaluation.protocol import clips_to_report
 from tav_core.evaluation.variants import VARIANTS
+from tav_core.world.protocol import clips_to_report
 
 KINDS = ("object", "background")
 SETTINGS = Settings(tuning_steps=40, steps=10, inversion_steps=10, group_norm="video")
@@ -23,7 +23,7 @@ SETTINGS = Settings(tuning_steps=40, steps=10, inversion_steps=10, group_norm="v
 def measured():
     """Variant -> figure."""
     variants = {name: VARIANTS[name] for name in ("full", "no-inversion", "no-tuning")}
-    clip = next(clip for clip in clips_to_report() if (clip.motion, clip.speed) == ("line", "fast"))
+    clip = next(clip for clip in clips_to_report() if clip.plan.name == "line")
     clip = replace(clip, edits=tuple(edit for edit in clip.edits if edit.kind in KINDS))
     outcomes = evaluate(load_checkpoint(miniature_path()), [clip], variants, SETTINGS)
     return {outcome.variant: outcome.figures for outcome in outcomes}

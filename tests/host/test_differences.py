@@ -99,7 +99,7 @@ def test_an_edit_without_a_lora_or_a_control_of_the_tuning_is_warned_of(sd, tune
 
 def test_a_lora_that_no_graph_names_is_not_called_missing(sd, tuned):
     """It may be the one: nodes of other packs hold its name in other ways."""
-    lora = sd.with_lora(pack("tav_core.demo.miniature").STRIPED_BALL)
+    lora = sd.with_lora(pack("tav_core.demo.miniature").SKS_LORA)
     graph = {"node": node(model="stack", positive="control"), "stack": {"inputs": {"lora_1": {"lora": "toys"}}}}
     model = pack("nodes.host.inflate").with_tuned(lora, tuned)
     assert edited(model, sd, graph | WITH_POSE) == [None, None]

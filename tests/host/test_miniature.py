@@ -9,13 +9,14 @@ from PIL import Image
 
 from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.miniature import miniature_path
-from tav_core.demo.readers import read_image
 from tav_core.demo.settings import SETTINGS
-from tav_core.demo.showcase import MOTION, PROMPTS, SOURCE
-from tav_core.demo.vocabulary import attributes_in
-from tav_core.demo.world import SIZE, clip_scenes, draw_clip
+from tav_core.demo.showcase import CLIP, PROMPTS, SOURCE, attributes_of
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
-from tests.demo.test_miniature import white_inside
+from tav_core.world.draw import draw_clip, truth
+from tav_core.world.readers import read_image, read_kind
+from tav_core.world.scene import SIZE
+from tav_core.world.vocabulary import attributes_in
+from tests.demo.test_miniature import hull_of_thing, white_inside
 from tests.host.inprocess import core, pack, predict
 from tests.host.workflows import changed, ending_in, new, workflow
 
@@ -51,7 +52,7 @@ def test_the_host_encodes_a_prompt_as_diffusers_does(host, diffusers):
 
 def test_the_host_encodes_and_decodes_as_diffusers_does(host, diffusers):
     _, _, vae = host
-    frames = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=2))).float() / 255
+    frames = torch.from_numpy(draw_clip(CLIP.scenes(2))).float() / 255
     with torch.inference_mode():
         latents, decoded = vae.encode(frames), vae.decode(vae.encode(frames))
     theirs = diffusers.encode_video(frames)
@@ -75,7 +76,7 @@ class Inverted:
     def __init__(self, host, steps: int):
         model, self.clip, self.vae = host
         self.model = pack("nodes.host.inflate").inflate(model, group_norm=SETTINGS.group_norm)
-        frames = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))).float() / 255
+        frames = torch.from_numpy(draw_clip(CLIP.scenes(SETTINGS.frames))).float() / 255
         with torch.inference_mode():
             latents, empty = self.vae.encode(frames), conditioning(self.clip, "")
             self.latent = pack("nodes.host.ddim").invert_latents(self.model, empty, latents, steps)
@@ -85,6 +86,10 @@ class Inverted:
         """(f, 128, 128, 3) of what `sample(model, positive, negative, latent)` makes of the noise."""
         positive, negative = (conditioning(self.clip, prompt) for prompt in ("a red ball is moving on the beach", ""))
         return self.vae.decode(sample(self.model, positive, negative, self.latent)).clamp(0, 1)
+
+
+def true_path() -> list:
+    return [truth(scene).centres[0] for scene in CLIP.scenes(SETTINGS.frames)]
 
 
 def by_tav_sample(steps: int):
@@ -105,7 +110,7 @@ def test_previews_of_inversion_show_the_clip(host, monkeypatch):
     model, shown = pack("nodes.host.inflate").inflate(model, group_norm=SETTINGS.group_norm), []
     preview = lambda step, clean, noisy, total: shown.append(clean.clone())  # noqa: E731
     monkeypatch.setattr(core("latent_preview"), "prepare_callback", lambda *_: preview)
-    frames = torch.from_numpy(draw_clip(clip_scenes(SOURCE, MOTION, num_frames=3))).float() / 255
+    frames = torch.from_numpy(draw_clip(CLIP.scenes(3))).float() / 255
     with torch.inference_mode():
         latents = vae.encode(frames)
         pack("nodes.host.ddim").invert_latents(model, conditioning(clip, SOURCE.caption), latents, 5)
@@ -117,12 +122,9 @@ def test_previews_of_inversion_show_the_clip(host, monkeypatch):
 
 def test_other_numbers_of_steps_for_inversion_and_sampling_keep_the_motion(host):
     frames = Inverted(host, 25).frames(by_tav_sample(10))
-    readings = [read_image(frame) for frame in (frames * 255).round().byte().numpy()]
-    assert np.mean([reading.ground == "beach" for reading in readings]) >= 0.75
-    path, known = (
-        [each.centre for each in some] for some in (readings, clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames))
-    )
-    correlation = trajectory_correlation(path, known)
+    shown = [attributes_of(read_image(frame)) for frame in (frames * 255).round().byte().numpy()]
+    assert np.mean([each["ground"] == "beach" for each in shown]) >= 0.75
+    correlation = trajectory_correlation([each.get("centre") for each in shown], true_path())
     print(f"inverted in 25 steps, sampled in 10: trajectory correlation {correlation:.3f}")
     assert correlation > 0.8
 
@@ -139,8 +141,8 @@ def test_nobody_sees_the_last_step_by_which_the_stock_ksampler_differs(host):
 def test_a_missing_part_is_named(monkeypatch, tmp_path):
     host = pack("nodes.host.miniature")
     with monkeypatch.context() as patched:
-        patched.setattr(host, "STRIPED_BALL", tmp_path / "sks-ball-lora.safetensors")
-        with pytest.raises(ValueError, match=r"sks-ball-lora.*turn off personalised"):
+        patched.setattr(host, "SKS_LORA", tmp_path / "sks-lora.safetensors")
+        with pytest.raises(ValueError, match=r"sks-lora.*turn off personalised"):
             host.load_miniature(personalised=True)
     monkeypatch.setattr(pack("tav_core.demo.miniature"), "MINIATURE", tmp_path)
     with pytest.raises(ValueError, match="clone the repository again"):
@@ -171,13 +173,11 @@ def test_the_workflow_tunes_on_its_clip_and_edits_it_along_its_motion(client, pr
     frames = {"frames": new("SaveImage", images=["decode", 0], filename_prefix="edit")}  # no loss through a video
     fewer = {"tune": {"steps": SETTINGS.tuning_steps // 2}}  # they already edit well
     graph = ending_in(changed(WORKFLOW, {"edit": {"text": prompt}} | fewer | frames), "frames")
-    readings = [read_image(frame) for frame in drawn(client, graph)]
-    scenes = clip_scenes(SOURCE, MOTION, num_frames=SETTINGS.frames)
-    assert len(readings) == len(scenes)
-    for fact, value in attributes_in(prompt).items():
-        assert np.mean([getattr(reading, fact) == value for reading in readings]) >= 0.75, fact
-    path, known = [reading.centre for reading in readings], [scene.centre for scene in scenes]
-    assert trajectory_correlation(path, known) > 0.9
+    shown = [attributes_of(read_image(frame)) for frame in drawn(client, graph)]
+    assert len(shown) == SETTINGS.frames
+    for name, value in attributes_in(prompt).items():
+        assert np.mean([each.get(name) == value for each in shown]) >= 0.75, name
+    assert trajectory_correlation([each.get("centre") for each in shown], true_path()) > 0.9
 
 
 def test_the_personalised_miniature_draws_striped_balls(client):
@@ -199,5 +199,5 @@ def test_the_personalised_miniature_draws_striped_balls(client):
         "frames": new("SaveImage", images=["decode", 0], filename_prefix="striped"),
     }
     striped = drawn(client, graph)
-    assert all(read_image(frame).shape == "ball" for frame in striped)
+    assert all(read_kind(hull_of_thing(frame))[0] == "ball" for frame in striped)
     assert np.mean([white_inside(frame) for frame in striped]) > 0.2

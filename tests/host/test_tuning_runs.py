@@ -31,7 +31,7 @@ def inflated(sd):
 
 @pytest.fixture(scope="module")
 def lora():
-    return pack("tav_core.demo.miniature").STRIPED_BALL
+    return pack("tav_core.demo.miniature").SKS_LORA
 
 
 class Cancelled(BaseException):
