@@ -74,6 +74,7 @@ def evaluation(
         Clips, typer.Option(help="Which clips: those for choosing settings, those for reporting, or all.")
     ] = "report",
     count: Annotated[int | None, typer.Option(help="Use only the first N clips.", show_default="all")] = None,
+    frames: Annotated[int, typer.Option(help="Frames per clip.")] = SETTINGS.frames,
     tuning_steps: Annotated[int, typer.Option(help="Tuning steps.")] = SETTINGS.tuning_steps,
     learning_rate: Annotated[float, typer.Option(help="The learning rate of tuning.")] = SETTINGS.learning_rate,
     steps: Annotated[int, typer.Option(help="DDIM steps of each edit.")] = SETTINGS.steps,
@@ -107,6 +108,7 @@ def evaluation(
     if results:
         _refuse_drawn_world_options(context)
     need(count is None or count > 0, "count", count, "1 or more")
+    need(frames > 1, "frames", frames, "2 or more")
     need(seed >= 0, "seed", seed, "a whole number of at least 0")
     ensure_writable(output)
     torch_device = choose_device(device)
@@ -117,7 +119,7 @@ def evaluation(
     _measure(
         CLIPS[Clips(clips).value]()[:count],
         {name: each for name, each in VARIANTS.items() if name in chosen},
-        Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, group_norm=GroupNorm(group_norm).value),
+        Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, frames, GroupNorm(group_norm).value),
         open_base(
             checkpoint or miniature_path(), device=torch_device, **base_options(lora, prediction_type)
         ).checkpoint,

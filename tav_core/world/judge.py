@@ -18,7 +18,7 @@ from ..metrics import peak_signal_to_noise, spread, trajectory_correlation, warp
 from ..video.pixels import to_uint8
 from .clips import Clip
 from .draw import Truth, centre_of, draw_clip, flow, truth
-from .readers import SMALLEST, Reading, Seen, read_image, thing_pixels
+from .readers import SMALLEST, Reading, Seen, read_image
 from .scene import COLOURS, SIZE, Scene
 
 # What each kind of edit changes; everything else should stay as it is.
@@ -61,8 +61,7 @@ class Judge:
         """All figures of a video (f, 128, 128, 3) in 0..1; those that the edit does not define are left out."""
         pixels = to_uint8(frames)
         readings = [read_image(image) for image in pixels]
-        labels = [thing_pixels(image) for image in pixels]
-        mine, other = self._split(labels)
+        mine, other = self._split([reading.labels for reading in readings])
         return {
             **self._attributes(readings),
             **self._outline(mine),

@@ -42,11 +42,12 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What an image shows. things: the largest first, one of each colour."""
+    """What an image shows. things: the largest first, one of each colour. labels: as `thing_pixels` gives them."""
 
     ground: str
     style: str
     things: tuple[Seen, ...]
+    labels: np.ndarray
 
     def thing(self, colour: str) -> Seen | None:
         return next((seen for seen in self.things if seen.colour == colour), None)
@@ -54,16 +55,16 @@ class Reading:
 
 def read_image(image: np.ndarray) -> Reading:
     """Reads an image (128, 128, 3), uint8 RGB."""
-    vivid = thing_pixels(image)
-    ground, is_night = read_ground(image, vivid > 0)
-    style = "night" if is_night else "cartoon" if _is_cartoon(image, vivid > 0, ground) else "plain"
+    labels = thing_pixels(image)
+    ground, is_night = read_ground(image, labels > 0)
+    style = "night" if is_night else "cartoon" if _is_cartoon(image, labels > 0, ground) else "plain"
     things = []
     for number, colour in enumerate(COLOURS, 1):
-        mask = vivid == number
+        mask = labels == number
         if mask.sum() >= SMALLEST:
             kind, action = read_kind(mask)
             things.append(Seen(colour, kind, action, mask, centre_of(mask), float(np.sqrt(mask.sum())) / SIZE))
-    return Reading(ground, style, tuple(sorted(things, key=lambda seen: -seen.size)))
+    return Reading(ground, style, tuple(sorted(things, key=lambda seen: -seen.size)), labels)
 
 
 def thing_pixels(image: np.ndarray) -> np.ndarray:

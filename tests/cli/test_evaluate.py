@@ -205,6 +205,7 @@ def test_edits_are_scored_beside_the_published_rows(results, clip_model, tmp_pat
         (["folder", "--clip-model", "clip", "-o", "out"], "holds no manifest.json"),
         (["folder", "--clip-model", "clip", "--steps", 5, "-o", "out"], "--steps is for the drawn world"),
         (["--count", 0, "-o", "out"], "count must be 1 or more"),
+        (["--frames", 1, "-o", "out"], "frames must be 2 or more"),
         (["--steps", 0, "-o", "out"], "num_steps must be from 1 to 999"),
         (["--guidance", "nan", "-o", "out"], "guidance_scale must be a number"),
         (["--seed", -3, "-o", "out"], "seed must be a whole number of at least 0"),
