@@ -14,7 +14,7 @@ from .loop import SEED, Training
 
 SCALE = 0.18215  # Stable Diffusion's own, which hosts assume
 VAE = {
-    "block_out_channels": (32, 32, 64, 64),
+    "block_out_channels": (32, 32, 64, 96),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "layers_per_block": 1,
