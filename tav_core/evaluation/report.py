@@ -163,9 +163,11 @@ def as_claims(values: Values) -> str:
     Empty if there is nothing to compare.
     """
     rows = []
-    for variant in values:
+    for variant in filter(VARIANTS.__contains__, values):
         against = VARIANTS[variant].against
         for name in VARIANTS[variant].worse_in if against in values else ():
+            if not all(name in values[row] for row in (against, variant)):
+                continue
             (full, without), figure = (_by_clip(values[row][name]) for row in (against, variant)), FIGURES[name]
             worse = {clip: figure.error(without[clip]) - figure.error(full[clip]) for clip in full if clip in without}
             rows.append(
