@@ -42,7 +42,8 @@ def print_accuracy(folder: Path, work: Path, count: int = 96) -> None:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, right.mean(axis=0), strict=True))
     print(f"text-to-image, {count} captions: {shares}, all of them {right.all(axis=1).mean():.0%} right", flush=True)
     seen = [sum(is_whole(one, reading) for one in reading.things) for reading in readings]
-    print(f"  {sum(seen)} of {sum(len(s.things) for s in scenes)} things are whole; kinds and actions of these were read")
+    total = sum(len(scene.things) for scene in scenes)
+    print(f"  {sum(seen)} of {total} things are whole; kinds and actions of these were read")
     order = np.argsort(right.all(axis=1), kind="stable")  # the wrong ones first
     for number in order[: (~right.all(axis=1)).sum()]:
         wrong = [name for name, is_right in zip(names, right[number], strict=True) if not is_right]
