@@ -36,10 +36,14 @@ def text_to_image(checkpoint: Checkpoint, captions: list[str], controls: tuple[C
 def print_accuracy(folder: Path, work: Path, count: int = 96) -> None:
     checkpoint, scenes = load_checkpoint(folder), random_scenes(count, seed=9)
     images = text_to_image(checkpoint, [scene.caption for scene in scenes])
-    right = np.array([list(rights(read_image(i), s).values()) for i, s in zip(images, scenes, strict=True)])
-    names = rights(read_image(images[0]), scenes[0])
+    readings = [read_image(image) for image in images]
+    right = np.array([list(rights(*pair).values()) for pair in zip(readings, scenes, strict=True)])
+    names = rights(readings[0], scenes[0])
     shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(names, right.mean(axis=0), strict=True))
     print(f"text-to-image, {count} captions: {shares}, all of them {right.all(axis=1).mean():.0%} right", flush=True)
+    seen = [sum(is_whole(one, reading) for one in reading.things) for reading in readings]
+    total = sum(len(scene.things) for scene in scenes)
+    print(f"  {sum(seen)} of {total} things are whole; kinds and actions of these were read")
     order = np.argsort(right.all(axis=1), kind="stable")  # the wrong ones first
     for number in order[: (~right.all(axis=1)).sum()]:
         wrong = [name for name, is_right in zip(names, right[number], strict=True) if not is_right]

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .scene import Light, Scene, Thing
+from .scene import Light, Scene, Thing, standing
 
 PATHS = ("still", "line", "arc", "bounce", "circle", "through", "leave", "approach")
 SPAN = 0.56  # of a path from left to right, in image widths
@@ -18,7 +18,8 @@ class Clip:
 
     scene: its middle; the things' centres there are the middles of their paths.
     paths: one of PATHS for each thing. A figure that is walking turns to where its path leads.
-    speed: factor of how far things go and how far their actions get. pan: how far the camera moves, to the right.
+    speed: factor of how far things go and how far their actions get; below 0, paths run backwards.
+    pan: how far the camera moves, to the right.
     dimming: how much the light loses from the first to the last frame, such as 0.1.
     """
 
@@ -37,22 +38,25 @@ class Clip:
         pairs = zip(scene.things, self.paths, strict=True)
         return replace(
             scene,
-            things=tuple(_moved(thing, path, self.speed * time) for thing, path in pairs),
+            things=tuple(_moved(thing, path, time, self.speed) for thing, path in pairs),
             camera=(scene.camera[0] + self.pan * time, scene.camera[1]),
             light=Light(light.direction, light.brightness * (1 - self.dimming * time), light.warmth),
         )
 
 
-def _moved(thing: Thing, path: str, time: float) -> Thing:
-    """A thing at a time of its path, -0.5..0.5 at full speed; larger if it approaches."""
-    (right, down), grown = _offset(path, time), 1.5**time if path == "approach" else 1.0
-    if thing.is_figure:  # it stays on its feet
-        forward = time * CYCLES[thing.action]
-        phase = 0.5 + forward if thing.action == "jumping" else (thing.phase + forward) % 1
-        down, facing = 0.0, (-1 if right * time < 0 else 1) if thing.action == "walking" and right else thing.facing
-        thing = replace(thing, phase=phase, facing=facing)
+def _moved(thing: Thing, path: str, time: float, speed: float) -> Thing:
+    """A thing at a time of its path, -0.5..0.5; larger if it approaches."""
+    right, down = _offset(path, speed * time)
+    radius = thing.radius * (1.5 ** (speed * time) if path == "approach" else 1.0)
     centre = thing.centre[0] + right, thing.centre[1] + down
-    return replace(thing, centre=centre, radius=thing.radius * grown)
+    if not thing.is_figure:
+        return replace(thing, centre=centre, radius=radius)
+    done = abs(speed) * time * CYCLES[thing.action]
+    phase = 0.5 + done if thing.action == "jumping" else (thing.phase + done) % 1
+    ahead = speed * (_offset(path, speed * time + 1e-3)[0] - _offset(path, speed * time - 1e-3)[0])
+    facing = int(np.sign(ahead)) if thing.action == "walking" and ahead else thing.facing
+    centre = centre[0], standing(thing.foot, radius)  # it stays on its feet
+    return replace(thing, centre=centre, radius=radius, phase=phase, facing=facing)
 
 
 def _offset(path: str, time: float) -> tuple[float, float]:

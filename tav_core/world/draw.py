@@ -37,7 +37,7 @@ def draw_clip(scenes: Sequence[Scene]) -> np.ndarray:
 
 
 def parts(thing: Thing) -> list[Part]:
-    """The parts a thing is drawn with, back to front; the same ones, in the same order, in every frame."""
+    """The parts a thing is drawn with, back to front; the same ones in every frame, unless a figure turns round."""
     return parts_of(thing) if thing.is_figure else shape_parts(thing)
 
 

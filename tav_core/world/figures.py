@@ -107,7 +107,7 @@ DARK, PALE = (26, 22, 26), 0.3  # of eyes; of how white muzzles and panels are
 def parts_of(thing: Thing) -> list[Part]:
     """A figure's parts, back to front."""
     unit, body, build = FIGURE * thing.radius, joints(thing), BUILDS[thing.kind]
-    far, near = ((0, 1), (1, 0))[thing.facing < 0]
+    far, near = ((1, 0), (0, 1))[thing.facing < 0]  # facing right, its right side is nearer
     parts = _limb(body, LEGS[far], build.legs, build, unit, 0.78)
     parts += _limb(body, ARMS[far], build.arms, build, unit, 0.78)
     parts += _limb(body, LEGS[near], build.legs, build, unit, 0.88)

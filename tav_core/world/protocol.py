@@ -37,7 +37,7 @@ PLANS = (
     Plan("walk", ("walking",), ("line",)),
     Plan("jump", ("jumping",), ("still",), ((0.45, 0),)),
     Plan("wave", ("waving",), ("still",), ((0.55, 0),), pan=PAN),
-    Plan("leave", ("",), ("leave",), ((0.74, 0.45),), hard=True),
+    Plan("leave", ("",), ("leave",), ((0.8, 0.45),), hard=True),
     Plan("approach", ("",), ("approach",), ((0.5, 0.5),), dimming=0.15, hard=True),
     Plan("circle", ("",), ("circle",), pan=PAN, hard=True),
     Plan("behind", ("", ""), ("line", "still"), ((0.5, 0.45), (0.52, 0.55)), hard=True),
@@ -94,9 +94,11 @@ def _clips(half: int) -> list[WorldClip]:
         things = tuple(_thing(rng, *pair, near=not index) for index, pair in enumerate(pairs))
         if plan.name == "behind":  # what is edited
             things = tuple(replace(thing, foot=foot) for thing, foot in zip(things, (0.78, 0.9), strict=True))
-        camera = (-plan.pan / 2, rng.uniform(-0.03, 0.03))
+        # a clip that runs backwards enters where others leave
+        speed = plan.speed * rng.choice((-1, 1)).item()
+        camera = (rng.uniform(-0.2, 0.2), rng.uniform(-0.03, 0.03))
         scene = Scene(things, grounds[number], "plain", camera, random_light(rng), int(rng.integers(2**31)))
-        clip = Clip(scene, plan.paths, plan.speed, plan.pan, plan.dimming)
+        clip = Clip(scene, plan.paths, speed, plan.pan, plan.dimming)
         clips.append(WorldClip(half * count + number, plan, clip, _edits(rng, clip, styles[number])))
     return clips
 

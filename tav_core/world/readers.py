@@ -1,4 +1,4 @@
-"""Reads style, ground and things back from an image of the drawn world, by plain image processing.
+"""Reads style, ground and things back from an image of the drawn world, without a network.
 
 The colours of things are vivid and those of grounds are muted, so the chroma of a pixel separates them. A thing is what
 its silhouette resembles most; a figure's action is that of the pose it resembles most.
@@ -6,6 +6,7 @@ its silhouette resembles most; a figure's action is that of the pose it resemble
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import cv2
 import numpy as np
@@ -19,8 +20,9 @@ SMALLEST = 40  # pixels; anything smaller is not a thing
 SPECK = 14  # pixels; smaller regions are noise
 GRID = 32  # silhouettes are compared at this size
 ALIKE = 0.62  # the least overlap with the most similar silhouette; below it, a thing has no kind
-DARK = 75  # of 255: a cartoon's outlines are darker, except on the moon, whose sky is dark, too
-FLAT = 0.9  # of 255 per pixel: a cartoon's moon changes less from row to row
+NIGHTFALL = 0.6  # of the way from day to night
+FLAT = 0.65  # of 255 per pixel: a cartoon's earth changes less from row to row
+DARK = 75  # of 255: a cartoon's outlines are darker
 PHASES = 16  # poses of each action that are compared
 
 
@@ -42,7 +44,10 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What an image shows. things: the largest first, one of each colour. labels: as `thing_pixels` gives them."""
+    """What an image shows.
+
+    things: the largest first, at most one per colour. labels: (128, 128), as `thing_pixels` gives them.
+    """
 
     ground: str
     style: str
@@ -56,8 +61,9 @@ class Reading:
 def read_image(image: np.ndarray) -> Reading:
     """Reads an image (128, 128, 3), uint8 RGB."""
     labels = thing_pixels(image)
-    ground, is_night = read_ground(image, labels > 0)
-    style = "night" if is_night else "cartoon" if _is_cartoon(image, labels > 0, ground) else "plain"
+    ground, darkness = read_ground(image, labels > 0)
+    is_cartoon = _is_cartoon(image, labels > 0, ground)
+    style = "night" if darkness > NIGHTFALL else "cartoon" if is_cartoon else "plain"
     things = []
     for number, colour in enumerate(COLOURS, 1):
         mask = labels == number
@@ -70,13 +76,12 @@ def read_image(image: np.ndarray) -> Reading:
 def thing_pixels(image: np.ndarray) -> np.ndarray:
     """For each pixel (128, 128), uint8: 0 on the ground, otherwise 1 + the number of its colour in COLOURS."""
     pixels = image.astype(np.float32) / 255
-    if _is_night(image):
-        pixels = np.minimum(pixels / NIGHT, 1)
-    lab, palette = _lab(pixels), _palette()
-    chroma, own = np.hypot(*lab[..., 1:].transpose(2, 0, 1)), np.hypot(*palette[:, 1:].T)
-    hue, hues = np.arctan2(lab[..., 2], lab[..., 1]), np.arctan2(palette[:, 2], palette[:, 1])
+    _, darkness = read_ground(image, np.zeros(image.shape[:2], bool))
+    seen, palette = lab(np.minimum(pixels / _night(darkness), 1)), _palette()
+    chroma, own = np.hypot(*seen[..., 1:].transpose(2, 0, 1)), np.hypot(*palette[:, 1:].T)
+    hue, hues = np.arctan2(seen[..., 2], seen[..., 1]), np.arctan2(palette[:, 2], palette[:, 1])
     turned = np.abs((hue[..., None] - hues + np.pi) % (2 * np.pi) - np.pi)
-    away = turned * 60 + 0.25 * np.abs(lab[..., :1] - palette[:, 0]) + 0.25 * np.abs(chroma[..., None] - own)
+    away = turned * 60 + 0.25 * np.abs(seen[..., :1] - palette[:, 0]) + 0.25 * np.abs(chroma[..., None] - own)
     nearest = away.argmin(axis=2)
     vivid = chroma > np.maximum(VIVID, 0.48 * own[nearest])
     # where two things meet, mixed pixels look like a third colour: the majority of the neighbours decides
@@ -129,8 +134,8 @@ def _silhouettes() -> tuple[list[tuple[str, str | None]], np.ndarray]:
 # Ground and style
 
 
-def read_ground(image: np.ndarray, things: np.ndarray) -> tuple[str, bool]:
-    """The ground whose colours are nearest, in some light, and whether it is night."""
+def read_ground(image: np.ndarray, things: np.ndarray) -> tuple[str, float]:
+    """The ground whose colours are nearest, in some light, and how dark it is: 0 by day, 1 at night."""
     names, expected, clouded = _ground_colours()
     sky, earth = (np.median(image[rows][~things[rows]], axis=0) for rows in (np.s_[:40], np.s_[84:]))
     along = clouded - expected[:, 0]  # of the sky, which clouds whiten by an unknown part
@@ -141,8 +146,9 @@ def read_ground(image: np.ndarray, things: np.ndarray) -> tuple[str, bool]:
 
 
 def _is_cartoon(image: np.ndarray, things: np.ndarray, ground: str) -> bool:
+    """Whether the earth is flat; on the sea, whose crests are drawn in either style, whether things have outlines."""
     grey, near = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), _widened(things, 7)
-    if ground == "moon":
+    if ground != "sea":
         steps = np.abs(np.diff(cv2.GaussianBlur(grey, (0, 0), 2), axis=0))[84:]
         return bool(np.median(steps[~near[85:]]) < FLAT)
     ring = _widened(things, 3) & ~things
@@ -153,30 +159,32 @@ def _widened(mask: np.ndarray, size: int) -> np.ndarray:
     return cv2.dilate(mask.astype(np.uint8), np.ones((size, size))) > 0
 
 
-def _is_night(image: np.ndarray) -> bool:
-    return read_ground(image, np.zeros(image.shape[:2], bool))[1]
+def _night(darkness: float) -> np.ndarray:
+    """The factors of red, green and blue between day and night."""
+    return 1 + darkness * (NIGHT - 1)
 
 
 @cache
-def _ground_colours() -> tuple[list[tuple[str, bool]], np.ndarray, np.ndarray]:
-    """Names, the colours of sky and earth (n, 2, 3), and of a clouded sky (n, 3), of each ground in each light."""
+def _ground_colours() -> tuple[list[tuple[str, float]], np.ndarray, np.ndarray]:
+    """Names and darkness, the colours of sky and earth (n, 2, 3), and of a clouded sky (n, 3), in each light."""
     names, expected, clouded = [], [], []
+    lights = list(product((0.0, 0.25, 0.5, 0.75, 1.0), np.linspace(0.85, 1.1, 6), (-0.8, 0, 0.8)))
     for ground, (sky, earth) in PALETTE.items():
         pair = np.array((np.average(sky, axis=0, weights=(0.6, 0.4)), np.average(earth, axis=0, weights=(0.35, 0.65))))
-        for is_night in (False, True):
-            for brightness in np.linspace(0.85, 1.1, 6):
-                for warmth in (-0.8, 0, 0.8):
-                    light = brightness * (1 + warmth * WARM) * (NIGHT if is_night else 1)
-                    names.append((ground, is_night))
-                    expected.append(pair * light)
-                    clouded.append((np.array((226, 230, 234)) if ground != "moon" else pair[0] + 4) * light)
+        cloud = np.array((226, 230, 234)) if ground != "moon" else pair[0] + 4
+        for darkness, brightness, warmth in lights:
+            light = brightness * (1 + warmth * WARM) * _night(darkness)
+            names.append((ground, darkness))
+            expected.append(pair * light)
+            clouded.append(cloud * light)
     return names, np.array(expected), np.array(clouded)
 
 
-def _lab(pixels: np.ndarray) -> np.ndarray:
+def lab(pixels: np.ndarray) -> np.ndarray:
+    """RGB in 0..1, (h, w, 3), to CIE L*a*b*."""
     return cv2.cvtColor(pixels.astype(np.float32), cv2.COLOR_RGB2LAB)
 
 
 @cache
 def _palette() -> np.ndarray:
-    return _lab(np.array(list(COLOURS.values()), np.float32)[None] / 255)[0]
+    return lab(np.array(list(COLOURS.values()), np.float32)[None] / 255)[0]

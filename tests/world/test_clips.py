@@ -49,6 +49,19 @@ def test_figures_keep_their_feet_on_the_ground_and_face_where_they_walk():
     assert len({scene.things[0].phase for scene in scenes}) == 8
 
 
+@pytest.mark.parametrize("path", ["line", "circle"])
+def test_a_walker_faces_where_it_goes(path):
+    scenes = Clip(Scene((walker(facing=-1),), "grass"), (path,)).scenes(9)
+    columns = np.gradient([scene.things[0].centre[0] for scene in scenes])
+    found = [scene.things[0].facing for scene in scenes]
+    assert [f for f, c in zip(found, columns, strict=True) if abs(c) > 0.02] == [
+        int(np.sign(c)) for c in columns if abs(c) > 0.02
+    ]
+    backwards = Clip(Scene((walker(),), "grass"), (path,), speed=-1.0).scenes(9)
+    assert [scene.things[0].centre for scene in backwards] == [scene.things[0].centre for scene in reversed(scenes)]
+    assert path != "line" or {scene.things[0].facing for scene in backwards} == {-1}
+
+
 def test_a_jump_goes_up_and_comes_down():
     scenes = Clip(Scene((walker(action="jumping"),), "grass"), ("still",)).scenes(9)
     lowest = [joints(scene.things[0])[:, 1].max() for scene in scenes]

@@ -30,6 +30,12 @@ def test_99_of_100_random_images_are_read_right():
     assert len(wrong) <= 3, wrong
 
 
+def test_blur_as_of_a_vae_does_not_matter_much():
+    scenes = [random_scene(np.random.default_rng(seed)) for seed in range(400, 500)]
+    wrong = [scene.caption for scene in scenes if not is_read(scene, cv2.GaussianBlur(draw(scene), (0, 0), 1.0))]
+    assert len(wrong) <= 5, wrong
+
+
 def test_masks_and_centres_are_read():
     scenes = [random_scene(np.random.default_rng(seed)) for seed in range(300, 360)]
     overlaps = []
