@@ -10,7 +10,7 @@ from .sockets import CATEGORY, ui_values
 class LoadExampleClip(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..tav_core.demo.dancer import CLIPS
+        from ..tav_core.world.dancer import CLIPS
 
         return io.Schema(
             node_id="LoadExampleClip",
@@ -39,7 +39,7 @@ class LoadExampleClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, shows) -> io.NodeOutput:
-        from ..tav_core.demo.dancer import CAPTION, CLIPS, FPS
+        from ..tav_core.world.dancer import CAPTION, CLIPS, FPS
 
         images = torch.from_numpy(CLIPS[shows]()).float() / 255
         video = InputImpl.VideoFromComponents(Types.VideoComponents(images=images, frame_rate=Fraction(FPS)))

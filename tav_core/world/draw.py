@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from ..demo import dancer
+from . import dancer
 from .figures import joints, parts_of
 from .ground import CREAM, OUTLINE, draw_ground
 from .outlines import Part, shape_parts

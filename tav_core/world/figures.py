@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..demo.dancer import (
+from .dancer import (
     L_ANKLE,
     L_EAR,
     L_ELBOW,

@@ -38,9 +38,9 @@ def unknown_words(prompt: str) -> list[str]:
 
 
 def attributes_in(prompt: str) -> dict[str, str]:
-    """The colour, shape, ground and style in a prompt; those it does not mention are left out."""
+    """The first colour, kind, ground and style in a prompt; those it does not mention are left out."""
     words = _words(prompt)
-    known = {"colour": COLOURS, "shape": SHAPES, "ground": GROUNDS}
+    known = {"colour": COLOURS, "kind": (*SHAPES, *FIGURES), "ground": GROUNDS}
     found = {name: next((word for word in words if word in values), None) for name, values in known.items()}
     found["style"] = next((style for style in STYLES if style in words), "plain")
     return {name: value for name, value in found.items() if value}

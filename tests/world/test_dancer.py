@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tav_core.demo.dancer import BALL_RADIUS, CLIPS, COLOURS, L_WRIST, LIMBS, dancer, depth, mask, moment_at, poses
+from tav_core.world.dancer import BALL_RADIUS, CLIPS, COLOURS, L_WRIST, LIMBS, dancer, depth, mask, moment_at, poses
 
 SIZE = 256
 KINDS = sorted(CLIPS)
