@@ -25,8 +25,9 @@ from training.unet import DDIM, held_out_loss, train_unet
 from training.vae import absorb_scale, encode, train_decoder, train_vae, vae_quality
 
 from tav_core.demo.miniature import MINIATURE
-from tav_core.world import draw, figures, ground, outlines, scene, vocabulary
-from tav_core.world.vocabulary import write_tokenizer
+from tav_core.world.draw import draw
+from tav_core.world.scene import PAPER
+from tav_core.world.vocabulary import WORDS, write_tokenizer
 
 HELD_OUT = 512  # images
 
@@ -46,8 +47,9 @@ def save_miniature(folder: Path, vae: AutoencoderKL, trained: nn.ModuleDict) -> 
 def ensure_same_run(parser: argparse.ArgumentParser, path: Path, options: argparse.Namespace) -> None:
     """Exits if the work folder holds another run's files, which must not be mixed with this one's."""
     run = {name: value for name, value in vars(options).items() if name == "images" or name.endswith("_steps")}
-    made_by = [Path(module.__file__) for module in (draw, figures, ground, outlines, scene, vocabulary)]
-    run["world"] = hashlib.sha256(b"".join(file.read_bytes() for file in made_by)).hexdigest()
+    scenes = random_scenes(32)
+    shown = [draw(scene).tobytes() + scene.caption.encode() for scene in scenes]
+    run["world"] = hashlib.sha256(b"".join((*shown, " ".join(WORDS).encode()))).hexdigest()
     if path.exists() and json.loads(path.read_text()) != run:
         parser.error(f"{path.parent} holds a run with other settings or another world; choose a new --work folder.")
     path.write_text(json.dumps(run, indent=2) + "\n")
@@ -88,7 +90,7 @@ def main() -> None:
     checks.print_accuracy(folder, work)
 
     # half of a LoRA's images are what it must not change
-    plain, paper = random_scenes(600, seed=4), random_scenes(1200, seed=5, style=scene.PAPER)
+    plain, paper = random_scenes(600, seed=4), random_scenes(1200, seed=5, style=PAPER)
     banded = [striped(one) for one in random_scenes(600, seed=6)]
     for name, its_scenes in (("sks", plain + banded), ("paper", paper)):
         lora = additions.train_lora(work, name, its_scenes, 4, tokenizer, vae, trained, options.lora_steps, device)
