@@ -38,7 +38,9 @@ TABLES = {
     "Is the object where it should be, as large and as shaped as it should be?": {
         "iou": Figure("IoU with the ideal", 1, 3),
         "worst_iou": Figure("IoU, worst frame", 1, 3),
+        "pose_iou": Figure("IoU of the limbs", 1, 3),
         "size_ratio": Figure("size ratio", 1, 3),
+        "size_error": Figure("size error, %", 0, 1, 100),
         "size_jump": Figure("largest size jump, %", 0, 1, 100),
         "centre_error": Figure("centre error, px", 0, 1),
         "largest_centre_error": Figure("largest centre error, px", 0, 1),
@@ -48,9 +50,12 @@ TABLES = {
     "Does the edit land, and does the rest stay?": {
         "edit_right": Figure("edit right, %", 1, 0, 100),
         "rest_kept": Figure("rest kept, %", 1, 0, 100),
+        "object_psnr": Figure("object, dB", math.inf, 1),
+        "rim_psnr": Figure("rim, dB", math.inf, 1),
         "other_iou": Figure("IoU of the other object", 1, 3),
         "other_psnr": Figure("other object, dB", math.inf, 1),
         "background_psnr": Figure("background, dB", math.inf, 1),
+        "ground_colour_error": Figure("colours of a new ground, ΔE", 0, 1),
         "ground_flow_error": Figure("flow error of the ground, px", 0, 2),
     },
     "The literature's figures, the inversion, and the cost": {
@@ -141,13 +146,16 @@ is at its ceiling for every variant.
 
 Against the ideal, which is what the world's own drawing shows for the edit:
 
-- *IoU*: of the object's mask, intersection over union; *size ratio*: of the square roots of the areas; *size jump*: by
-  how much that ratio changes from one frame to the next.
+- *IoU*: of the object's mask, intersection over union; *of the limbs*: of a figure, where its silhouette changes, with
+  the masks centred; *size ratio*: of the square roots of the areas; *size jump*: by how much that ratio changes from one
+  frame to the next.
 - *centre error*: of the mask's centroid; *jitter*: by how much the error changes from frame to frame; 64 where the
   object is missing. All in pixels of 128.
-- *flow error*: end-point error of the optical flow (DIS) on objects, and on the ground.
+- *flow error*: end-point error of the optical flow on objects, and on the ground, where DIS can follow the ideal's.
 - *edit right*: share of what the prompt changes that can be read from the frames; *rest kept*: of everything else.
-- *other object*: what is not edited; *background*: beyond 4 px of all objects, for prompts that keep the ground; PSNR.
+- *object*: the pixels of the edited object; *rim*: those within 4 px of it; *other object*: what is not edited;
+  *background*: beyond 4 px of all objects, for prompts that keep the ground; all PSNR. *Colours of a new ground*: the
+  distance in CIE L*a*b* of the blurred background, for prompts that change it.
 
 For comparison with the literature, *trajectory correlation* of the centres, *size spread* over the frames, *warp error*
 along the video's own flow; *reconstruction*: the clip inverted and sampled back.

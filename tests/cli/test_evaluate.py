@@ -53,8 +53,8 @@ def test_an_evaluation_leaves_tables_json_and_a_contact_sheet(evaluated):
     assert said.code == 0, said.err
     figures = json.loads((folder / "eval.json").read_text())
     assert list(figures) == ["ideal", "ideal-vae", "full", "no-inversion", "frozen", "source"]
-    of_two_things = {"other_iou", "other_psnr"}  # the first clip has one
-    assert set(figures["full"]) == set(FIGURES) - of_two_things
+    of_others = {"other_iou", "other_psnr", "pose_iou"}  # the first clip has one thing, which is no figure
+    assert set(figures["full"]) == set(FIGURES) - of_others
     missing = set(figures["full"]) - set(figures["no-inversion"])
     assert missing == {"reconstruction_psnr", "reconstruction_ssim"}
     assert all({"mean", "std", "worst", "values"} == set(of) for row in figures.values() for of in row.values())
