@@ -147,8 +147,8 @@ is at its ceiling for every variant.
 Against the ideal, which is what the world's own drawing shows for the edit:
 
 - *IoU*: of the object's mask, intersection over union; *of the limbs*: of a figure, where its silhouette changes, with
-  the masks centred; *size ratio*: of the square roots of the areas; *size jump*: by how much that ratio changes from one
-  frame to the next.
+  the masks centred.
+- *size ratio*: of the square roots of the areas; *size jump*: by how much it changes from one frame to the next.
 - *centre error*: of the mask's centroid; *jitter*: by how much the error changes from frame to frame; 64 where the
   object is missing. All in pixels of 128.
 - *flow error*: end-point error of the optical flow on objects, and on the ground, where DIS can follow the ideal's.
