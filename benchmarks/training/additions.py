@@ -25,6 +25,7 @@ POSE_CONTROLNET = {
     "layers_per_block": UNET["layers_per_block"],
     "cross_attention_dim": UNET["cross_attention_dim"],
     "attention_head_dim": UNET["attention_head_dim"],
+    "norm_num_groups": UNET["norm_num_groups"],
     "conditioning_embedding_out_channels": (16, 16, 32, 64),
 }
 DEPTH_ADAPTER = {
@@ -92,7 +93,7 @@ def train_pose_controlnet(work: Path, count: int, tokenizer, vae, trained, steps
     control = ControlNetModel(**POSE_CONTROLNET)
     own = trained["unet"].state_dict()
     control.load_state_dict({k: v for k, v in own.items() if _fits(control, k, v)}, strict=False)
-    control.to(device, memory_format=torch.channels_last)
+    control.to(device)
     scenes = [s for s in random_scenes(3 * count, seed=2) if any(thing.is_figure for thing in s.things)][:count]
 
     def residuals_of(hints: Tensor):
@@ -108,7 +109,7 @@ def train_pose_controlnet(work: Path, count: int, tokenizer, vae, trained, steps
 
 def train_depth_adapter(work: Path, count: int, tokenizer, vae, trained, steps: int, device: str) -> T2IAdapter:
     torch.manual_seed(SEED)
-    adapter = T2IAdapter(**DEPTH_ADAPTER).to(device, memory_format=torch.channels_last)
+    adapter = T2IAdapter(**DEPTH_ADAPTER).to(device)
     scenes = random_scenes(count, seed=3)
 
     def residuals_of(hints: Tensor):
