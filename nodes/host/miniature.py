@@ -82,6 +82,7 @@ def _model(folder: Path) -> ModelPatcher:
     settings.set_inference_dtype(dtype, cast)
     model = settings.get_model(weights, "")
     model.load_model_weights(weights, "")
+    _set_groups(model.diffusion_model, config["norm_num_groups"])
     return ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
 
 
@@ -149,7 +150,16 @@ def _vae(folder: Path) -> sd.VAE:
         "dropout": 0.0,
     }
     # safe: `config` is how the host accepts a VAE of other sizes; it converts diffusers' names itself
-    return sd.VAE(_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
+    vae = sd.VAE(_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
+    _set_groups(vae.first_stage_model, config["norm_num_groups"])
+    return vae
+
+
+def _set_groups(network: torch.nn.Module, count: int) -> None:
+    """The host's classes fix 32 groups, too many for networks with so few channels."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.num_groups = count
 
 
 def _config(folder: Path) -> dict:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...tav_core.checkpoints.networks import diffusers_network
 from ...tav_core.fingerprints import fingerprint_of
 from .inflate import QueryDifference
-from .sd_model import compute_dtype, host_names, unet_config
+from .sd_model import compute_dtype, host_names, residual_norms, unet_config
 
 
 def diffusers_unet(
@@ -27,6 +27,8 @@ def diffusers_unet(
             weight = comfy.lora.calculate_weight(patches, weight, name)  # safe: the host patches with this, too
         tensors[name] = weight.to(device, dtype)
     config = diffusers_config(unet_config(patcher))
+    # the host's classes fix 32, except for the miniature
+    config["norm_num_groups"] = residual_norms(patcher.model.diffusion_model)[0].num_groups
     return diffusers_network(UNet2DConditionModel, config, tensors, "The UNet of this MODEL")
 
 

