@@ -70,8 +70,8 @@ class Judge:
         """
         if frames.shape != self.ideal.shape:
             raise TavError(
-                f"Expected frames {tuple(self.ideal.shape)}, got {tuple(frames.shape)}; pass all frames of the edit, at "
-                f"{SIZE}x{SIZE}."
+                f"Expected frames {tuple(self.ideal.shape)}, got {tuple(frames.shape)}; pass all frames of the edit, "
+                f"at {SIZE}x{SIZE}."
             )
         if not self._visible(self.edit.number).any():
             raise TavError(f"The edited thing is not visible in any frame of {self.edit.prompt!r}.")
