@@ -69,7 +69,10 @@ class Judge:
         Raises TavError if the video has another shape, or if the edited thing is never visible.
         """
         if frames.shape != self.ideal.shape:
-            raise TavError(f"Expected frames {tuple(self.ideal.shape)}, got {tuple(frames.shape)}.")
+            raise TavError(
+                f"Expected frames {tuple(self.ideal.shape)}, got {tuple(frames.shape)}; pass all frames of the edit, "
+                f"at {SIZE}x{SIZE}."
+            )
         if not self._visible(self.edit.number).any():
             raise TavError(f"The edited thing is not visible in any frame of {self.edit.prompt!r}.")
         pixels = to_uint8(frames)

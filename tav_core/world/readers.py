@@ -21,7 +21,7 @@ SPECK = 14  # pixels; smaller regions are noise
 GRID = 32  # silhouettes are compared at this size
 ALIKE = 0.62  # the least overlap with the most similar silhouette; below it, a thing has no kind
 NIGHTFALL = 0.6  # of the way from day to night
-FLAT = 0.65  # of 255 per pixel: a cartoon's earth changes less from row to row
+FLAT = 0.24  # of 255 per pixel: the flattest quarter of a cartoon's earth changes less from row to row
 DARK = 75  # of 255: a cartoon's outlines are darker
 PHASES = 16  # poses of each action that are compared
 
@@ -150,7 +150,7 @@ def _is_cartoon(image: np.ndarray, things: np.ndarray, ground: str) -> bool:
     grey, near = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), _widened(things, 7)
     if ground != "sea":
         steps = np.abs(np.diff(cv2.GaussianBlur(grey, (0, 0), 2), axis=0))[84:]
-        return bool(np.median(steps[~near[85:]]) < FLAT)
+        return bool(np.percentile(steps[~near[85:]], 25) < FLAT)  # craters and shadows are not flat
     ring = _widened(things, 3) & ~things
     return bool(ring.any() and np.mean(grey[ring] < DARK) > 0.5)
 

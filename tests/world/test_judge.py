@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,7 +11,6 @@ from tav_core.errors import TavError
 from tav_core.world.clips import Clip
 from tav_core.world.draw import draw_clip
 from tav_core.world.judge import CHANGES, Edit, Judge
-from tav_core.world.readers import _widened
 from tav_core.world.scene import Scene, Thing, standing
 
 FRAMES = 8
@@ -73,11 +73,11 @@ def fakes(judge: Judge) -> dict[str, torch.Tensor]:
         return {"centre": (9, 0.5)} if n == 3 else {}
 
     third = [replace(s, things=(*s.things, Thing("ball", "orange", (0.2, 0.25), 0.1))) for s in judge.scenes]
-    around = [[_widened(mask, 7) & ~mask for mask in one.masks] for one in judge.truths]
     halo, grey = judge.ideal.clone(), judge.ideal.clone()
     for n, one in enumerate(judge.truths):
-        halo[n][torch.from_numpy(around[n][0])] = 1.0
         inside = torch.from_numpy(one.masks[0])
+        widened = torch.from_numpy(cv2.dilate(one.masks[0].astype(np.uint8), np.ones((7, 7))) > 0)
+        halo[n][widened & ~inside] = 1.0
         grey[n][inside] = 0.6 * grey[n][inside] + 0.4 * grey[n][inside].mean(-1, keepdim=True)
     return {
         "half the size": changed(lambda n, thing: {"radius": 0.5 * thing.radius}),

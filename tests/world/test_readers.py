@@ -36,6 +36,18 @@ def test_blur_as_of_a_vae_does_not_matter_much():
     assert len(wrong) <= 5, wrong
 
 
+@pytest.mark.parametrize("ground", GROUNDS)
+def test_a_cartoon_differs_from_a_plain_image(ground):
+    """With craters, shadows, dashes and crests on the ground; also blurred."""
+    wrong = []
+    for seed in range(12):
+        for style in ("plain", "cartoon"):
+            image = draw(random_scene(np.random.default_rng(seed), ground=ground, style=style))
+            for shown in (image, cv2.GaussianBlur(image, (0, 0), 0.8)):
+                wrong += [(seed, style)] if read_image(shown).style != style else []
+    assert len(wrong) <= 1, wrong
+
+
 def test_masks_and_centres_are_read():
     scenes = [random_scene(np.random.default_rng(seed)) for seed in range(300, 360)]
     overlaps = []
@@ -67,7 +79,7 @@ def test_a_blob_is_of_no_kind():
     assert (seen.colour, seen.kind, seen.action) == ("red", None, None)
 
 
-def test_a_thing_in_front_of_one_of_its_neighbours_colours_is_still_one_thing():
+def test_mixed_colours_along_an_edge_are_no_third_thing():
     """Along their edge, yellow and blue mix to something that resembles neither."""
     things = Thing("ball", "yellow", (0.45, 0.5), 0.13, 0.8), Thing("box", "blue", (0.6, 0.5), 0.13, 0.9)
     assert [seen.colour for seen in read_image(draw(Scene(things, "road"))).things] == ["blue", "yellow"]
