@@ -32,6 +32,12 @@ class Tokens:
         """The positions of a word."""
         return [place for place, number in enumerate(self.words) if number == word]
 
+    def find(self, wanted: "Tokens") -> list[int]:
+        """The positions of all occurrences of the words of another prompt, side by side as they are there."""
+        ids = [token for token, word in zip(wanted.ids, wanted.words, strict=True) if word]
+        starts = [place for place in range(len(self.ids)) if ids and list(self.ids[place : place + len(ids)]) == ids]
+        return [place for start in starts for place in range(start, start + len(ids)) if self.words[start]]
+
     def is_padding(self, place: int) -> bool:
         """Whether a position comes after its chunk's end token."""
         first = place - place % CHUNK

@@ -6,6 +6,7 @@ the edit (Tumanyan et al. 2023, arXiv 2211.12572; Hertz et al. 2022, arXiv 2208.
 and the source never drifts from the clip (as in Ju et al. 2023, arXiv 2310.01506).
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from .borrow import Loan
 from .errors import TavError, need
 from .layout import Layout
 from .prediction import PredictNoise
+
+SAME = 1e-4  # relative difference up to which two noise levels are the same; two timesteps differ by 2e-3 or more
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +47,27 @@ class SourcePath:
         return self.trajectory[0]
 
     def at(self, timestep: int) -> Tensor:
-        """The clip's latents at a timestep, (...).
+        """The clip's latents at a timestep, (...); see `at_sigma`."""
+        return self.at_sigma(self._sigma(timestep))
 
-        Between two visited timesteps they lie on the line that a DDIM step follows: z / sqrt(a) is linear in
-        sigma = sqrt((1 - a) / a) (Song et al. 2021, arXiv 2010.02502, equation 14). Beyond the last, the line goes on.
+    def at_sigma(self, sigma: float) -> Tensor:
+        """The clip's latents at a noise level sigma = sqrt((1 - a) / a), (...).
+
+        Between two visited levels they lie on the line that a DDIM step follows: z / sqrt(a) is linear in sigma (Song
+        et al. 2021, arXiv 2010.02502, equation 14). Beyond the last, the line goes on.
         """
-        levels = (0, *self.timesteps)  # the clean latents count as being at the schedule's first level
-        upper = min(bisect_left(levels, timestep, lo=1), len(levels) - 1)
-        if levels[upper] == timestep:
+        # the clean latents count as being at the schedule's first level
+        sigmas = [self._sigma(timestep) for timestep in (0, *self.timesteps)]
+        upper = min(bisect_left(sigmas, sigma * (1 - SAME), lo=1), len(sigmas) - 1)
+        if math.isclose(sigmas[upper], sigma, rel_tol=SAME):
             return self.trajectory[upper]
-        scales, sigmas = zip(
-            *(self._scale_and_sigma(level) for level in (*levels[upper - 1 : upper + 1], timestep)), strict=True
-        )
-        share = (sigmas[2] - sigmas[0]) / (sigmas[1] - sigmas[0])
-        below, above = self.trajectory[upper - 1] / scales[0], self.trajectory[upper] / scales[1]
-        return (below + share * (above - below)) * scales[2]
+        share = (sigma - sigmas[upper - 1]) / (sigmas[upper] - sigmas[upper - 1])
+        below, above = (self.trajectory[i] * (1 + sigmas[i] ** 2) ** 0.5 for i in (upper - 1, upper))
+        return below.lerp(above, share) / (1 + sigma**2) ** 0.5
 
-    def _scale_and_sigma(self, timestep: int) -> tuple[float, float]:
+    def _sigma(self, timestep: int) -> float:
         alpha = self.alphas_cumprod[timestep].double().item()
-        return alpha**0.5, ((1 - alpha) / alpha) ** 0.5
+        return ((1 - alpha) / alpha) ** 0.5
 
 
 @dataclass(frozen=True)

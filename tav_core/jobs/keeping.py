@@ -14,7 +14,7 @@ from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, PredictNoise, guided
 from ..source import Dials, Lender, SourcePath
 from .edit_config import EditConfig
-from .mask_choice import MaskChoice, places_of
+from .mask_choice import MaskChoice
 from .selection import Selection
 
 
@@ -90,11 +90,16 @@ def prepare_keeping(
             "--source-prompt."
         )
     tokens = checkpoint.tokens(prompt or "")
+    places = tokens.find(checkpoint.tokens(mask.words)) if mask else []
+    if mask and mask.words and not places:
+        raise TavError(
+            f"The mask is where {mask.words!r} is in the clip, but the clip's prompt is {prompt!r}; give words of it."
+        )
     return Keeping(
         dials=config.dials,
         source_prompt=prompt if needed else None,
         layouts={p: align(tokens, checkpoint.tokens(p)) for p in prompts} if config.keep_layout else {},
         mask=mask,
         images=mask and mask.read(selection),
-        places=places_of(mask.words, prompt, tokens) if mask and mask.words else (),
+        places=places,
     )

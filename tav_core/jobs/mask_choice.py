@@ -1,14 +1,12 @@
 """A mask as given in the shell: images, or a word of the clip's prompt."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from ..errors import TavError, need
-from ..layout import Tokens
 from .control_choice import control_images
 from .selection import Selection
 
@@ -47,15 +45,3 @@ class MaskChoice:
     def read(self, selection: Selection) -> Tensor | None:
         """The images for the frames of a selection, (f or 1, h, w) in 0..1; None for words."""
         return control_images(self.pictures, selection).mean(dim=-1) if self.pictures else None
-
-
-def places_of(words: str, prompt: str, tokens: Tokens) -> list[int]:
-    """The positions of words in a prompt; raises TavError if it does not have them, side by side."""
-    plain = [word.strip(".,;:!?\"'()").lower() for word in prompt.split()]
-    wanted: Sequence[str] = words.lower().split()
-    for start in range(len(plain) - len(wanted) + 1):
-        if plain[start : start + len(wanted)] == wanted:
-            found = [place for word in range(start, start + len(wanted)) for place in tokens.places(word + 1)]
-            if found:
-                return found
-    raise TavError(f"The clip's prompt is {prompt!r} and has no {words!r}; give one of its words to make a mask from.")
