@@ -6,10 +6,12 @@ from .apply_tuned_weights import ApplyTunedWeights
 from .ddim_invert import DDIMInvert
 from .host.weights_folder import register_folder
 from .inflate_unet import InflateUNet
+from .keep_from_source import KeepFromSource
 from .load_example_clip import LoadExampleClip
 from .load_miniature import LoadMiniature
 from .load_tuned_weights import LoadTunedWeights
 from .load_video_frames import LoadVideoFrames
+from .mask_from_words import MaskFromWords
 from .one_shot_tune import OneShotTune
 from .save_tuned_weights import SaveTunedWeights
 from .tav_sample import TAVSample
@@ -23,6 +25,8 @@ NODES = [
     ApplyTunedWeights,
     DDIMInvert,
     TAVSample,
+    KeepFromSource,
+    MaskFromWords,
     LoadMiniature,
     LoadExampleClip,
 ]

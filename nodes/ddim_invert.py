@@ -41,6 +41,15 @@ class DDIMInvert(io.ComfyNode):
                     "spot a bad inversion before judging an edit. Takes twice as long.",
                     **ADVANCED,
                 ),
+                io.Combo.Input(
+                    "invert_with",
+                    options=["ddim", "fixed-point"],
+                    default="ddim",
+                    optional=True,
+                    tooltip="How to invert: ddim, as in the paper, or fixed-point, which reconstructs the clip better "
+                    "and takes four times as long.",
+                    **ADVANCED,
+                ),
                 io.Vae.Input(
                     "vae", optional=True, tooltip="Used by check: with a VAE, it compares pixels; without one, latents."
                 ),
@@ -66,7 +75,7 @@ class DDIMInvert(io.ComfyNode):
         return checked(check_steps, steps)
 
     @classmethod
-    def execute(cls, model, positive, latent_image, steps, check, vae=None) -> io.NodeOutput:
+    def execute(cls, model, positive, latent_image, steps, check, vae=None, invert_with="ddim") -> io.NodeOutput:
         from .host.ddim import invert_latents, sample_latents, sampling_sigmas
         from .host.differences import warn_of_missing
         from .host.latents import check_clean, frames_of
@@ -79,7 +88,7 @@ class DDIMInvert(io.ComfyNode):
         note = warn_of_missing(model, positive, graph, node_id)
         samples, began = frames_of(latent_image), time.perf_counter()
         with readable_errors("use fewer frames or a smaller size"):
-            latent = invert_latents(model, positive, samples, steps)
+            latent = invert_latents(model, positive, samples, steps, invert_with)
             values = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began, "note": note}
             if check:
                 reconstruction = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)

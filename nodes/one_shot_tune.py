@@ -128,7 +128,7 @@ class OneShotTune(io.ComfyNode):
         from .host.progress import Progress
         from .host.tuning import tune_model
 
-        samples = frames_of(latents, least=2)
+        samples = frames_of(latents, least=2, masked=False)
         check_clean(latents, model)
         config = TuneConfig(
             num_steps=steps,

@@ -74,7 +74,7 @@ class TAVSample(io.ComfyNode):
     def execute(cls, model, positive, negative, latent_image, seed, steps, cfg, eta) -> io.NodeOutput:
         from .host.ddim import sample_latents
         from .host.differences import warn_of_missing
-        from .host.latents import NOISE_LEVEL, TIMESTEP, check_samplable, frames_of
+        from .host.latents import OURS, check_samplable, frames_of
         from .host.memory import readable_errors
 
         check_samplable(latent_image, model)
@@ -84,6 +84,6 @@ class TAVSample(io.ComfyNode):
         samples, began = frames_of(latent_image), time.perf_counter()
         with readable_errors("use fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
-        kept = {name: value for name, value in latent_image.items() if name not in (TIMESTEP, NOISE_LEVEL)}
+        kept = {name: value for name, value in latent_image.items() if name not in OURS}
         values = ui_values(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began, note=note)
         return io.NodeOutput(kept | {"samples": video}, ui=values)

@@ -107,7 +107,11 @@ class TextAttnProcessor:
     """Cross-attention (`attn2`) to the prompt; keys and values are computed once per prompt, not once per frame.
 
     encoder_hidden_states: one prompt per sample, (b, n, d), or one per frame, ((b f), n, d).
+    attend: (query, key, value, heads) -> output, of queries (t, f n, c) and keys (t, w, c).
     """
+
+    def __init__(self, attend: Callable[..., Tensor] = attend_heads):
+        self.attend = attend
 
     def __call__(
         self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, attention_mask: None = None
@@ -115,7 +119,7 @@ class TextAttnProcessor:
         tokens = hidden_states.shape[1]
         query = rearrange(attn.to_q(hidden_states), "(t f) n c -> t (f n) c", t=len(encoder_hidden_states))
         key, value = attn.to_k(encoder_hidden_states), attn.to_v(encoder_hidden_states)
-        hidden_states = attend_heads(query, key, value, attn.heads)
+        hidden_states = self.attend(query, key, value, attn.heads)
         hidden_states = rearrange(hidden_states, "t (f n) c -> (t f) n c", n=tokens)
         return attn.to_out[1](attn.to_out[0](hidden_states))
 

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from .errors import TavError, need
 from .prediction import PredictNoise
+from .source import SourcePath
+
+INVERSIONS = {"ddim": 0, "fixed-point": 3}
+"""How to invert a clip: the name of each way, and the refinements it takes."""
 
 
 @torch.no_grad()
@@ -17,6 +21,7 @@ def invert(
     scheduler: DDIMScheduler,
     num_steps: int,
     *,
+    refinements: int = 0,
     on_step: Callable | None = None,
 ) -> Tensor:
     """Inverts DDIM: goes from a clean video to the noise that generates it (Tune-A-Video, section 3.3).
@@ -25,6 +30,9 @@ def invert(
     scheduler: gives betas, spacing and offset; its prediction type is ignored, see `as_noise`.
     on_step: called as (step, total, timestep=, latents=, denoised=) after each step; `denoised` is the clean video
         estimated at that step, with the latents' shape and scale.
+    refinements: how often each step is solved again with the noise predicted at the latents it led to, which is what
+        sampling will predict from (fixed-point iteration, as in Pan et al. 2023, arXiv 2309.04907); each takes as long
+        as the inversion itself, which with 0 is the original's.
     Returns the trajectory (num_steps + 1, b, c, f, h, w), clean latents first. As in the original, the network is
     given the timestep that the step moves to, while the latents are still at the previous one.
     """
@@ -33,11 +41,19 @@ def invert(
     trajectory = [latents]
     for step, timestep in enumerate(timesteps):
         result = inverse.step(predict_noise(latents, timestep), timestep, latents)
+        for _ in range(refinements):
+            result = inverse.step(predict_noise(result.prev_sample, timestep), timestep, latents)
         latents, denoised = result.prev_sample, result.pred_original_sample
         trajectory.append(latents)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
     return torch.stack(trajectory)
+
+
+def source_path(trajectory: Tensor, scheduler: DDIMScheduler, num_steps: int) -> SourcePath:
+    """The path of a trajectory (num_steps + 1, ...) that `invert` returned."""
+    timesteps = visited_timesteps(_on_noise(DDIMInverseScheduler, scheduler), num_steps)
+    return SourcePath(trajectory, timesteps, scheduler.alphas_cumprod)
 
 
 @torch.no_grad()
@@ -49,22 +65,36 @@ def sample(
     *,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
+    source: SourcePath | None = None,
+    mask: Tensor | None = None,
     on_step: Callable | None = None,
 ) -> Tensor:
     """Denoises video latents with DDIM, starting from the last latents of an inversion or from random noise.
 
     latents: (b, c, f, h, w) at the first timestep; returns clean latents of the same shape.
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
+    mask: broadcastable to the latents, 0..1; outside of it (0) the latents are the source's at every step, and the
+        clip's own in the end.
     on_step: as in `invert`.
     """
     scheduler = _on_noise(DDIMScheduler, scheduler)
-    for step, timestep in enumerate(visited_timesteps(scheduler, num_steps)):
+    timesteps = visited_timesteps(scheduler, num_steps)
+    if mask is not None:
+        latents = source.at(timesteps[0]).lerp(latents, mask)
+    for step, timestep in enumerate(timesteps):
         noise = predict_noise(latents, timestep)
         result = scheduler.step(noise, timestep, latents, eta=eta, generator=generator)
         latents, denoised = result.prev_sample, result.pred_original_sample
+        if mask is not None:
+            latents = (source.at(timesteps[step + 1]) if step + 1 < num_steps else source.clean).lerp(latents, mask)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
     return latents
+
+
+def sampling_timesteps(scheduler: DDIMScheduler, num_steps: int) -> list[int]:
+    """The timesteps that `sample` visits, in order."""
+    return visited_timesteps(_on_noise(DDIMScheduler, scheduler), num_steps)
 
 
 def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInverseScheduler:

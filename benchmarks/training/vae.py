@@ -25,15 +25,13 @@ VAE = {
 }
 
 
-def train_vae(work: Path, images: Tensor, steps: int, device: str) -> AutoencoderKL:
-    """Trains on crops of 64 pixels, which cost a quarter, and on whole images for the last tenth of the steps."""
+def train_vae(work: Path, images: Tensor, steps: int, whole_steps: int, device: str) -> AutoencoderKL:
+    """Trains on crops of 64 pixels, which cost a quarter, and then, in a second cycle, on whole images."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL(**VAE).to(device)
     let_colours_pass(vae)
-    training = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
 
-    def loss_of(step: int, generator: torch.Generator) -> Tensor:
-        whole = step >= 0.9 * steps
+    def loss_of(whole: bool, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(images), (4 if whole else 8,), generator=generator)
         top, left = (8 * torch.randint(9, (2,), generator=generator)).tolist()
         window = slice(None) if whole else slice(top, top + 64), slice(None) if whole else slice(left, left + 64)
@@ -46,7 +44,11 @@ def train_vae(work: Path, images: Tensor, steps: int, device: str) -> Autoencode
             error.square().mean() + 0.1 * error.abs().mean() + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
         )
 
-    return training.run(loss_of)["vae"]
+    crops = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
+    trained = crops.run(lambda step, generator: loss_of(step >= 0.9 * steps, generator))
+    vae.load_state_dict(trained["vae"].state_dict())
+    whole = Training(work / "vae-whole.pt", {"vae": vae}, whole_steps, rate=1e-3, decay=0.995)
+    return whole.run(lambda _, generator: loss_of(True, generator))["vae"]
 
 
 @torch.no_grad()

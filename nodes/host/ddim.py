@@ -3,6 +3,7 @@
 This way injections, wrappers and the host's handling of conditioning (ControlNet, areas, masks, ranges) take effect.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import comfy.model_management
@@ -15,10 +16,13 @@ from diffusers import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
 
-from ...tav_core.ddim import invert, sample, visited_timesteps
+from ...tav_core.ddim import INVERSIONS, invert, sample, source_path, visited_timesteps
 from ...tav_core.errors import TavError
+from ...tav_core.masks import latent_mask
+from ...tav_core.source import SourcePath
 from .control import check_controls
-from .latents import NOISE_LEVEL, TIMESTEP, noise_level, timestep_of
+from .keep import without_kept
+from .latents import NOISE_LEVEL, TIMESTEP, TIMESTEPS, TRAJECTORY, noise_level, path_of, timestep_of
 from .lora import check_loras
 from .schedule import schedule_of, sigmas_of
 
@@ -66,12 +70,21 @@ class _DDIM(Sampler):
 
 
 class _Invert(_DDIM):
+    """refinements: as in tav_core's `invert`. Leaves its trajectory, (steps + 1, f, c, h, w)."""
+
+    def __init__(self, scheduler: DDIMScheduler, num_steps: int, refinements: int):
+        super().__init__(scheduler, num_steps)
+        self.refinements, self.trajectory = refinements, None
+
     def start(self, noise: Tensor, latent_image: Tensor) -> Tensor:
         return latent_image
 
     def follow(self, predict_noise, latents: Tensor, on_step) -> Tensor:
-        noise = invert(predict_noise, latents, self.scheduler, self.num_steps, on_step=on_step)[-1]
-        return noise * _scale(self.scheduler, visited_timesteps(self.scheduler, self.num_steps)[0])
+        trajectory = invert(
+            predict_noise, latents, self.scheduler, self.num_steps, refinements=self.refinements, on_step=on_step
+        )
+        self.trajectory = rearrange(trajectory, "n 1 c f h w -> n f c h w").cpu()
+        return trajectory[-1] * _scale(self.scheduler, visited_timesteps(self.scheduler, self.num_steps)[0])
 
 
 class _Sample(_DDIM):
@@ -80,6 +93,12 @@ class _Sample(_DDIM):
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, timestep: int | None, eta: float, seed: int):
         super().__init__(scheduler, num_steps)
         self.timestep, self.eta, self.seed = timestep, eta, seed
+        self.path, self.mask = None, None
+
+    def change_only(self, mask: Tensor, path: SourcePath) -> None:
+        """Keeps the video as it is on the clip's path outside of a mask, (f, 1, h, w), and of any given before."""
+        mask = rearrange(mask, "f 1 h w -> 1 1 f h w")
+        self.path, self.mask = path, mask if self.mask is None else self.mask * mask
 
     def start(self, noise: Tensor, latent_image: Tensor) -> Tensor:
         return noise if self.timestep is None else latent_image / _scale(self.scheduler, self.timestep)
@@ -87,6 +106,9 @@ class _Sample(_DDIM):
     def follow(self, predict_noise, latents: Tensor, on_step) -> Tensor:
         generator = torch.Generator(latents.device).manual_seed(self.seed)
         run = partial(sample, predict_noise, latents, self.scheduler, self.num_steps, on_step=on_step)
+        if self.mask is not None:
+            trajectory = rearrange(self.path.trajectory, "n f c h w -> n 1 c f h w").to(latents)
+            run = partial(run, source=replace(self.path, trajectory=trajectory), mask=self.mask.to(latents))
         return run(eta=self.eta, generator=generator if self.eta else None)
 
 
@@ -95,22 +117,41 @@ def _scale(scheduler: DDIMScheduler, timestep: int) -> float:
     return scheduler.alphas_cumprod[timestep].item() ** -0.5
 
 
-def invert_latents(patcher: ModelPatcher, positive: list, samples: Tensor, num_steps: int) -> dict:
-    """The LATENT of a clip's inverted noise. samples: (f, c, h, w), clean, as VAE Encode returns them."""
+def invert_latents(
+    patcher: ModelPatcher, positive: list, samples: Tensor, num_steps: int, invert_with: str = "ddim"
+) -> dict:
+    """The LATENT of a clip's inverted noise, and of the clip at each level on the way.
+
+    samples: (f, c, h, w), clean, as VAE Encode returns them. invert_with: one of tav_core's INVERSIONS.
+    """
     scheduler = ddim_scheduler(patcher)
-    noise = _run(patcher, _Invert(scheduler, num_steps), positive, None, 1.0, torch.zeros_like(samples), samples, 0)
-    level = noise_level(noise, patcher)
-    return {"samples": noise, TIMESTEP: visited_timesteps(scheduler, num_steps)[0], NOISE_LEVEL: level}
+    sampler = _Invert(scheduler, num_steps, INVERSIONS[invert_with])
+    noise = _run(without_kept(patcher.clone()), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
+    path = source_path(sampler.trajectory, scheduler, num_steps)
+    return {
+        "samples": noise,
+        TIMESTEP: visited_timesteps(scheduler, num_steps)[0],
+        NOISE_LEVEL: noise_level(noise, patcher),
+        TRAJECTORY: path.trajectory,
+        TIMESTEPS: list(path.timesteps),
+    }
 
 
 def sample_latents(
     patcher: ModelPatcher, positive: list, negative: list | None, latent: dict, num_steps: int, *, cfg, eta, seed
 ) -> Tensor:
-    """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or, if it is zero, from fresh noise."""
+    """A video's clean latents (f, c, h, w), from a LATENT of `invert_latents` or, if it is zero, from fresh noise.
+
+    Outside of the LATENT's noise mask, the video stays the clip.
+    """
     samples, timestep = latent["samples"], timestep_of(latent, patcher)
     noise = comfy.sample.prepare_noise(samples, seed)
     # seed + 1, so that eta's noise differs from `noise`
     sampler = _Sample(ddim_scheduler(patcher), num_steps, timestep, eta, (seed + 1) % 2**63)
+    if (given := latent.get("noise_mask")) is not None:
+        mask = latent_mask(given.reshape(-1, *given.shape[-2:]), len(samples), tuple(samples.shape[-2:]))
+        path = path_of(latent, patcher, "A mask on the latents")
+        sampler.change_only(rearrange(mask, "1 1 f h w -> f 1 h w"), path)
     return _run(patcher, sampler, positive, negative, cfg, noise, samples, seed)
 
 

@@ -17,13 +17,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...tav_core.attention import attend_across_frames, attended_frames
+from ...tav_core.borrow import Loan
+from ...tav_core.errors import TavError
 from ...tav_core.inflation import PLACES, Inflation, difference_names
 from ...tav_core.precision import PRECISIONS
 from ...tav_core.tuned import TunedWeights
 from .added import AddedBlock, AddedWeights, added_model
+from .borrow import KEEP, LOAN, Borrowing
 from .lora import check_loras
 from .sd_model import (
-    attention_places,
     block_paths,
     blocks_of,
     compute_dtype,
@@ -31,6 +33,7 @@ from .sd_model import (
     host_names,
     modules_by_path,
     residual_norms,
+    transformer_places,
 )
 
 KEY = "tune_a_video"
@@ -80,11 +83,13 @@ def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
     # safe: attachments, wrappers, replacements and additional models are meant for nodes, and clones copy them
     patcher = patcher.clone()
     patcher.set_attachments(KEY, inflated)
-    patcher.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, KEY)
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE):
+        patcher.remove_wrappers_with_key(kind, KEY)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _without_masked_noise)
     paths = {theirs: ours for place in PLACES for theirs, ours in block_paths(patcher, place).items()}
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _wrapper(inflated, paths))
-    for place in attention_places(patcher):
-        patcher.set_model_attn1_replace(_attention(inflated.inflation.attention), *place)
+    for kind, number, _ in transformer_places(patcher).values():
+        patcher.set_model_attn1_replace(_attention(inflated.inflation.attention), kind, number)
     patcher.remove_additional_models(KEY)
     _remove_query_differences(patcher)
     if inflated.tuned and inflated.strength:
@@ -127,10 +132,24 @@ def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
         num_frames = len(x) // len(stacked)
         options[FRAMES] = (num_frames, len(x))
         model = executor.class_obj  # safe: the BaseModel whose apply_model is wrapped
-        with _hooked(model.diffusion_model, inflated, paths, _added_to(model.current_patcher), num_frames):
+        added = _added_to(model.current_patcher)
+        with _hooked(model.diffusion_model, inflated, paths, added, num_frames, options.get(LOAN)):
             return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
     return apply_inflated
+
+
+def _without_masked_noise(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+    """Refuses what the host's samplers would turn into garbage: a mask on inverted noise, to which they add none."""
+    patcher = executor.class_obj.model_patcher  # safe: the CFGGuider whose sampling is wrapped
+    if denoise_mask is not None and not noise.any() and not patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEEP):
+        level = patcher.model.process_latent_in(latent_image).square().mean().sqrt()
+        if level > 0.5 * sigmas[0].cpu():
+            raise TavError(
+                "This sampler cannot mask a clip's inverted noise: outside of the mask it would keep noise. Use TAV "
+                "Sample, or put Keep From Source before this sampler."
+            )
+    return executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
 
 
 def _added_to(patcher: ModelPatcher | None) -> AddedWeights | None:
@@ -140,8 +159,16 @@ def _added_to(patcher: ModelPatcher | None) -> AddedWeights | None:
 
 
 @contextmanager
-def _hooked(unet, inflated: InflatedModel, paths: dict[str, str], added: AddedWeights | None, num_frames: int):
-    """In this context, norms use statistics over the whole video, and added modules add to their blocks' output."""
+def _hooked(
+    unet,
+    inflated: InflatedModel,
+    paths: dict[str, str],
+    added: AddedWeights | None,
+    num_frames: int,
+    loan: tuple[Loan, Borrowing] | None,
+):
+    """In this context, norms use statistics over the whole video, added modules add to their blocks' output, and layers
+    lend or borrow as the loan says."""
     with ExitStack() as hooks:
         if inflated.inflation.group_norm == "video":
             for norm in residual_norms(unet):
@@ -152,6 +179,9 @@ def _hooked(unet, inflated: InflatedModel, paths: dict[str, str], added: AddedWe
             for path, own in zip(added.paths, added.blocks, strict=True):
                 for module, hook in _block_hooks(modules[paths[path]], own, inflated.strength, num_frames):
                     hooks.callback(module.register_forward_hook(hook).remove)
+        if loan:
+            for module, hook in loan[1].hooks(loan[0], unet, added):  # last, so that they see what the others make
+                hooks.callback(module.register_forward_hook(hook).remove)
         yield
 
 

@@ -4,18 +4,27 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from ...tav_core.source import SourcePath
 from .schedule import sigmas_of
 
 TIMESTEP = "tav_timestep"
 """Key of an inverted LATENT: the timestep (0..999) where the inversion ended, which sets the scale of its noise."""
 NOISE_LEVEL = "tav_noise_level"
 """Key of an inverted LATENT: the root mean square of its noise, which distinguishes it from a video sampled from it."""
+TRAJECTORY = "tav_trajectory"
+"""Key of an inverted LATENT: the clip at each noise level, (steps + 1, f, c, h, w), float32, as the network sees it."""
+TIMESTEPS = "tav_timesteps"
+"""Key of an inverted LATENT: the timestep of each level but the first, ascending."""
+OURS = (TIMESTEP, NOISE_LEVEL, TRAJECTORY, TIMESTEPS)
 LEAST_NOISE = 0.5
 """Threshold between a clean video, at about 0.1 of its noise's level, and the noise itself, at 1; see `timestep_of`."""
 
 
-def frames_of(latent: dict, *, least: int = 1) -> Tensor:
-    """The samples (f, 4, h, w) of a LATENT; raises TavError for anything else."""
+def frames_of(latent: dict, *, least: int = 1, masked: bool = True) -> Tensor:
+    """The samples (f, 4, h, w) of a LATENT; raises TavError for anything else.
+
+    masked: whether the LATENT may have a noise mask.
+    """
     samples = latent["samples"]
     shape = tuple(getattr(samples, "shape", ()))
     if len(shape) != 4 or shape[1] != 4:
@@ -32,8 +41,8 @@ def frames_of(latent: dict, *, least: int = 1) -> Tensor:
         raise TavError(
             "The latents contain NaN or infinite values; if VAE Encode made them, start ComfyUI with --fp32-vae."
         )
-    if "noise_mask" in latent:
-        raise TavError("A mask on the latents is not supported; remove it, or mask the conditioning instead.")
+    if "noise_mask" in latent and not masked:
+        raise TavError("Tuning sees whole frames, but the latents have a mask; set it behind One-Shot Tune instead.")
     return samples
 
 
@@ -47,6 +56,26 @@ def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
         return None
     level = latent.get(NOISE_LEVEL, sigmas_of(patcher)[latent[TIMESTEP]].item())
     return latent[TIMESTEP] if noise_level(frames_of(latent), patcher) > LEAST_NOISE * level else None
+
+
+def path_of(latent: dict, patcher: ModelPatcher, purpose: str) -> SourcePath:
+    """The clip's path through the noise in an inverted LATENT, each level (f, c, h, w).
+
+    purpose: what needs it, for the TavError that is raised if another node has lost it or changed the latents.
+    """
+    trajectory, timesteps = latent.get(TRAJECTORY), latent.get(TIMESTEPS)
+    if trajectory is None or timesteps is None:
+        raise TavError(
+            f"{purpose} needs the latent from DDIM Invert, with the clip at each noise level; these latents come from "
+            "elsewhere, or a node in between has lost it. Connect DDIM Invert directly."
+        )
+    if trajectory.shape[1:] != frames_of(latent).shape:
+        raise TavError(
+            f"{purpose} needs the latent from DDIM Invert as it was, {tuple(trajectory.shape[1:])}, but a node in "
+            f"between made it {tuple(latent['samples'].shape)}; connect DDIM Invert directly."
+        )
+    sigmas = sigmas_of(patcher).double().cpu()
+    return SourcePath(trajectory, list(timesteps), 1 / (sigmas**2 + 1))
 
 
 def noise_level(samples: Tensor, patcher: ModelPatcher) -> float:

@@ -105,9 +105,12 @@ def residual_norms(unet: UNetModel) -> list[nn.GroupNorm]:
     return [norm for norm in unet.modules() if isinstance(norm, nn.GroupNorm) and id(norm) not in inside]
 
 
-def attention_places(patcher: ModelPatcher) -> list[tuple[str, int]]:
-    """(block, number) of each transformer, as the host's attention patches count them."""
+def transformer_places(patcher: ModelPatcher) -> dict[str, tuple[str, int, int]]:
+    """Each transformer block, by its path in diffusers: (kind of block, number, number of the transformer in it)."""
     kinds = {"input_blocks": "input", "middle_block": "middle", "output_blocks": "output"}
-    parts = [path.split(".") for path in block_paths(patcher, "transformer").values()]
-    # safe: the names in openaimodel.py; the host counts the middle block as 0
-    return [(kinds[kind], 0 if kind == "middle_block" else int(number)) for kind, number, *_ in parts]
+    places = {}
+    for theirs, ours in block_paths(patcher, "transformer").items():
+        kind, number, *_, index = ours.split(".")
+        # safe: the names in openaimodel.py; the host counts the middle block as 0
+        places[theirs] = kinds[kind], 0 if kind == "middle_block" else int(number), int(index)
+    return places

@@ -13,10 +13,12 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..errors import TavError
 from ..families import family_of_config
+from ..layout import Tokens
 from ..prompt import Prompt
 from .networks import clip_names, diffusers_network, read_config, read_weights, text_encoder
 from .original import image_config, image_tensors, is_original, is_original_config
 from .single_file import open_single_file
+from .tokenizer import tokens_of
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ORIGINAL_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
@@ -53,6 +55,10 @@ class Checkpoint:
         tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
         ids = tokens.input_ids.reshape(-1, length)
         return Prompt(self.text_encoder(ids.to(self.text_encoder.device))[0])
+
+    def tokens(self, prompt: str) -> Tokens:
+        """The prompt's tokens, as `encode_prompt` encodes them, and their words."""
+        return tokens_of(self.tokenizer, prompt)
 
     def truncated_words(self, prompt: str) -> str:
         """The end of the prompt, beyond 77 tokens, that the model does not see; "" if all of it fits."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
+from ..layout import Tokens
+
 # CLIP's public byte-pair merges, in order of rank: the first 48894 of OpenAI's bpe_simple_vocab_16e6 (MIT licence).
 MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
 
@@ -22,6 +24,15 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
         config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
         Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def tokens_of(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
+    """A prompt's tokens as `Checkpoint.encode_prompt` encodes them, and the words, apart by spaces, that they spell."""
+    length = tokenizer.model_max_length
+    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, verbose=False).input_ids
+    spelled = [tokenizer(word, add_special_tokens=False, verbose=False).input_ids for word in prompt.split()]
+    words = [number for number, word in enumerate(spelled, 1) for _ in word][: length - 2]
+    return Tokens(tuple(ids), (0, *words, *(0,) * (length - 1 - len(words))))
 
 
 def _vocabulary(merges: list[str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ import typer
 
 from ..attention import PATTERNS
 from ..checkpoints.lora import Lora
+from ..ddim import INVERSIONS
 from ..errors import TavError
 from ..inflation import GROUP_NORMS
 from ..jobs.control_choice import FORM
@@ -25,6 +26,7 @@ Fit = _choice("Fit", FITS)
 Attention = _choice("Attention", PATTERNS)
 GroupNorm = _choice("GroupNorm", GROUP_NORMS)
 Precision = _choice("Precision", ("auto", *PRECISIONS))
+InvertWith = _choice("InvertWith", INVERSIONS)
 Switch = _choice("Switch", SWITCH)
 Prediction = _choice("Prediction", ("auto", "epsilon", "v_prediction"))
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import need
+from ..ddim import INVERSIONS
+from ..errors import TavError, need
 from ..precision import PRECISIONS, sampling_precision
+from ..source import Dials
 from ..steps import check_steps
 
 
@@ -14,6 +16,10 @@ from ..steps import check_steps
 class EditConfig:
     """How to edit a clip; the defaults are the paper's values.
 
+    invert_with: one of INVERSIONS; "fixed-point" reconstructs better and takes four times as long.
+    keep_structure, keep_layout: for which share of the steps, 0 to 1, an edit borrows the clip's features, and keeps
+        words that both prompts share where the clip has them; see `Dials`.
+    source_prompt: the clip's prompt, for what an edit keeps; None takes the one the weights were tuned with.
     from_inversion: start from the inverted clip; False starts from random noise drawn with the seed.
     seed: of that random noise, and of the noise that eta > 0 adds while sampling; the same for every prompt.
     strength: of the tuned weights; 0 is the base model.
@@ -30,6 +36,10 @@ class EditConfig:
     strength: float = 1.0
     precision: str = "auto"
     from_inversion: bool = True
+    invert_with: str = "ddim"
+    keep_structure: float = 0.0
+    keep_layout: float = 0.0
+    source_prompt: str | None = None
 
     def __post_init__(self):
         for name in ("num_steps", "inversion_steps"):
@@ -40,10 +50,18 @@ class EditConfig:
         need(math.isfinite(self.strength), "strength", self.strength, "a number, such as 1")
         choices = ("auto", *PRECISIONS)
         need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
+        need(self.invert_with in INVERSIONS, "invert_with", self.invert_with, f"one of {', '.join(INVERSIONS)}")
+        if self.dials and not self.from_inversion:
+            raise TavError("An edit can keep structure or layout only if it starts from the inverted clip.")
+
+    @property
+    def dials(self) -> Dials:
+        """How much an edit keeps."""
+        return Dials(self.keep_structure, self.keep_layout)
 
     def of_inversion(self) -> dict:
         """The settings an inversion depends on, including its method; part of its key."""
-        return {"method": "ddim", "steps": self.inversion_steps, "strength": self.strength}
+        return {"method": self.invert_with, "steps": self.inversion_steps, "strength": self.strength}
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The dtype of the networks on that device."""

@@ -10,22 +10,26 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..control import Control
-from ..ddim import invert, sample
+from ..ddim import INVERSIONS, invert, sample, sampling_timesteps, source_path
 from ..errors import TavError
 from ..files import atomic_path
 from ..inflate import InflatedUNet
 from ..metrics import peak_signal_to_noise
-from ..prediction import NoisePredictor, guided
+from ..prediction import NoisePredictor
 from ..prompt import Prompt
+from ..source import SourcePath
 from ..video.contact_sheet import contact_sheet, shown_frames
 from ..video.read import Clip
 from ..video.write import write_video
 from .base import MemoryPlan, versions
 from .edit_config import EditConfig
+from .keeping import Keeping
 from .kept_inversion import Inversion
 from .names import file_names
 from .selection import Selection
@@ -57,7 +61,7 @@ class EditRun:
     """An edit that is ready to run, made by `prepare_edit`.
 
     kept: the inversion from an earlier edit in `folder`, if clip, weights and settings are the same.
-    used: the LoRAs and controls, as JSON holds them. encoded: each prompt's embeddings, (1, n, d), by prompt.
+    used: the LoRAs, controls and mask, as JSON holds them. encoded: each prompt's embeddings, (1, n, d), by prompt.
     notes: warnings for the user.
     """
 
@@ -71,8 +75,9 @@ class EditRun:
     config: EditConfig
     folder: Path
     sources: dict[str, Path]
-    used: dict[str, list[dict]]
+    used: dict[str, list[dict] | dict | None]
     controls: tuple[Control, ...]
+    keeping: Keeping
     key: str
     kept: Inversion | None
     memory: MemoryPlan
@@ -85,21 +90,27 @@ class EditRun:
         on_step: called as (step, total, part=, timestep=, latents=) after each DDIM step; part is "inversion",
             "reconstruction" or the prompt.
         """
-        rows, psnr, noise = [("source", self.clip.frames)], None, None
+        rows, psnr, path, mask = [("source", self.clip.frames)], None, None, None
         for name in (MANIFEST, SHEET):  # they must never describe other videos than those next to them
             (self.folder / name).unlink(missing_ok=True)
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
-            noise = inversion.noise.to(self.latents)
             with self._timed("reconstruction"):
                 frames = self._write(inversion.reconstruction, RECONSTRUCTION)
             psnr = peak_signal_to_noise(frames, self.clip.frames)
             rows.append((f"reconstruction, {psnr:.1f} dB", frames[shown_frames(len(frames))]))
+            path = source_path(
+                inversion.trajectory.to(self.latents), self.checkpoint.scheduler, self.config.inversion_steps
+            )
+            with self._timed("mask"):
+                mask = self.keeping.mask_on(path, self._source())
+            if mask is not None:
+                rows.append(("mask", _shown(mask, frames)))
         edits = []
         taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
         for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
-            frames = self._write(self._edited(prompt, noise, on_step), name)
+            frames = self._write(self._edited(prompt, path, mask, on_step), name)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
             rows.append((prompt, frames[shown_frames(len(frames))]))
         with self._timed("sheet"):
@@ -116,31 +127,46 @@ class EditRun:
         scheduler = self.checkpoint.scheduler
         with self._timed("inversion"):
             on_inversion = on_step and partial(on_step, part="inversion")
-            noise = invert(predict_noise, self.latents, scheduler, steps, on_step=on_inversion)[-1]
+            refinements = INVERSIONS[self.config.invert_with]
+            trajectory = invert(
+                predict_noise, self.latents, scheduler, steps, refinements=refinements, on_step=on_inversion
+            )
         with self._timed("reconstruction"):
             on_reconstruction = on_step and partial(on_step, part="reconstruction")
-            reconstruction = sample(predict_noise, noise, scheduler, steps, on_step=on_reconstruction)
-        if not (noise.isfinite().all() and reconstruction.isfinite().all()):
+            reconstruction = sample(predict_noise, trajectory[-1], scheduler, steps, on_step=on_reconstruction)
+        if not (trajectory.isfinite().all() and reconstruction.isfinite().all()):
             raise TavError(f"The inversion overflowed {self.unet.dtype}; use precision bf16 or no instead.")
-        inversion = Inversion(noise, reconstruction)
+        inversion = Inversion(trajectory, reconstruction)
         inversion.save(self.folder / INVERSION, self.key)
         return inversion
 
-    def _edited(self, prompt: str, noise: Tensor | None, on_step: Callable | None) -> Tensor:
+    def _edited(self, prompt: str, path: SourcePath | None, mask: Tensor | None, on_step: Callable | None) -> Tensor:
         # on the CPU, so that every device draws the same noise
         generator = torch.Generator().manual_seed(self.config.seed)
-        if noise is None:
+        if path is None:
             noise = torch.randn(self.latents.shape, generator=generator).to(self.latents.device)
+        else:
+            noise = path.trajectory[-1]
         cond, uncond = self._predictor(prompt), self._predictor(self.config.negative_prompt)
-        return sample(
-            guided(cond, uncond, self.config.guidance_scale),
-            noise,
-            self.checkpoint.scheduler,
-            self.config.num_steps,
-            eta=self.config.eta,
-            generator=generator,
-            on_step=on_step and partial(on_step, part=prompt),
-        )
+        scheduler, steps = self.checkpoint.scheduler, self.config.num_steps
+        timesteps = sampling_timesteps(scheduler, steps)
+        scale = self.config.guidance_scale
+        with self.keeping.guided(cond, uncond, scale, prompt, path, self._source(), timesteps) as predict_noise:
+            return sample(
+                predict_noise,
+                noise,
+                scheduler,
+                steps,
+                eta=self.config.eta,
+                generator=generator,
+                source=path,
+                mask=mask,
+                on_step=on_step and partial(on_step, part=prompt),
+            )
+
+    def _source(self) -> NoisePredictor | None:
+        prompt = self.keeping.source_prompt
+        return None if prompt is None else self._predictor(prompt)
 
     def _predictor(self, prompt: str) -> NoisePredictor:
         return NoisePredictor(self.unet, self.encoded[prompt], self.checkpoint.scheduler, self.controls)
@@ -183,6 +209,12 @@ class EditRun:
             "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
             "versions": versions(),
         }
+
+
+def _shown(mask: Tensor, frames: Tensor) -> Tensor:
+    """A mask (1, 1, f, h, w) as grey frames of the video's size, those that a contact sheet shows."""
+    grey = F.interpolate(rearrange(mask, "1 1 f h w -> f 1 h w"), tuple(frames.shape[1:3]))
+    return repeat(grey.cpu(), "f 1 h w -> f h w 3")[shown_frames(len(frames))]
 
 
 def _relative(path: Path, folder: Path) -> str:

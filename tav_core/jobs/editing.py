@@ -23,7 +23,9 @@ from .base import Base, MemoryPlan, ensure_prompt, open_base, unseen_words
 from .control_choice import ControlChoice
 from .edit_config import EditConfig
 from .edit_run import INVERSION, MANIFEST, RECONSTRUCTION, SHEET, EditRun
+from .keeping import prepare_keeping
 from .kept_inversion import Inversion
+from .mask_choice import MaskChoice
 from .original_weights import load_weights
 from .selection import Selection
 
@@ -39,6 +41,7 @@ def prepare_edit(
     changed: Mapping = {},
     loras: Sequence[Lora] = (),
     controls: Sequence[ControlChoice] = (),
+    mask: MaskChoice | None = None,
     prediction_type: str | None = None,
     device: torch.device,
 ) -> EditRun:
@@ -49,6 +52,7 @@ def prepare_edit(
     weights: a file of tuned weights, or the output folder of the original Tune-A-Video; `checkpoint` may be None if
         that folder holds a whole one.
     checkpoint, loras, prediction_type: as in `open_base`. controls: guide inversion and edits by their images.
+    mask: where the edit may change the clip; None for everywhere.
     Raises TavError for invalid inputs, and for weights that do not fit the checkpoint.
     """
     folder, seconds = Path(folder), {}
@@ -63,6 +67,7 @@ def prepare_edit(
     frames = selection.read()
     base = _opened(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
     opened, dtype = base.checkpoint, config.dtype(device)
+    keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened)
     unet = inflate(opened.unet, tuned.facts.inflation)
     tuned.apply(unet, config.strength)
     unet.to(device, dtype)
@@ -71,7 +76,8 @@ def prepare_edit(
     seconds["loading"] = time.perf_counter() - began
 
     began = time.perf_counter()
-    all_prompts = list(dict.fromkeys([config.inversion_prompt, config.negative_prompt, *prompts]))
+    all_prompts = [config.inversion_prompt, config.negative_prompt, *prompts]
+    all_prompts = list(dict.fromkeys(all_prompts + [keeping.source_prompt] * (keeping.source_prompt is not None)))
     # one by one: in a batch, the last digits depend on the other prompts, and the kept inversion would never match
     encoded = {prompt: opened.encode_prompt(prompt) for prompt in all_prompts}
     latents = opened.encode_video(frames.frames).float()
@@ -79,6 +85,7 @@ def prepare_edit(
     used = {
         "loras": [lora.as_metadata() for lora in base.loras],
         "controls": [control.as_metadata() for control in controls],
+        "mask": mask and mask.as_metadata(),
     }
     key = _key(base, unet, tuned, latents, encoded[config.inversion_prompt], controlled, config)
     return EditRun(
@@ -94,10 +101,11 @@ def prepare_edit(
         sources={"clip": selection.clip, "weights": Path(weights), "checkpoint": path},
         used=used,
         controls=controlled,
+        keeping=keeping,
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
         memory=_memory(opened, unet, latents, config),
-        notes=unseen_words(opened, all_prompts) + _differences(tuned.facts, base, used),
+        notes=unseen_words(opened, all_prompts) + _differences(tuned.facts, base, used) + keeping.notes,
         seconds=seconds,
     )
 

@@ -8,19 +8,26 @@ from torch import Tensor
 from ..errors import TavError
 from ..files import read_tensors, write_tensors
 
-FORMAT = "tune-a-video/inversion/1"
+FORMAT = "tune-a-video/inversion/2"
 
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """noise: the result of DDIM inversion; reconstruction: clean latents sampled from it; both (1, c, f, h, w)."""
+    """trajectory: of DDIM inversion, (steps + 1, 1, c, f, h, w), clean latents first; reconstruction: clean latents
+    sampled from its end, (1, c, f, h, w)."""
 
-    noise: Tensor
+    trajectory: Tensor
     reconstruction: Tensor
+
+    @property
+    def noise(self) -> Tensor:
+        """Where the inversion ended, (1, c, f, h, w)."""
+        return self.trajectory[-1]
 
     def save(self, path: str | os.PathLike, key: str) -> None:
         """Writes a .safetensors file atomically, with an `inversion_key`."""
-        write_tensors(path, {"noise": self.noise, "reconstruction": self.reconstruction}, FORMAT, {"key": key})
+        tensors = {"trajectory": self.trajectory, "reconstruction": self.reconstruction}
+        write_tensors(path, tensors, FORMAT, {"key": key})
 
     @classmethod
     def load(cls, path: str | os.PathLike, key: str) -> "Inversion | None":
@@ -29,4 +36,4 @@ class Inversion:
             tensors, metadata = read_tensors(path, FORMAT)
         except TavError:
             return None
-        return cls(tensors["noise"], tensors["reconstruction"]) if metadata.get("key") == key else None
+        return cls(tensors["trajectory"], tensors["reconstruction"]) if metadata.get("key") == key else None

@@ -1,0 +1,128 @@
+"""What an edit keeps from its source: the clip's own path through the noise, and what the edit borrows along it.
+
+At each sampling step the network also sees the *source*: the clip's latents at that noise level, from the trajectory of
+its inversion. In the first part of the steps, what some layers compute for it takes the place of what they compute for
+the edit (Tumanyan et al. 2023, arXiv 2211.12572; Hertz et al. 2022, arXiv 2208.01626). Only the trajectory is stored,
+and the source never drifts from the clip (as in Ju et al. 2023, arXiv 2310.01506).
+"""
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .borrow import Loan
+from .errors import TavError, need
+from .layout import Layout
+from .prediction import PredictNoise
+
+SAME = 1e-4  # relative difference up to which two noise levels are the same; two timesteps differ by 2e-3 or more
+
+
+@dataclass(frozen=True, eq=False)
+class SourcePath:
+    """A clip's latents at each noise level that its inversion passed through.
+
+    trajectory: (n + 1, ...), clean latents first, as `invert` returns it.
+    timesteps: the n timesteps of all but the clean latents, ascending, each 0..999.
+    alphas_cumprod: (1000,), the schedule's.
+    """
+
+    trajectory: Tensor
+    timesteps: Sequence[int]
+    alphas_cumprod: Tensor
+
+    def __post_init__(self):
+        if len(self.trajectory) != len(self.timesteps) + 1 or len(self.trajectory) < 2:
+            raise TavError(
+                f"A trajectory needs one timestep for each of its latents but the first, and at least one, got "
+                f"{len(self.trajectory)} latents and {len(self.timesteps)} timesteps."
+            )
+
+    @property
+    def clean(self) -> Tensor:
+        """The clip's own latents, (...)."""
+        return self.trajectory[0]
+
+    def at(self, timestep: int) -> Tensor:
+        """The clip's latents at a timestep, (...); see `at_sigma`."""
+        return self.at_sigma(self._sigma(timestep))
+
+    def at_sigma(self, sigma: float) -> Tensor:
+        """The clip's latents at a noise level sigma = sqrt((1 - a) / a), (...).
+
+        Between two visited levels they lie on the line that a DDIM step follows: z / sqrt(a) is linear in sigma (Song
+        et al. 2021, arXiv 2010.02502, equation 14). Beyond the last, the line goes on.
+        """
+        # the clean latents count as being at the schedule's first level
+        sigmas = [self._sigma(timestep) for timestep in (0, *self.timesteps)]
+        upper = min(bisect_left(sigmas, sigma * (1 - SAME), lo=1), len(sigmas) - 1)
+        if math.isclose(sigmas[upper], sigma, rel_tol=SAME):
+            return self.trajectory[upper]
+        share = (sigma - sigmas[upper - 1]) / (sigmas[upper] - sigmas[upper - 1])
+        below, above = (self.trajectory[i] * (1 + sigmas[i] ** 2) ** 0.5 for i in (upper - 1, upper))
+        return below.lerp(above, share) / (1 + sigma**2) ** 0.5
+
+    def _sigma(self, timestep: int) -> float:
+        alpha = self.alphas_cumprod[timestep].double().item()
+        return ((1 - alpha) / alpha) ** 0.5
+
+
+@dataclass(frozen=True)
+class Dials:
+    """How much an edit keeps from its source; each is a share of the sampling steps, 0 (nothing) to 1.
+
+    structure: for how long the edit borrows the source's features.
+    layout: for how long words that both prompts share stay where the source has them.
+    """
+
+    structure: float = 0.0
+    layout: float = 0.0
+
+    def __post_init__(self):
+        need(0 <= self.structure <= 1, "keep_structure", self.structure, "from 0 to 1")
+        need(0 <= self.layout <= 1, "keep_layout", self.layout, "from 0 to 1")
+
+    def at(self, timestep: float, timesteps: Sequence[float]) -> "Dials":
+        """The dials at one of the sampling timesteps, which descend: what has ended is 0."""
+        done = sum(one > timestep for one in timesteps)
+        ended = {name: done >= round(getattr(self, name) * len(timesteps)) for name in ("structure", "layout")}
+        return Dials(*(0.0 if ended[name] else getattr(self, name) for name in ("structure", "layout")))
+
+    def __bool__(self) -> bool:
+        return bool(self.structure or self.layout)
+
+
+class Lender:
+    """Lends the edit what the network computes for the source at the same timestep.
+
+    loan: over the network that both predictors use. predict_source: with the source's prompt.
+    timesteps: those that sampling visits.
+    """
+
+    def __init__(
+        self, loan: Loan, predict_source: PredictNoise, path: SourcePath, dials: Dials, timesteps: Sequence[int]
+    ):
+        self.loan, self.predict_source, self.path = loan, predict_source, path
+        self.dials, self.timesteps = dials, timesteps
+        self._recorded: int | None = None
+
+    def borrowing(self, predict: PredictNoise, layout: Layout | None = None) -> PredictNoise:
+        """The predictor, with what it borrows. layout: how the prompt's words align with the source's; None for one
+        that shares no words, such as a negative prompt."""
+
+        def predict_noise(latents: Tensor, timestep: int) -> Tensor:
+            dials = self.dials.at(timestep, self.timesteps)
+            if not dials:
+                self.loan.forget()
+                return predict(latents, timestep)
+            if self._recorded != timestep or not self.loan.kept:
+                with self.loan.recording(bool(dials.structure), bool(dials.layout)):
+                    self.predict_source(self.path.at(timestep).to(latents), timestep)
+                self._recorded = timestep
+            with self.loan.lending(bool(dials.structure), layout if dials.layout else None):
+                return predict(latents, timestep)
+
+        return predict_noise

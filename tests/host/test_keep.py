@@ -1,0 +1,262 @@
+"""What edits keep from their clip, on ComfyUI's samplers, against tav_core's."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from tests.host.inprocess import core, executed, miniature, pack
+from tests.host.test_parity import random
+from tests.host.test_sampling import (
+    SCALE,
+    core_scheduler,
+    from_core,
+    inverted,
+    predictor,
+    relative,
+    sampled,
+    to_core,
+    with_random_weights,
+)
+
+CLIP_PROMPT, EDIT = "a red ball is moving on the grass", "a blue star is moving on the grass"
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def sd():
+    return miniature()
+
+
+@pytest.fixture(scope="module")
+def tuned(sd):
+    return with_random_weights(sd)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return random(3, 4, 8, 8, seed=3, scale=5.0)
+
+
+@pytest.fixture(scope="module")
+def latent(sd, tuned, clip):
+    return inverted(tuned[0], sd, clip, STEPS)
+
+
+@pytest.fixture
+def mask():
+    """Of each frame another part, in pixels."""
+    mask = torch.zeros(3, 64, 64)
+    for frame in range(3):
+        mask[frame, 8 : 40 + 8 * frame, 16:52] = 1
+    return mask
+
+
+def graph(source: str = CLIP_PROMPT, edit: str = EDIT) -> dict:
+    return {
+        "1": {"class_type": "CLIPTextEncode", "inputs": {"text": source, "clip": ["9", 1]}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": edit, "clip": ["9", 1]}},
+        "3": {"class_type": "KeepFromSource", "inputs": {"source": ["1", 0], "edit": ["2", 0]}},
+    }
+
+
+def keeping(sd, model, latent, structure=0.0, layout=0.0, mask=None, grow=0, prompt=None):
+    node = pack("nodes.keep_from_source").KeepFromSource
+    given = model, latent, sd.text(CLIP_PROMPT), structure, layout, grow, mask, sd.text(EDIT), sd.clip
+    return executed(node, *given, unique_id="3", prompt=prompt or graph()).args[0]
+
+
+def stock(sd, model, latent, sampler="euler", steps=STEPS):
+    with torch.inference_mode():
+        return core("nodes").KSamplerAdvanced().sample(
+            model, "disable", 0, steps, 3.0, sampler, "ddim_uniform", sd.text(EDIT), sd.text(""),
+            latent, 0, 10000, "disable",
+        )[0]["samples"]  # fmt: skip
+
+
+def core_edit(sd, unet, model, clip, structure, layout, mask, inversion_steps=STEPS, steps=STEPS):
+    """The same by tav_core, on the network with the same weights."""
+    ddim, source, masks = pack("tav_core.ddim"), pack("tav_core.source"), pack("tav_core.masks")
+    align, tokens = pack("tav_core.layout").align, pack("nodes.host.words").tokens_of
+    scheduler = core_scheduler(model)
+    own, edit, empty = (predictor(unet, sd.text(text), scheduler) for text in (CLIP_PROMPT, EDIT, ""))
+    path = ddim.source_path(ddim.invert(empty, to_core(clip), scheduler, inversion_steps), scheduler, inversion_steps)
+    layout_of = align(tokens(sd.clip, CLIP_PROMPT), tokens(sd.clip, EDIT))
+    with pack("tav_core.lend").lent(unet) as loan:
+        timesteps = ddim.sampling_timesteps(scheduler, steps)
+        lender = source.Lender(loan, own, path, source.Dials(structure, layout), timesteps)
+        predict = pack("tav_core").guided(lender.borrowing(edit, layout_of), lender.borrowing(empty), 3.0)
+        where = None if mask is None else masks.latent_mask(mask, 3, (8, 8))
+        noise = path.trajectory[-1]
+        return from_core(ddim.sample(predict, noise, scheduler, steps, source=path, mask=where))
+
+
+@pytest.mark.parametrize(("structure", "layout"), [(0.5, 0.0), (0.0, 0.5), (0.7, 0.4), (0.0, 0.0)])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("steps", [STEPS, 4])
+def test_what_an_edit_keeps_is_tav_cores(sd, tuned, clip, latent, mask, structure, layout, masked, steps):
+    """Also where sampling visits other noise levels than the inversion did."""
+    model, unet = tuned
+    mask = mask if masked else None
+    expected = core_edit(sd, unet, model, clip, structure, layout, mask, steps=steps)
+    kept = keeping(sd, model, latent, structure, layout, mask)
+    got = sampled(kept, sd, latent, steps, positive=sd.text(EDIT))
+    print(f"{relative(got, expected):.1e} of the mean magnitude")
+    assert relative(got, expected) < 1e-3
+    plain = sampled(model, sd, latent, steps, positive=sd.text(EDIT))
+    if structure or layout or masked:
+        assert relative(got, plain) > 0.02
+    else:
+        assert torch.equal(got, plain)
+
+
+def test_the_hosts_sampler_keeps_the_same(sd, tuned, clip):
+    """KSampler ends at sigma 0 and TAV Sample at the schedule's first level, so only the last step differs."""
+    latent = inverted(tuned[0], sd, clip, 10)
+    kept = keeping(sd, tuned[0], latent, 0.7, 0.4)
+    ours, theirs = sampled(kept, sd, latent, 10, positive=sd.text(EDIT)), stock(sd, kept, latent, steps=10)
+    plain = stock(sd, tuned[0], latent, steps=10)
+    assert relative(theirs, ours) < 0.3
+    assert (theirs - ours).abs().mean() < 0.3 * (plain - ours).abs().mean()
+
+
+def test_outside_of_the_mask_every_sampler_gives_the_clip(sd, tuned, clip, latent, mask):
+    kept = keeping(sd, tuned[0], latent, mask=mask)
+    outside = (torch.nn.functional.max_pool2d(mask[:, None], 8) == 0).expand_as(clip)
+    videos = [sampled(kept, sd, latent, 5)]
+    videos += [stock(sd, kept, latent, name, 5) for name in ("euler", "euler_ancestral", "dpmpp_2m", "uni_pc")]
+    for video in videos:
+        torch.testing.assert_close(video[outside], clip[outside], atol=1e-4, rtol=0)
+        assert relative(video[~outside], clip[~outside]) > 0.1
+
+
+def test_a_mask_on_the_latents_is_honoured(sd, tuned, clip, latent, mask):
+    masked = core("nodes").SetLatentNoiseMask().set_mask(latent, mask)[0]
+    got = sampled(tuned[0], sd, masked, 5)
+    torch.testing.assert_close(got, sampled(keeping(sd, tuned[0], latent, mask=mask), sd, latent, 5))
+    kept = keeping(sd, tuned[0], masked)
+    torch.testing.assert_close(
+        stock(sd, kept, masked, steps=5), stock(sd, keeping(sd, tuned[0], latent, mask=mask), latent, steps=5)
+    )
+    with pytest.raises(ValueError, match="cannot mask a clip's inverted noise"):
+        stock(sd, tuned[0], masked, steps=5)
+
+
+def test_a_mask_on_latents_that_lost_the_clip_is_refused(sd, tuned, latent, mask):
+    lost = {name: value for name, value in latent.items() if "trajectory" not in name} | {"noise_mask": mask}
+    with pytest.raises(ValueError, match="A mask on the latents needs the latent from DDIM Invert"):
+        sampled(tuned[0], sd, lost, 5)
+
+
+def test_both_conditions_in_one_call_or_two_give_the_same(sd, tuned, latent, mask, monkeypatch):
+    kept = keeping(sd, tuned[0], latent, 0.7, 0.7, mask)
+    together = sampled(kept, sd, latent, 4, positive=sd.text(EDIT))
+    monkeypatch.setattr(type(kept.model), "memory_required", lambda *args, **kwargs: 1e18)
+    monkeypatch.setattr(core("comfy.model_management"), "load_models_gpu", lambda *args, **kwargs: None)
+    apart = sampled(kept, sd, latent, 4, positive=sd.text(EDIT))
+    assert relative(apart, together) < 1e-4
+
+
+def test_a_second_run_and_one_after_an_interruption_are_bit_equal(sd, tuned, latent, mask):
+    kept = keeping(sd, tuned[0], latent, 0.7, 0.4, mask)
+    first = sampled(kept, sd, latent, 4, positive=sd.text(EDIT))
+    assert torch.equal(sampled(kept, sd, latent, 4, positive=sd.text(EDIT)), first)
+    stopped, calls = kept.clone(), []
+
+    def interrupting(given):
+        calls.append(1)
+        if len(calls) == 2:
+            raise core("comfy.model_management").InterruptProcessingException
+        return given["denoised"]
+
+    stopped.set_model_sampler_post_cfg_function(interrupting)
+    with pytest.raises(core("comfy.model_management").InterruptProcessingException):
+        sampled(stopped, sd, latent, 4, positive=sd.text(EDIT))
+    assert torch.equal(sampled(kept, sd, latent, 4, positive=sd.text(EDIT)), first)
+    plain = pack("nodes.host.inflate").inflate(sd.model)
+    before = sampled(plain, sd, latent, 2)
+    assert torch.equal(sampled(plain, sd, latent, 2), before)
+
+
+def test_perturbed_attention_guidance_works_with_it(sd, tuned, latent):
+    guided = core("comfy_extras.nodes_pag").PerturbedAttentionGuidance
+    patched = getattr(guided, "execute", None)
+    kept = keeping(sd, tuned[0], latent, 0.7, 0.4)
+    model = patched(kept, 3.0)[0] if patched else guided().patch(kept, 3.0)[0]
+    video = sampled(model, sd, latent, 4, positive=sd.text(EDIT))
+    assert video.isfinite().all()
+    assert relative(video, sampled(kept, sd, latent, 4, positive=sd.text(EDIT))) > 0.01
+
+
+def test_inverting_and_zero_dials_ignore_what_is_kept(sd, tuned, clip, latent):
+    kept = keeping(sd, tuned[0], latent, 1.0, 1.0)
+    assert torch.equal(inverted(kept, sd, clip, STEPS)["samples"], latent["samples"])
+
+
+@pytest.mark.parametrize("words", ["ball", "red ball", "grass"])
+def test_a_mask_from_words_is_tav_cores(sd, tuned, clip, latent, words):
+    model, unet = tuned
+    node = pack("nodes.mask_from_words").MaskFromWords
+    (got,) = executed(
+        node, model, latent, sd.text(CLIP_PROMPT), sd.clip, words, 0.4, unique_id="3", prompt=graph()
+    ).args
+    scheduler, ddim = core_scheduler(model), pack("tav_core.ddim")
+    own, empty = (predictor(unet, sd.text(text), scheduler) for text in (CLIP_PROMPT, ""))
+    path = ddim.source_path(ddim.invert(empty, to_core(clip), scheduler, STEPS), scheduler, STEPS)
+    tokens = pack("nodes.host.words").tokens_of
+    places = tokens(sd.clip, CLIP_PROMPT).find(tokens(sd.clip, words))
+    expected = pack("tav_core.masks").word_mask(own, path, places, 0.4)
+    assert 0 < expected.mean() < 1
+    assert got.shape == (3, 64, 64)
+    assert (got[:, ::8, ::8] != expected).float().mean() < 0.02  # a value may lie on the threshold
+
+
+def test_the_words_are_read_from_the_graph_and_checked(sd, tuned, latent):
+    with pytest.raises(ValueError, match="words behind 'edit' cannot be read"):
+        keeping(sd, tuned[0], latent, layout=0.5, prompt=graph(edit="another prompt"))
+    node = pack("nodes.mask_from_words").MaskFromWords
+    with pytest.raises(ValueError, match="does not have 'cat'"):
+        executed(node, tuned[0], latent, sd.text(CLIP_PROMPT), sd.clip, "cat", 0.3, unique_id="3", prompt=graph())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "plain"}, "needs a MODEL for videos"),
+        ({"latent": "lost"}, "Keep From Source needs the latent from DDIM Invert"),
+        ({"latent": "scaled"}, "a node in between made it"),
+        ({"source": "two"}, "combines 2 prompts"),
+        ({"edit": None}, "connect the edited prompt to edit"),
+        ({"mask": torch.zeros(2, 64, 64)}, "The mask is"),
+    ],
+)
+def test_what_cannot_be_kept_is_told_before_anything_runs(sd, tuned, latent, change, message):
+    given = {"model": tuned[0], "latent": latent, "source": sd.text(CLIP_PROMPT), "edit": sd.text(EDIT), "mask": None}
+    given |= {
+        "plain": {"model": sd.model},
+        "lost": {"latent": {"samples": latent["samples"]}},
+        "scaled": {"latent": latent | {"samples": latent["samples"].repeat(1, 1, 2, 2)}},
+        "two": {"source": [*sd.text(CLIP_PROMPT), *sd.text(EDIT)]},
+    }.get(next(iter(change.values())) if isinstance(next(iter(change.values())), str) else "", change)
+    node = pack("nodes.keep_from_source").KeepFromSource
+    with pytest.raises(ValueError, match=message):
+        executed(
+            node, given["model"], given["latent"], given["source"], 0.5, 0.5, 0, given["mask"], given["edit"], sd.clip,
+            unique_id="3", prompt=graph(),
+        )  # fmt: skip
+
+
+def test_a_run_on_other_latents_is_refused(sd, tuned, latent):
+    kept = keeping(sd, tuned[0], latent, 0.5)
+    with pytest.raises(ValueError, match="same frames and size"):
+        sampled(kept, sd, {"samples": torch.zeros(2, 4, 8, 8)}, 2)
+
+
+def test_the_trajectory_is_the_clip_at_each_level(sd, tuned, clip, latent):
+    assert latent["tav_trajectory"].shape == (STEPS + 1, *clip.shape)
+    assert latent["tav_trajectory"].dtype == torch.float32
+    torch.testing.assert_close(latent["tav_trajectory"][0] / SCALE, clip)
+    assert latent["tav_timesteps"][-1] == latent["tav_timestep"]
+    level = (core_scheduler(tuned[0]).alphas_cumprod[latent["tav_timestep"]] ** -0.5).item()
+    torch.testing.assert_close(
+        rearrange(latent["tav_trajectory"][-1], "f c h w -> f c h w") * level / SCALE, latent["samples"]
+    )
