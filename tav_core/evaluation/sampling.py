@@ -13,20 +13,26 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..ddim import invert, sample
+from ..ddim import INVERSIONS, invert, sample, sampling_timesteps, source_path
 from ..demo.settings import Settings
 from ..errors import TavError
 from ..files import read_tensors, write_tensors
 from ..fingerprints import digest_of, key_of, schedule_of
 from ..inflate import InflatedUNet, inflate
 from ..jobs.base import versions
+from ..layout import align
+from ..lend import lent
+from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, guided
 from ..prompt import Prompt
+from ..source import Lender, SourcePath
 from ..tune import TuneConfig, tune
-from ..world.draw import draw_clip
+from ..world.draw import draw_clip, truth
+from ..world.judge import Edit
 from ..world.protocol import WorldClip
-from .variants import Network, Variant
+from .variants import Network, Sampling, Variant
 
+MARGIN = 12  # pixels by which a mask is grown, so that another shape fits into it
 FORMAT, SUFFIX = "tune-a-video/evaluation/1", ".safetensors"
 
 
@@ -97,8 +103,8 @@ def sample_variants(
             )
             samples = path and Samples.load(path, key)
             if not samples:
-                sampler = sampler or _Sampler(checkpoint, encoded, network, settings, seeds)
-                samples = sampler.samples(variant.inverted)
+                sampler = sampler or _Sampler(checkpoint, clip, encoded, network, settings, seeds)
+                samples = sampler.samples(variant.sampling)
                 if path:
                     samples.save(path, key)
             yield name, samples
@@ -123,12 +129,14 @@ class _Sampler:
     def __init__(
         self,
         checkpoint: Checkpoint,
+        clip: WorldClip,
         encoded: EncodedClip,
         network: Network,
         settings: Settings,
         seeds: tuple[int, int],
     ):
-        self.scheduler, self.encoded, self.settings = checkpoint.scheduler, encoded, settings
+        self.checkpoint, self.clip, self.encoded, self.settings = checkpoint, clip, encoded, settings
+        self.scheduler = checkpoint.scheduler
         tuning_seed, self.noise_seed = seeds
         began = time.perf_counter()
         self.unet = inflated(checkpoint, network, settings)
@@ -138,21 +146,60 @@ class _Sampler:
             tune(self.unet, encoded.latents, encoded.prompt, scheduler, config)
         self.tuning_seconds = time.perf_counter() - began
 
-    def samples(self, inverted: bool) -> Samples:
-        began, reconstruction = time.perf_counter(), None
-        empty, steps = self._predictor(self.encoded.empty), self.settings.inversion_steps
-        if inverted:
-            noise = invert(empty, self.encoded.latents, self.scheduler, steps)[-1]
+    def samples(self, sampling: Sampling) -> Samples:
+        began, reconstruction, path = time.perf_counter(), None, None
+        empty, latents = self._predictor(self.encoded.empty), self.encoded.latents
+        steps = sampling.inversion_steps or self.settings.inversion_steps
+        if sampling.inverted:
+            refinements = INVERSIONS[sampling.invert_with]
+            trajectory = invert(empty, latents, self.scheduler, steps, refinements=refinements)
+            path, noise = source_path(trajectory, self.scheduler, steps), trajectory[-1]
             reconstruction = sample(empty, noise, self.scheduler, steps)
         else:
-            noise = torch.randn(self.encoded.latents.shape, generator=torch.Generator().manual_seed(self.noise_seed))
-        edits = sample(
-            guided(self._predictor(self.encoded.edits), empty, self.settings.guidance_scale),
-            noise.to(self.encoded.latents).expand(len(self.encoded.edits.embeds), -1, -1, -1, -1),
-            self.scheduler,
-            self.settings.steps,
-        )
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(self.noise_seed)).to(latents)
+        if sampling.dials or sampling.mask:
+            edits = torch.cat([self._kept(number, sampling, path) for number in range(len(self.clip.edits))])
+        else:
+            edits = sample(
+                guided(self._predictor(self.encoded.edits), empty, self.settings.guidance_scale),
+                noise.expand(len(self.clip.edits), -1, -1, -1, -1),
+                self.scheduler,
+                self.settings.steps,
+            )
         return Samples(edits, reconstruction, self.tuning_seconds + time.perf_counter() - began)
+
+    def _kept(self, number: int, sampling: Sampling, path: SourcePath) -> Tensor:
+        """One edit that keeps something of the clip, (1, c, f, h, w)."""
+        edit, words = self.clip.edits[number], self.checkpoint.tokens(self.clip.prompt)
+        source, steps = self._predictor(self.encoded.prompt), self.settings.steps
+        layout = align(words, self.checkpoint.tokens(edit.prompt))
+        cond, uncond = self._predictor(self.encoded.edits[number : number + 1]), self._predictor(self.encoded.empty)
+        mask = self._mask(edit, sampling.mask, path)
+        with lent(self.unet) as loan:
+            lender = Lender(loan, source, path, sampling.dials, sampling_timesteps(self.scheduler, steps))
+            predict = guided(lender.borrowing(cond, layout), lender.borrowing(uncond), self.settings.guidance_scale)
+            return sample(predict, path.trajectory[-1], self.scheduler, steps, source=path, mask=mask)
+
+    def _mask(self, edit: Edit, kind: str, path: SourcePath) -> Tensor | None:
+        """Where an edit may change the clip: its thing and a margin for a new shape, or all but the things."""
+        if not kind or edit.kind == "style":
+            return None
+        frames, *size = path.clean.shape[2:]
+        things = self.clip.clip.scene.things
+        numbers = range(len(things)) if edit.kind == "background" else [edit.number]
+        if kind == "true":
+            truths = [truth(scene).masks for scene in self.clip.scenes(frames)]
+            mask = torch.from_numpy(np.stack([masks[list(numbers)].any(axis=0) for masks in truths])).float()
+            margin = MARGIN
+        else:
+            tokens = self.checkpoint.tokens
+            found = [tokens(self.clip.prompt).find(tokens(things[number].kind)) for number in numbers]
+            source = self._predictor(self.encoded.prompt)
+            mask = torch.stack([word_mask(source, path, places) for places in found]).amax(dim=0)
+            margin = MARGIN // 8  # its pixels are latents
+        if edit.kind == "background":
+            return 1 - latent_mask(mask, frames, tuple(size))
+        return latent_mask(mask, frames, tuple(size), margin)
 
     def _predictor(self, prompt: Prompt) -> NoisePredictor:
         return NoisePredictor(self.unet, prompt, self.scheduler)
@@ -173,7 +220,7 @@ def _key(
         *encoded.edits.tensors,
         unet=digest_of(checkpoint.unet),
         network=asdict(variant.network),
-        inverted=variant.inverted,
+        sampling=asdict(variant.sampling),
         settings=asdict(settings),
         seeds=seeds,
         versions=versions(),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ..inflation import Inflation
+from ..source import Dials
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,39 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Sampling:
+    """How edits are sampled; the defaults are the method's.
+
+    inverted: start from the inverted clip; False starts from random noise.
+    invert_with: one of INVERSIONS. inversion_steps: None takes that of the settings.
+    dials: what edits keep. mask: "true" for the drawn mask of what the edit changes, "word" for that of its word; ""
+        for none.
+    """
+
+    inverted: bool = True
+    invert_with: str = "ddim"
+    inversion_steps: int | None = None
+    dials: Dials = Dials()
+    mask: str = ""
+
+
+@dataclass(frozen=True)
 class Variant:
     """A row of the evaluation.
 
-    inverted: start from the inverted clip; False starts from random noise.
     worse_in: the figures in which it should be worse than the variant `against`; says: who claims so.
     """
 
     title: str
     network: Network = Network()
-    inverted: bool = True
+    sampling: Sampling = Sampling()
     worse_in: tuple[str, ...] = ()
     says: str = "us, by design"
     against: str = "full"
 
 
+STRUCTURE, LAYOUT = 0.6, 0.4
+"""The shares of the steps in which edits keep structure and layout, where they do."""
 ABLATION = "the paper, section 5.3"
 VARIANTS = {
     "full": Variant("the full Tune-A-Video"),
@@ -82,14 +101,14 @@ VARIANTS = {
     ),
     "no-inversion": Variant(
         "no inversion: random noise",
-        inverted=False,
+        sampling=Sampling(inverted=False),
         worse_in=("iou", "trajectory_correlation"),
         says=ABLATION,
     ),
     "text-to-image": Variant(
         "the text-to-image network, frame by frame, from random noise",
         Network(attention="frame", group_norm="frame", temporal=False, is_tuned=False),
-        inverted=False,
+        sampling=Sampling(inverted=False),
         worse_in=("iou", "jitter", "size_spread", "warp_error"),
         says="the paper, figure 2",
     ),
@@ -98,5 +117,19 @@ VARIANTS = {
         "factorised: spatial attention unchanged, only temporal attention tuned",
         Network(attention="frame", kind=TemporallyTuned),
         worse_in=("size_jump", "size_spread", "warp_error"),
+    ),
+    "50-inversion-steps": Variant("inversion in 50 steps", sampling=Sampling(inversion_steps=50)),
+    "fixed-point": Variant(
+        "a more exact inversion, by fixed-point iteration", sampling=Sampling(invert_with="fixed-point")
+    ),
+    "keep-structure": Variant("structure kept from the clip", sampling=Sampling(dials=Dials(structure=STRUCTURE))),
+    "keep-layout": Variant("layout kept from the clip", sampling=Sampling(dials=Dials(layout=LAYOUT))),
+    "keep-mask": Variant("the clip kept outside of the true mask", sampling=Sampling(mask="true")),
+    "keep-all": Variant(
+        "structure, layout and all outside of the true mask kept",
+        sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="true"),
+    ),
+    "keep-all-by-words": Variant(
+        "the same with a mask from words", sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="word")
     ),
 }
