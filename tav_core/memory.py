@@ -15,7 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from .borrow import Loan
 from .inflate import InflatedUNet, inflate
+from .layout import CHUNK, Layout
+from .lend import lent
 
 
 def _once_per_shape(estimate: Callable[..., int]) -> Callable[..., int]:
@@ -66,11 +69,27 @@ def tuning_memory(
 
 
 @_once_per_shape
-def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
-    """The bytes that one prediction needs besides the network's weights; latents_shape: (b, c, f, h, w)."""
+def inference_memory(
+    unet: InflatedUNet, latents_shape: tuple[int, ...], *, structure: bool = False, layout: bool = False
+) -> int:
+    """The bytes that one prediction needs besides the network's weights; latents_shape: (b, c, f, h, w).
+
+    structure, layout: whether an edit keeps its clip's; what layers compute for the clip is then kept meanwhile.
+    """
     with torch.device("meta"), torch.no_grad():
         network = _shapes_of(unet, unet.dtype)
-        return _peak(lambda: network(*_inputs(network, latents_shape)), network)
+        if not (structure or layout):
+            return _peak(lambda: network(*_inputs(network, latents_shape)), network)
+        with lent(network) as loan:
+            return _peak(lambda: _borrowing(network, loan, latents_shape, structure, layout), network)
+
+
+def _borrowing(network: InflatedUNet, loan: Loan, latents_shape: tuple[int, ...], structure: bool, layout: bool):
+    with loan.recording(structure, layout):
+        network(*_inputs(network, (1, *latents_shape[1:])))
+    same = Layout(torch.empty(CHUNK, CHUNK), torch.empty(CHUNK), torch.empty(CHUNK), True)
+    with loan.lending(structure, same if layout else None):
+        network(*_inputs(network, latents_shape))
 
 
 @_once_per_shape
