@@ -58,7 +58,8 @@ class DDIMInvert(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="The noise, for TAV Sample, or for KSampler (Advanced) with add_noise disabled.",
+                    tooltip="The noise, for TAV Sample, or for KSampler (Advanced) with add_noise disabled. It also "
+                    "holds the clip at each noise level, for Keep From Source.",
                 ),
                 io.Sigmas.Output(
                     "sigmas",

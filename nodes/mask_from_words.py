@@ -19,9 +19,13 @@ class MaskFromWords(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image", tooltip="The latent from DDIM Invert, which holds the clip at each noise level."
                 ),
-                io.Conditioning.Input("source", tooltip="The prompt that describes the clip."),
+                io.Conditioning.Input(
+                    "source", tooltip="The prompt that describes the clip, typed into a CLIP Text Encode."
+                ),
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the prompt."),
-                io.String.Input("words", default="", tooltip="One or more words of that prompt, such as: man"),
+                io.String.Input(
+                    "words", default="", tooltip="One word of that prompt, or several next to each other, such as man."
+                ),
                 io.Float.Input(
                     "threshold",
                     default=0.3,

@@ -113,9 +113,7 @@ def control_images(path: Path, selection: Selection) -> Tensor:
 
 def _opened(path: Path) -> VideoFile | ImageFolder:
     if not path.exists():
-        raise TavError(
-            f"There is no file or folder {path}; check the paths of clip, control images and mask."
-        )
+        raise TavError(f"There is no file or folder {path}; check the paths of clip, control images and mask.")
     return ImageFolder(path) if path.is_dir() else VideoFile(path)
 
 
