@@ -1,9 +1,19 @@
 from comfy_api.latest import io
 
+from ..tav_core.errors import TavError
 from .host.graph import controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, place_in_graph, ui_values
+from .sockets import (
+    ADVANCED,
+    CATEGORY,
+    KEPT_SEED,
+    LossMapSocket,
+    TunedWeightsSocket,
+    checked,
+    place_in_graph,
+    ui_values,
+)
 
 
 class OneShotTune(io.ComfyNode):
@@ -15,7 +25,7 @@ class OneShotTune(io.ComfyNode):
             category=CATEGORY,
             description="Tunes an inflated model on one clip and the prompt that describes it, so that other prompts "
             "give videos with the clip's motion. Queue the same graph again to resume an interrupted run; a finished "
-            "one is not repeated.",
+            "one is not repeated, and goes on where it ended if you ask for more steps.",
             inputs=[
                 io.Model.Input("model", tooltip="A model from Inflate UNet; tuned weights already on it are ignored."),
                 io.Latent.Input("latents", tooltip="The clip, from VAE Encode; at least 2 frames."),
@@ -90,6 +100,14 @@ class OneShotTune(io.ComfyNode):
                     tooltip="The clip's frame rate, 0 to 1000, saved as metadata in the weights file; 0 if unknown.",
                     **ADVANCED,
                 ),
+                io.String.Input(
+                    "snapshots",
+                    default="",
+                    optional=True,
+                    tooltip="Steps after which the weights are kept as well, such as 100, 200, 300. Asking for so many "
+                    "steps later gives them without tuning, so that you can compare.",
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The tuned model."),
@@ -107,6 +125,10 @@ class OneShotTune(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, snapshots: str | None = None) -> bool | str:
+        return checked(_steps_in, snapshots)
+
+    @classmethod
     def execute(
         cls,
         model,
@@ -120,6 +142,7 @@ class OneShotTune(io.ComfyNode):
         validate_every,
         prompt="",
         fps=0.0,
+        snapshots="",
     ) -> io.NodeOutput:
         from ..tav_core.tune import TuneConfig
         from .host.inflate import with_tuned
@@ -149,7 +172,22 @@ class OneShotTune(io.ComfyNode):
         metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
         with readable_errors():
             tuned, losses, report = tune_model(
-                model, samples, positive, config, root=runs_folder(), metadata=metadata, on_step=on_step
+                model,
+                samples,
+                positive,
+                config,
+                root=runs_folder(),
+                metadata=metadata,
+                on_step=on_step,
+                snapshots=_steps_in(snapshots),
             )
         values = ui_values(losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), **report)
         return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=values)
+
+
+def _steps_in(snapshots: str) -> set[int]:
+    """The step counts in a list such as "100, 200"."""
+    words = snapshots.replace(",", " ").split()
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise TavError(f"The snapshots are {snapshots!r}; give step counts, such as 100, 200, 300.")
+    return {int(word) for word in words}

@@ -21,6 +21,11 @@ def steps_kept_in(path: str | os.PathLike) -> int:
     return read_metadata(path, FORMAT)["step"] if os.path.exists(path) else 0
 
 
+def losses_kept_in(path: str | os.PathLike) -> list[float]:
+    """The loss of each of those steps."""
+    return list(read_metadata(path, FORMAT)["losses"]) if os.path.exists(path) else []
+
+
 class TuneState:
     """Everything that a step changes; saved only between steps.
 
