@@ -15,6 +15,8 @@ from .sockets import (
     ui_values,
 )
 
+HIGH_RATE = 5e-3  # five times what suits networks as small as the miniature
+
 
 class OneShotTune(io.ComfyNode):
     @classmethod
@@ -121,7 +123,10 @@ class OneShotTune(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            **known(io.Schema, search_aliases=["tune a video", "one-shot tuning", "train on video", "fine-tune video"]),
+            **known(
+                io.Schema,
+                search_aliases=["Tune-A-Video", "one-shot tuning", "train on video", "fine-tune video", "finetune"],
+            ),
         )
 
     @classmethod
@@ -144,7 +149,10 @@ class OneShotTune(io.ComfyNode):
         fps=0.0,
         snapshots="",
     ) -> io.NodeOutput:
+        from comfy.model_management import InterruptProcessingException
+
         from ..tav_core.tune import TuneConfig
+        from .host.differences import warn
         from .host.inflate import with_tuned
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
@@ -162,26 +170,49 @@ class OneShotTune(io.ComfyNode):
             checkpoint_every=max(1, min(50, steps // 10)),
         )
         here = place_in_graph(cls)
-        progress = Progress(model, steps, here[1])
+        progress = Progress(model, steps, here[1], "One-Shot Tune")
+        progress.say("Preparing")
+        note = None
+        if learning_rate > HIGH_RATE:
+            note = warn(
+                f"The learning rate {learning_rate:g} is far above the paper's 3e-5; tuning will probably diverge.",
+                here[1],
+            )
+
+        def on_start(step: int) -> None:
+            if step:
+                progress.say(f"Resumed at step {step} of {steps}")
+            progress.start_at(step)
 
         def on_step(step: int, total: int, *, loss: float, estimate) -> None:
             preview = estimate() if validate_every and step % validate_every == 0 else None
-            progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", preview)
+            progress.at(step, f"loss {loss:.4f}", preview)
 
         metadata = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
         metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
-        with readable_errors():
-            tuned, losses, report = tune_model(
-                model,
-                samples,
-                positive,
-                config,
-                root=runs_folder(),
-                metadata=metadata,
-                on_step=on_step,
-                snapshots=_steps_in(snapshots),
-            )
-        values = ui_values(losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), **report)
+        try:
+            with readable_errors():
+                tuned, losses, report = tune_model(
+                    model,
+                    samples,
+                    positive,
+                    config,
+                    root=runs_folder(),
+                    metadata=metadata,
+                    on_start=on_start,
+                    on_step=on_step,
+                    snapshots=_steps_in(snapshots),
+                )
+        except InterruptProcessingException:
+            progress.say(f"Stopped at step {progress.step} of {steps}. Run again to resume.")
+            raise
+        finally:
+            progress.close()
+        done = "Already tuned" if report["how"] == "already tuned" else "Tuned"
+        progress.say(f"{done}, {len(losses)} steps, loss {losses[-1]:.4f}." + (f" {note}" if note else ""))
+        values = ui_values(
+            losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), note=note, **report
+        )
         return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=values)
 
 

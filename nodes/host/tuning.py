@@ -51,14 +51,15 @@ def tune_model(
     root: Path,
     metadata: dict,
     on_step: OnStep,
+    on_start: Callable[[int], None] = lambda step: None,
     snapshots: Collection[int] = (),
 ) -> tuple[TunedWeights, list[float], dict]:
     """Returns the tuned weights, the loss of each step, and a report of the run for the node's `ui` result.
 
     samples: (f, 4, h, w), as VAE Encode returns them. root: the folder of all runs. metadata: what else the weights
-    should store. on_step: called as (step, total, loss=, estimate=); estimate() returns the network's current guess
-    of the clean latents (f, c, h, w). snapshots: the steps after which the weights are also kept, so that asking for
-    so many steps later takes no tuning.
+    should store. on_start: called with the number of steps done before. on_step: called as (step, total, loss=,
+    estimate=); estimate() returns the network's current guess of the clean latents (f, c, h, w). snapshots: the steps
+    after which the weights are also kept, so that asking for so many steps later takes no tuning.
     """
     began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
     options = only_prompt(positive)
@@ -113,6 +114,7 @@ def tune_model(
                     run.keep(weights_after(losses), losses)
                 on_step(len(losses), total, loss=losses[-1], estimate=estimate)
 
+            on_start(first_step)
             losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, after_step)
             tuned = weights_after(losses)
             run.finish(tuned, losses)
