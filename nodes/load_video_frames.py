@@ -114,11 +114,8 @@ class LoadVideoFrames(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, video: str | None = None, width: int | None = None, height: int | None = None, clip: object = UNLINKED
-    ) -> bool | str:
-        if (answer := checked(_check_size, width, height)) is not True:
-            return answer
+    def validate_inputs(cls, video: str | None = None, clip: object = UNLINKED) -> bool | str:
+        # the host repeats an error at each input that is named here; so the size is checked when the node runs
         return checked(input_file, video) if clip is UNLINKED else True
 
     @classmethod

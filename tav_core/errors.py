@@ -10,6 +10,8 @@ from safetensors import SafetensorError
 class TavError(ValueError):
     """Invalid input, or a run that cannot continue; the message says what was given, what is needed and what to do."""
 
+    __module__ = "tune_a_video"  # ComfyUI shows the type with its module, which is else the long path of this pack
+
 
 def need(condition: bool, name: str, got: object, needed: str) -> None:
     """Raises TavError for a setting that does not meet its condition."""
