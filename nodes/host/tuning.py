@@ -16,11 +16,12 @@ from einops import rearrange
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from ...tav_core.files import locked
 from ...tav_core.fingerprints import FREE
 from ...tav_core.inflate import InflatedUNet, inflate
 from ...tav_core.inflation import Inflation
 from ...tav_core.precision import PRECISIONS
-from ...tav_core.resume import losses_kept_in, steps_kept_in
+from ...tav_core.resume import damage_in, losses_kept_in, steps_kept_in
 from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
@@ -92,37 +93,38 @@ def tune_model(
             tuned = replace(tuned, facts=replace(tuned.facts, **metadata))
             seconds = time.perf_counter() - began
             return tuned, losses, {"run": run.name, "how": "already tuned", "seconds": seconds}
-    first_step = _steps_done(run, config.num_steps)
-    how = f"resumed at step {first_step}" if first_step else "new"
-    logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, how, config.num_steps)
-    free_all()
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            unet = inflate(diffusers_unet(plain, device, dtype), inflation)
-            scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
-            metadata |= {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
-            metadata |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
-            metadata |= {"run": run.name, "version": __version__}
-
-            def weights_after(losses: list[float]) -> TunedWeights:
-                facts = metadata | {"steps": len(losses), "final_loss": losses[-1]}
-                its_config = replace(config, num_steps=len(losses))
-                return TunedWeights.from_unet(unet, base_fingerprint=base, config=its_config, **facts)
-
-            def after_step(losses: list[float], total: int, estimate: Callable[[], Tensor]) -> None:
-                if len(losses) in snapshots and len(losses) < total:
-                    run.keep(weights_after(losses), losses)
-                on_step(len(losses), total, loss=losses[-1], estimate=estimate)
-
-            on_start(first_step)
-            losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, after_step)
-            tuned = weights_after(losses)
-            run.finish(tuned, losses)
-            seconds = time.perf_counter() - began
-            return tuned, losses, {"run": run.name, "how": how, "first_step": first_step, "seconds": seconds}
-    finally:
-        unet = None
+    with locked(run.folder, f"The run {run.name}"):
+        first_step = _steps_done(run, config.num_steps)
+        how = f"resumed at step {first_step}" if first_step else "new"
+        logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, how, config.num_steps)
         free_all()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                unet = inflate(diffusers_unet(plain, device, dtype), inflation)
+                scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
+                metadata |= {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
+                metadata |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
+                metadata |= {"run": run.name, "version": __version__}
+
+                def weights_after(losses: list[float]) -> TunedWeights:
+                    facts = metadata | {"steps": len(losses), "final_loss": losses[-1]}
+                    its_config = replace(config, num_steps=len(losses))
+                    return TunedWeights.from_unet(unet, base_fingerprint=base, config=its_config, **facts)
+
+                def after_step(losses: list[float], total: int, estimate: Callable[[], Tensor]) -> None:
+                    if len(losses) in snapshots and len(losses) < total:
+                        run.keep(weights_after(losses), losses)
+                    on_step(len(losses), total, loss=losses[-1], estimate=estimate)
+
+                on_start(first_step)
+                losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, after_step)
+                tuned = weights_after(losses)
+                run.finish(tuned, losses)
+                seconds = time.perf_counter() - began
+                return tuned, losses, {"run": run.name, "how": how, "first_step": first_step, "seconds": seconds}
+        finally:
+            unet = None
+            free_all()
 
 
 def _tune(
@@ -190,12 +192,10 @@ def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
 
 def _steps_done(run: Run, num_steps: int) -> int:
     state = run.state(num_steps)
-    try:
-        return steps_kept_in(state)
-    except TavError as error:
-        logging.warning("Tune-A-Video: run %s starts over: %s", run.name, error)
+    if damage := damage_in(state):
+        logging.warning("Tune-A-Video: run %s starts over: %s", run.name, damage)
         state.unlink()
-        return 0
+    return steps_kept_in(state)
 
 
 def _digest_of_patches(patcher: ModelPatcher) -> str:
