@@ -15,6 +15,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import TavError
+from .containers import IMAGES, VIDEOS, address_of, ensure_regular, only
 from .frames import display_matrix, rgb, upright
 
 UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
@@ -22,6 +23,8 @@ UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
 # Codecs with exactly one displayed frame per packet. Others have hidden frames (VP8's alt-ref frames, MPEG-4's skipped
 # ones) or are too rare to trust, so their frames are counted by decoding.
 FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
+
+DAMAGE = (FFmpegError, IndexError, ValueError)  # the last two are PyAV's own, where streams or times make no sense
 
 
 class _Lost(Exception):
@@ -38,6 +41,7 @@ class VideoFile:
 
     def __init__(self, path: Path):
         self.path = path
+        ensure_regular(path)
         with self._opened() as (container, stream):
             self.format = container.format.name
             self.rate = stream.average_rate
@@ -45,7 +49,7 @@ class VideoFile:
             self.stated = stream.frames  # 0 where the header does not say
         try:
             self._read_packets()
-        except (_Lost, FFmpegError):
+        except (_Lost, *DAMAGE):
             self._read_by_decoding()
         if not self.times:
             raise TavError(f"{path} has a video stream without frames; give another file.")
@@ -76,7 +80,7 @@ class VideoFile:
                 yield frame
                 found += 1
             return
-        except (_Lost, FFmpegError):
+        except (_Lost, *DAMAGE):
             self._read_by_decoding()
         if len(self.times) != self.num_frames:
             raise self._damaged()
@@ -111,7 +115,7 @@ class VideoFile:
                     moments += [frame.time for frame in packet.decode()]
                     packets += packet.size > 0
                     whole = whole and not packet.is_corrupt
-            except FFmpegError:
+            except DAMAGE:
                 whole = False
         self.times, self.keyframes, self.moments = range(len(moments)), [], moments
         # The count in mov and mp4 includes frames that edit lists remove; there, an early end shows in other ways.
@@ -143,10 +147,10 @@ class VideoFile:
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
         try:
-            container = av.open(str(self.path), metadata_errors="replace")
-        except (OSError, FFmpegError) as error:
+            container = av.open(address_of(self.path), metadata_errors="replace", options=only(f"{VIDEOS},{IMAGES}"))
+        except (OSError, *DAMAGE) as error:
             raise TavError(
-                f"{self.path} is not a video, or an incomplete one ({error.strerror}); "
+                f"{self.path} is not a video, or an incomplete one ({getattr(error, 'strerror', None) or error}); "
                 "give an mp4, mov, mkv, webm or gif file, or a folder of images."
             ) from error
         with container:

@@ -1,5 +1,6 @@
 """Reads a folder of images as a video."""
 
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import TavError
+from .containers import IMAGES, only
 from .frames import rgb, turned_by, upright
 
 FOLDER_FPS = 8.0  # the rate of the original implementation's results
@@ -22,6 +24,7 @@ class ImageFolder:
 
     def __init__(self, path: Path):
         images = (f for f in path.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES and not f.name.startswith("."))
+        images = [file for file in images if file.is_file()]  # no pipe, whose end would never come
         self.files = sorted(images, key=natural_order)
         self.num_frames = len(self.files)
         if not self.files:
@@ -44,7 +47,8 @@ class ImageFolder:
 def read_image(path: Path) -> np.ndarray:
     """Reads an image as displayed, uint8 (h, w, 3)."""
     try:
-        with path.open("rb") as file, av.open(file) as container:  # in a name, %d would be a pattern
+        # as bytes without a name, in which %d would be a pattern
+        with av.open(io.BytesIO(path.read_bytes()), options=only(IMAGES)) as container:
             frame = next(container.decode(video=0))
             return upright(rgb(frame), turned_by(frame.rotation))
     except (OSError, FFmpegError, StopIteration, IndexError) as error:
@@ -53,4 +57,5 @@ def read_image(path: Path) -> np.ndarray:
 
 def natural_order(path: Path) -> list[int | str]:
     """A sort key that puts frame2 before frame10."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"([0-9]+)", path.name)]
+    parts = re.split(r"([0-9]+)", path.name)
+    return [int(part) if number % 2 else part.lower() for number, part in enumerate(parts)]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import TavError
 from ..files import atomic_path
+from .containers import address_of
 from .frames import yuv
 from .pixels import to_uint8
 
@@ -31,7 +32,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
     colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
     muxing = {"format": "mp4", "options": {"movflags": "+faststart"}}
     try:
-        with atomic_path(path) as temporary, av.open(str(temporary), "w", **muxing) as container:
+        with atomic_path(path) as temporary, av.open(address_of(temporary), "w", **muxing) as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "17", **colours})
             stream.width, stream.height = frames.shape[2] + odd_width, frames.shape[1] + odd_height
             stream.pix_fmt = "yuv420p"
