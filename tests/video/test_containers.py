@@ -6,10 +6,13 @@ import shutil
 import threading
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from tav_core import TavError, read_frames, write_video
+from tav_core.video.decode import VideoFile
 from tests.clips import encode, numbered
 
 CASES = Path(os.environ.get("TAV_SHARED", Path(__file__).parents[3] / "shared")) / "cases"
@@ -81,6 +84,54 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
         reader.start()
         reader.join(10)
         assert failed, f"{path} is still being read"
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_images_are_turned_and_mirrored_as_their_exif_data_say(tmp_path, suffix):
+    picture = Image.fromarray(np.kron(np.arange(1, 7).reshape(2, 3), np.ones((32, 32))).astype(np.uint8) * 40)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        folder = tmp_path / str(orientation)
+        folder.mkdir()
+        picture.convert("RGB").save(folder / f"1.{suffix}", exif=exif, **{"quality": 100} if suffix != "png" else {})
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(folder / f"1.{suffix}")))
+        height, width = expected.shape[:2]
+        frame = read_frames(folder, 1, size=(width, height)).frames[0].numpy() * 255
+        assert np.abs(frame - expected).max() <= 6, orientation
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.webm", "libvpx-vp9"), ("b.webm", "libvpx")])
+def test_what_is_transparent_is_black(tmp_path, name, codec):
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    green = np.zeros((SIZE, SIZE, 4), np.uint8)
+    green[..., 1], green[:, SIZE // 2 :, 3] = 200, 255
+    with av.open(str(tmp_path / name), "w") as container:
+        stream = container.add_stream(codec, rate=8, options={"auto-alt-ref": "0"})
+        stream.width = stream.height = SIZE
+        stream.pix_fmt = "yuva420p"
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(green, format="rgba").reformat(format="yuva420p")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = read_frames(tmp_path / name, 3, size=SIZE).frames
+    assert frames[:, :, : SIZE // 2 - 4].max() < 0.05
+    assert frames[:, :, SIZE // 2 + 4 :, 1].min() > 0.6
+
+
+def test_pixels_are_as_wide_as_the_container_alone_says(tmp_path):
+    """`pasp` of an mp4 whose stream says nothing."""
+    path = encode(tmp_path / "wide.mp4", numbered(2, SIZE), fps=8)
+    data = bytearray(path.read_bytes())
+    box = data.find(b"pasp")
+    if box < 0:
+        pytest.skip("this FFmpeg writes no pasp")
+    data[box + 4 : box + 12] = (2).to_bytes(4, "big") + (1).to_bytes(4, "big")
+    path.write_bytes(data)
+    (width,) = {image.shape[1] for image in VideoFile(path).frames([0, 1])}
+    assert width == 2 * SIZE
 
 
 def test_numbers_are_only_those_of_ascii(tmp_path):
