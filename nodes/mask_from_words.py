@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import TavError
+from ..tav_core.errors import TavError, shown
 from .host.versions import known
 from .sockets import CATEGORY, place_in_graph, ui_values
 
@@ -54,7 +54,7 @@ class MaskFromWords(io.ComfyNode):
         tokens = tokens_behind(clip, source, *place_in_graph(cls), "source")
         places = tokens.find(tokens_of(clip, words)) if words.strip() else []
         if not places:
-            raise TavError(f"The source prompt does not have {words!r}; give one or more of its words.")
+            raise TavError(f"The source prompt does not have {shown(words)}; give one or more of its words.")
         with readable_errors("use fewer frames or a smaller size"):
             mask = mask_of_words(model, source, path, places, threshold)
         return io.NodeOutput(mask, ui=ui_values(masked=float(mask.mean())))

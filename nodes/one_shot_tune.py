@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import TavError
+from ..tav_core.errors import TavError, shown
 from .host.graph import controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
@@ -220,5 +220,5 @@ def _steps_in(snapshots: str) -> set[int]:
     """The step counts in a list such as "100, 200"."""
     words = snapshots.replace(",", " ").split()
     if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise TavError(f"The snapshots are {snapshots!r}; give step counts, such as 100, 200, 300.")
+        raise TavError(f"The snapshots are {shown(snapshots)}; give step counts, such as 100, 200, 300.")
     return {int(word) for word in words}

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .errors import TavError
+from .errors import TavError, shown
 
 
 @contextlib.contextmanager
@@ -121,8 +121,8 @@ def read_metadata(path: str | os.PathLike, kind: str) -> dict:
 def _metadata_in(header: Mapping[str, str], path: str | os.PathLike, kind: str) -> dict:
     if (found := header.get("format")) != kind:
         if _is_newer(found, kind):
-            raise TavError(f"{path} has format {found!r}, written by a newer version; update Tune-A-Video.")
-        raise TavError(f"{path} has format {found!r}, but {kind!r} is needed.")
+            raise TavError(f"{path} has format {shown(found)}, written by a newer version; update Tune-A-Video.")
+        raise TavError(f"{path} has format {shown(found)}, but {kind!r} is needed.")
     try:
         metadata = json.loads(header["facts"])
     except (KeyError, ValueError, RecursionError) as error:

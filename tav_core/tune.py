@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from .errors import TavError, need
+from .errors import TavError, need, shown
 from .files import ensure_writable
 from .fingerprints import run_fingerprint
 from .inflate import InflatedUNet
@@ -226,4 +226,4 @@ def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor | Prompt, s
             )
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
-        raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {kind!r}.")
+        raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {shown(kind)}.")

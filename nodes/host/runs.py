@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...tav_core.errors import TavError
+from ...tav_core.errors import TavError, shown
 from ...tav_core.files import ensure_writable, read_metadata, read_tensors, write_tensors
 from ...tav_core.fingerprints import key_of
 from ...tav_core.resume import steps_kept_in
@@ -139,7 +139,7 @@ def limit_in_bytes() -> float:
     except ValueError:
         limit = math.nan
     if not limit >= 0:
-        raise TavError(f"{LIMIT} is {text!r}; set it to a number of gigabytes, such as {DEFAULT_LIMIT:g}.")
+        raise TavError(f"{LIMIT} is {shown(text)}; set it to a number of gigabytes, such as {DEFAULT_LIMIT:g}.")
     return limit * 1e9
 
 

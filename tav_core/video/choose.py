@@ -4,7 +4,7 @@ from numbers import Integral
 
 import numpy as np
 
-from ..errors import TavError
+from ..errors import TavError, shown
 
 FITS = ("crop", "pad", "stretch")
 
@@ -38,7 +38,9 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns (width, height) for one side or both; raises TavError if the VAE cannot take them."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
-        raise TavError(f"The size is {size!r}, but a whole number or (width, height) is needed; give 512, for example.")
+        raise TavError(
+            f"The size is {shown(size)}, but a whole number or (width, height) is needed; give 512, for example."
+        )
     if any(side < 8 or side % 8 for side in sides):
         got, nearest = ("x".join(map(str, s)) for s in (sides, [max(8, round(side / 8) * 8) for side in sides]))
         raise TavError(f"The size is {got}, but Stable Diffusion's VAE needs multiples of 8; try {nearest}.")
@@ -48,14 +50,14 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
 def check_choice(num_frames: int, size, start: int, stride: int, fit: str) -> None:
     check_size(size)
     if fit not in FITS:
-        raise TavError(f"Unknown fit {fit!r}; choose one of {', '.join(FITS)}.")
+        raise TavError(f"Unknown fit {shown(fit)}; choose one of {', '.join(FITS)}.")
     _check_selection(num_frames, start, stride)
 
 
 def _check_selection(num_frames: int, start: int, stride: int) -> None:
     for name, value in (("frames", num_frames), ("start", start), ("stride", stride)):
         if not isinstance(value, Integral):
-            raise TavError(f"{name} is {value!r}, but frames are counted in whole numbers; give 1, for example.")
+            raise TavError(f"{name} is {shown(value)}, but frames are counted in whole numbers; give 1, for example.")
     if num_frames < 1:
         raise TavError(f"{num_frames} frames are asked for, but a clip needs at least one; ask for 1 or more.")
     if start < 0:

@@ -11,7 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 from torch import Tensor
 
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..files import atomic_path
 from .containers import address_of
 from .frames import yuv
@@ -60,7 +60,7 @@ def _check_writable(path: Path, frames: Tensor, fps: float) -> None:
             "move the colour last, and divide bytes by 255."
         )
     if not isinstance(fps, Real) or not 0.001 <= fps <= 1000:
-        raise TavError(f"The fps is {fps!r}, but a number within 0.001..1000 is needed; give 8, for example.")
+        raise TavError(f"The fps is {shown(fps)}, but a number within 0.001..1000 is needed; give 8, for example.")
     low, high = (bound.item() for bound in frames.detach().aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise TavError("The frames hold NaN or infinite values; find the step that produced them.")
