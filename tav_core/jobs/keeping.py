@@ -93,8 +93,8 @@ def prepare_keeping(
     places = tokens.find(checkpoint.tokens(mask.words)) if mask else []
     if mask and mask.words and not places:
         raise TavError(
-            f"The mask is where {shown(mask.words)} is in the clip, but the clip's prompt is {shown(prompt)}; give words "
-            "of it."
+            f"The mask is where {shown(mask.words)} is in the clip, but the clip's prompt is {shown(prompt)}; give "
+            "words of it."
         )
     return Keeping(
         dials=config.dials,
