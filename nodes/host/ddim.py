@@ -12,6 +12,7 @@ import comfy.utils
 import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider, Sampler
 from diffusers import DDIMScheduler
 from einops import rearrange
@@ -38,6 +39,9 @@ def sampling_sigmas(patcher: ModelPatcher, num_steps: int) -> Tensor:
     """The noise levels that sampling visits in `num_steps`, then 0, as the host's custom samplers expect them."""
     timesteps = visited_timesteps(ddim_scheduler(patcher), num_steps)
     return torch.cat([sigmas_of(patcher)[timesteps].float().cpu(), torch.zeros(1)])
+
+
+KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.PREDICT_NOISE, WrappersMP.DIFFUSION_MODEL)
 
 
 class _PredictNoise:
@@ -140,7 +144,7 @@ def invert_latents(
     """
     scheduler = ddim_scheduler(patcher)
     sampler = _Invert(scheduler, num_steps, INVERSIONS[invert_with])
-    noise = _run(without_kept(patcher.clone()), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
+    noise = _run(_for_inversion(patcher), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
     path = source_path(sampler.trajectory, scheduler, num_steps)
     return {
         "samples": noise,
@@ -149,6 +153,15 @@ def invert_latents(
         TRAJECTORY: path.trajectory,
         TIMESTEPS: list(path.timesteps),
     }
+
+
+def _for_inversion(patcher: ModelPatcher) -> ModelPatcher:
+    """Without what belongs to sampling alone: what edits keep, and caches that assume that noise levels fall."""
+    patcher = without_kept(patcher.clone())
+    for key in ("easycache", "lazycache"):
+        for kind in KINDS:
+            patcher.remove_wrappers_with_key(kind, key)
+    return patcher
 
 
 def sample_latents(

@@ -24,7 +24,7 @@ from ...tav_core.tuned import TunedWeights
 from .added import AddedBlock, AddedWeights, added_model
 from .borrow import LOAN, Borrowing
 from .lora import check_loras
-from .noise import guarded
+from .noise import OURS, guarded
 from .sd_model import (
     block_paths,
     blocks_of,
@@ -120,6 +120,7 @@ def _attention(pattern: str) -> Callable:
         output = attend_across_frames(query, key, value, attended_frames(pattern, num_frames), attend)
         return rearrange(output, "b (t n) c -> (b t) n c", t=tiles)
 
+    setattr(attend_frames, OURS, True)
     return attend_frames
 
 

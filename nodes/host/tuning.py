@@ -31,6 +31,7 @@ from .differences import has_loras
 from .inflate import QueryDifference, inflated_of, without_tuned
 from .lora import check_loras
 from .memory import free_all
+from .noise import OURS
 from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of, file_of
@@ -65,6 +66,7 @@ def tune_model(
     began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
     options = only_prompt(positive)
     check_loras(patcher)
+    _check_unseen(patcher)
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, images = settings_of(options.get("control"))
@@ -182,6 +184,20 @@ def _inflation_of(patcher: ModelPatcher) -> Inflation:
     if inflated := inflated_of(patcher):
         return inflated.inflation
     raise TavError("This MODEL is not inflated; insert Inflate UNet between it and One-Shot Tune.")
+
+
+def _check_unseen(patcher: ModelPatcher) -> None:
+    """Raises TavError for changes of the network at run time, which tuning would neither follow nor know a run by."""
+    options = patcher.model_options["transformer_options"]
+    replaced = options.get("patches_replace", {})
+    names = [name for name, patches in options.get("patches", {}).items() if patches]
+    names += [f"{name} replacement" for name in replaced if name != "attn1" and replaced[name]]
+    names += ["attn1 replacement"] * any(not hasattr(one, OURS) for one in replaced.get("attn1", {}).values())
+    if names:
+        raise TavError(
+            f"Another node changes this MODEL at run time ({', '.join(names)}; IP-Adapter, FreeU, hypernetworks and "
+            "HyperTile do), which tuning cannot follow; put that node behind One-Shot Tune."
+        )
 
 
 def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:

@@ -613,6 +613,7 @@ def test_weights_that_are_no_numbers_are_refused_at_once(folder, change, words):
 @pytest.mark.parametrize(
     ("looks_like", "config"),
     [
+        ("a latent consistency model", {"time_cond_proj_dim": 256}),
         ("a video model (UNetSpatioTemporalConditionModel)", {"_class_name": "UNetSpatioTemporalConditionModel"}),
         ("a video model (UNet3DConditionModel)", {"_class_name": "UNet3DConditionModel"}),
         ("Stable Diffusion XL", {"cross_attention_dim": 2048, "addition_embed_type": "text_time"}),

@@ -382,3 +382,27 @@ def test_the_noise_output_starts_the_custom_sampler_at_the_clips_noise_whatever_
     assert relative(output[0]["samples"], stock(sd, model, latent)) < 1e-3
     with pytest.raises(ValueError, match="connect DDIM Invert's own latent"):
         noise.generate_noise({"samples": torch.zeros(2, 4, 8, 8)})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_self_attention_guidance_is_refused_wherever_it_stands(sd, clip, first):
+    """Its replacement of the middle block's attention hides ours; at scale 0 it should change nothing."""
+    guidance = core("comfy_extras.nodes_sag").SelfAttentionGuidance
+    inflate = pack("nodes.host.inflate").inflate
+
+    def guided(model):
+        return (
+            guidance.execute(model, 0.0, 2.0) if hasattr(guidance, "execute") else guidance().patch(model, 0.0, 2.0)
+        )[0]
+
+    model = inflate(guided(sd.model)) if first else guided(inflate(sd.model))
+    with pytest.raises(ValueError, match="Another node replaces the self-attention of the middle block"):
+        sampled(model, sd, {"samples": torch.zeros_like(clip)}, 2)
+
+
+@pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
+def test_caches_for_sampling_leave_an_inversion_as_it_is(sd, tuned, clip, name):
+    node = getattr(core("comfy_extras.nodes_easycache"), name)
+    cached = node.execute(tuned[0], 0.2, 0.15, 0.95, False)[0]
+    expected = inverted(tuned[0], sd, clip, 4)["samples"]
+    assert torch.equal(inverted(cached, sd, clip, 4)["samples"], expected)

@@ -257,6 +257,28 @@ def bypassed(model):
     return model
 
 
+def freed(model):
+    node = core("comfy_extras.nodes_freelunch").FreeU_V2
+    return (node.execute if hasattr(node, "execute") else node().patch)(model, 1.3, 1.4, 0.9, 0.2)[0]
+
+
+def with_other_keys(model):
+    """A MODEL as a hypernetwork leaves it."""
+    model = model.clone()
+    model.set_model_attn2_patch(lambda query, key, value, options: (query, key, value))
+    return model
+
+
+def test_what_tuning_would_not_see_is_refused_and_guidance_passes(sd, inflated, uninterrupted, tmp_path):
+    for change, name in ((freed, "output_block_patch"), (with_other_keys, "attn2_patch")):
+        with pytest.raises(ValueError, match=rf"at run time \({name}.*put that node behind"):
+            tune(change(inflated), sd.text("a man"), tmp_path)
+    assert not list(tmp_path.iterdir())
+    guided = inflated.clone()
+    guided.set_model_sampler_post_cfg_function(lambda given: given["denoised"])
+    assert tune(guided, sd.text("a man"), tmp_path)[1] == uninterrupted[1]
+
+
 def test_what_cannot_be_tuned_on_is_refused(sd, inflated, tmp_path):
     text, other = sd.text("a man"), sd.text("a dog")
     for model, positive, message in (
