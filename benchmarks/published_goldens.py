@@ -12,8 +12,10 @@ import argparse
 import copy
 import json
 import re
+import runpy
 import subprocess
 import sys
+import tempfile
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -147,8 +149,10 @@ def controllers(notebook: Path, ptp: SimpleNamespace) -> SimpleNamespace:
     names = vars(typing) | {"abc": abc, "torch": torch, "nnf": torch.nn.functional, "device": "cpu"}
     names |= {"LOW_RESOURCE": False, "NUM_DDIM_STEPS": NUM_STEPS, "MAX_NUM_WORDS": 77}
     names |= {"ptp_utils": ptp.utils, "seq_aligner": ptp.seq_aligner, "tokenizer": ptp.tokenizer}
-    exec(cell, names)
-    return SimpleNamespace(**names)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "controllers.py")
+        path.write_text(cell)
+        return SimpleNamespace(**names | runpy.run_path(str(path), names))
 
 
 def attention_edits(ptp: SimpleNamespace, classes: SimpleNamespace) -> tuple[dict, dict[str, Tensor]]:

@@ -76,7 +76,9 @@ def main() -> None:
     scenes = random_scenes(options.images)
     images, captions = drawn(work / "images.npy", scenes), [scene.caption for scene in scenes]
     others = drawn(work / "other-images.npy", other_scenes(1500))
-    vae = train_vae(work, torch.cat([images[:-HELD_OUT], others[:-100]]), options.vae_steps, options.vae_whole_steps, device)
+    both = torch.cat([images[:-HELD_OUT], others[:-100]])
+    vae = train_vae(work, both, options.vae_steps, options.vae_whole_steps, device)
+    del both
     absorb_scale(vae, images, device)
     print(f"VAE on held-out images: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
     latents = encode(work, "latents", vae, images, device)

@@ -23,7 +23,7 @@ class ApplyTunedWeights(io.ComfyNode):
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="The tuned model.")],
             hidden=[io.Hidden.unique_id],
-            **known(io.Schema, search_aliases=["tuned weights strength"]),
+            **known(io.Schema, search_aliases=["tuned weights strength", "Tune-A-Video weights"]),
         )
 
     @classmethod

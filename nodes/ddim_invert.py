@@ -58,16 +58,24 @@ class DDIMInvert(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     display_name="latent",
-                    tooltip="The noise, for TAV Sample, or for KSampler (Advanced) with add_noise disabled.",
+                    tooltip="The noise, for TAV Sample, or for KSampler (Advanced) with add_noise disabled. It also "
+                    "holds the clip at each noise level, for Keep From Source.",
                 ),
                 io.Sigmas.Output(
                     "sigmas",
                     display_name="sigmas",
                     tooltip="The noise levels for sampling back with SamplerCustomAdvanced: steps + 1 values.",
                 ),
+                io.Noise.Output(
+                    "noise",
+                    display_name="noise",
+                    tooltip="For SamplerCustomAdvanced: starts sampling at the clip's noise, whatever latent it gets.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            **known(io.Schema, search_aliases=["inversion", "invert video", "unsample", "video to noise"]),
+            **known(
+                io.Schema, search_aliases=["DDIM inversion", "inversion", "invert video", "unsample", "video to noise"]
+            ),
         )
 
     @classmethod
@@ -80,6 +88,7 @@ class DDIMInvert(io.ComfyNode):
         from .host.differences import warn_of_missing
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
+        from .host.noise import InvertedNoise
         from .host.progress import say
 
         check_clean(latent_image, model)
@@ -94,7 +103,9 @@ class DDIMInvert(io.ComfyNode):
                 reconstruction = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
                 values |= _compared(samples, reconstruction, vae)
                 say(f"PSNR to the clip: {values['psnr']:.1f} dB ({values['psnr_of']})", node_id)
-        return io.NodeOutput(latent_image | latent, sampling_sigmas(model, steps), ui=ui_values(**values))
+        sigmas = sampling_sigmas(model, steps)
+        noise = InvertedNoise(model, latent["samples"], sigmas[0].item())
+        return io.NodeOutput(latent_image | latent, sigmas, noise, ui=ui_values(**values))
 
 
 def _compared(samples: Tensor, reconstruction: Tensor, vae) -> dict:

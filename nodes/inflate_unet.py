@@ -46,7 +46,10 @@ class InflateUNet(io.ComfyNode):
                     tooltip="The same model, treating its batch as the frames of a video.",
                 )
             ],
-            **known(io.Schema, search_aliases=["text to video", "sparse-causal attention", "cross-frame attention"]),
+            **known(
+                io.Schema,
+                search_aliases=["Tune-A-Video", "text to video", "sparse-causal attention", "cross-frame attention"],
+            ),
         )
 
     @classmethod

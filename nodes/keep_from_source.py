@@ -52,7 +52,10 @@ class KeepFromSource(io.ComfyNode):
                     "Mask From Words, painted, or tracked with a segmentation node.",
                 ),
                 io.Conditioning.Input(
-                    "edit", optional=True, tooltip="For keep_layout: the edited prompt, as the sampler gets it."
+                    "edit",
+                    optional=True,
+                    tooltip="For keep_layout: the edited prompt, as the sampler gets it, typed into a CLIP Text "
+                    "Encode.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="For keep_layout: the CLIP that encoded both prompts."),
             ],

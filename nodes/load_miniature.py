@@ -33,7 +33,7 @@ class LoadMiniature(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **known(io.Schema, search_aliases=["demo checkpoint", "test model", "toy model"]),
+            **known(io.Schema, search_aliases=["demo checkpoint", "test model", "toy model", "tiny model"]),
         )
 
     @classmethod

@@ -33,7 +33,7 @@ class LoadTunedWeights(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **known(io.Schema, search_aliases=["import tuned weights"]),
+            **known(io.Schema, search_aliases=["import tuned weights", "load motion", "Tune-A-Video weights"]),
         )
 
     @classmethod

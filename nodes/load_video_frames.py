@@ -4,7 +4,7 @@ from ..tav_core.errors import need
 from ..tav_core.video.choose import FITS, check_size
 from .host.input_files import input_file, videos_in_input_folder
 from .host.versions import known
-from .sockets import ADVANCED, CATEGORY, checked, stamp, ui_values
+from .sockets import ADVANCED, CATEGORY, checked, place_in_graph, stamp, ui_values
 
 MAX_SIDE = 4096  # pixels
 UNLINKED = object()  # the host omits an input without a link, and passes None for one whose link is not resolved yet
@@ -32,8 +32,8 @@ class LoadVideoFrames(io.ComfyNode):
                     default=24,
                     min=1,
                     max=1024,
-                    tooltip="How many frames to read, 1 to 1024; tuning needs at least 2. More take more time and "
-                    "memory.",
+                    tooltip="How many frames to read, 1 to 1024 (frame_load_cap in VideoHelperSuite); tuning needs at "
+                    "least 2. More take more time and memory.",
                 ),
                 io.Int.Input(
                     "start",
@@ -73,6 +73,13 @@ class LoadVideoFrames(io.ComfyNode):
                     tooltip="If the clip's aspect ratio differs: crop to the centre, pad with black, or stretch.",
                     **ADVANCED,
                 ),
+                io.Boolean.Input(
+                    "strict",
+                    default=False,
+                    optional=True,
+                    tooltip="If the clip has fewer frames than asked for: stop with an error instead of taking those.",
+                    **ADVANCED,
+                ),
                 io.Video.Input(
                     "clip",
                     optional=True,
@@ -88,19 +95,27 @@ class LoadVideoFrames(io.ComfyNode):
                 ),
                 io.Int.Output("frame_count", display_name="frame_count", tooltip="How many frames were read."),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
                 io.Schema,
-                search_aliases=["load video", "video frames", "video to images", "extract frames"],
+                search_aliases=[
+                    "load video",
+                    "video frames",
+                    "video to images",
+                    "extract frames",
+                    "VHS load video",
+                    "frame_load_cap",
+                    "skip_first_frames",
+                    "select_every_nth",
+                    "force_rate",
+                ],
                 has_intermediate_output=True,
             ),
         )
 
     @classmethod
-    def validate_inputs(
-        cls, video: str | None = None, width: int | None = None, height: int | None = None, clip: object = UNLINKED
-    ) -> bool | str:
-        if (answer := checked(_check_size, width, height)) is not True:
-            return answer
+    def validate_inputs(cls, video: str | None = None, clip: object = UNLINKED) -> bool | str:
+        # the host repeats an error at each input that is named here; so the size is checked when the node runs
         return checked(input_file, video) if clip is UNLINKED else True
 
     @classmethod
@@ -108,23 +123,33 @@ class LoadVideoFrames(io.ComfyNode):
         return stamp(input_file, video) if clip is UNLINKED else ""
 
     @classmethod
-    def execute(cls, video, frames, start, stride, width, height, fit, clip=None) -> io.NodeOutput:
+    def execute(cls, video, frames, start, stride, width, height, fit, clip=None, strict=False) -> io.NodeOutput:
+        from ..tav_core.video.cuts import cut_in
         from ..tav_core.video.read import read_frames, take_frames
         from .host.clips import opened
+        from .host.differences import warn
         from .host.memory import readable_errors
-        from .host.previews import animated
+        from .host.previews import as_video
 
         _check_size(width, height)
-        selection = {"size": (width, height), "start": start, "stride": stride, "fit": fit}
+        selection = {"size": (width, height), "start": start, "stride": stride, "fit": fit, "at_most": not strict}
         with readable_errors("use fewer frames or a smaller size"):
             if clip is None:
                 images, fps = read_frames(input_file(video), frames, **selection)
             else:
                 with opened(clip) as source:
                     images, fps = take_frames(source, frames, **selection)
-            preview = animated(images, fps, cls)
+            preview = as_video(images, fps)
+        notes = []
+        if len(images) < frames:
+            notes.append(f"The clip has only {len(images)} frames from there on; all of them are used.")
+        if cut := cut_in(images):
+            notes.append(
+                f"Frames {cut} and {cut + 1} look like two shots, but tuning learns one motion; load each shot alone."
+            )
+        note = warn(" ".join(notes) or None, place_in_graph(cls)[1])
         values = ui_values(
-            frames=len(images), fps=fps, width=width, height=height, file=video if clip is None else None
+            frames=len(images), fps=fps, width=width, height=height, file=video if clip is None else None, note=note
         )
         return io.NodeOutput(images, fps, len(images), ui=preview | values)
 

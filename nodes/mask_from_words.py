@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import TavError
+from ..tav_core.errors import TavError, shown
 from .host.versions import known
 from .sockets import CATEGORY, place_in_graph, ui_values
 
@@ -19,9 +19,13 @@ class MaskFromWords(io.ComfyNode):
                 io.Latent.Input(
                     "latent_image", tooltip="The latent from DDIM Invert, which holds the clip at each noise level."
                 ),
-                io.Conditioning.Input("source", tooltip="The prompt that describes the clip."),
+                io.Conditioning.Input(
+                    "source", tooltip="The prompt that describes the clip, typed into a CLIP Text Encode."
+                ),
                 io.Clip.Input("clip", tooltip="The CLIP that encoded the prompt."),
-                io.String.Input("words", default="", tooltip="One or more words of that prompt, such as: man"),
+                io.String.Input(
+                    "words", default="", tooltip="One word of that prompt, or several next to each other, such as man."
+                ),
                 io.Float.Input(
                     "threshold",
                     default=0.3,
@@ -50,7 +54,7 @@ class MaskFromWords(io.ComfyNode):
         tokens = tokens_behind(clip, source, *place_in_graph(cls), "source")
         places = tokens.find(tokens_of(clip, words)) if words.strip() else []
         if not places:
-            raise TavError(f"The source prompt does not have {words!r}; give one or more of its words.")
+            raise TavError(f"The source prompt does not have {shown(words)}; give one or more of its words.")
         with readable_errors("use fewer frames or a smaller size"):
             mask = mask_of_words(model, source, path, places, threshold)
         return io.NodeOutput(mask, ui=ui_values(masked=float(mask.mean())))

@@ -1,9 +1,21 @@
 from comfy_api.latest import io
 
+from ..tav_core.errors import TavError, shown
 from .host.graph import controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, LossMapSocket, TunedWeightsSocket, place_in_graph, ui_values
+from .sockets import (
+    ADVANCED,
+    CATEGORY,
+    KEPT_SEED,
+    LossMapSocket,
+    TunedWeightsSocket,
+    checked,
+    place_in_graph,
+    ui_values,
+)
+
+HIGH_RATE = 5e-3  # five times what suits networks as small as the miniature
 
 
 class OneShotTune(io.ComfyNode):
@@ -15,7 +27,7 @@ class OneShotTune(io.ComfyNode):
             category=CATEGORY,
             description="Tunes an inflated model on one clip and the prompt that describes it, so that other prompts "
             "give videos with the clip's motion. Queue the same graph again to resume an interrupted run; a finished "
-            "one is not repeated.",
+            "one is not repeated, and goes on where it ended if you ask for more steps.",
             inputs=[
                 io.Model.Input("model", tooltip="A model from Inflate UNet; tuned weights already on it are ignored."),
                 io.Latent.Input("latents", tooltip="The clip, from VAE Encode; at least 2 frames."),
@@ -90,6 +102,14 @@ class OneShotTune(io.ComfyNode):
                     tooltip="The clip's frame rate, 0 to 1000, saved as metadata in the weights file; 0 if unknown.",
                     **ADVANCED,
                 ),
+                io.String.Input(
+                    "snapshots",
+                    default="",
+                    optional=True,
+                    tooltip="Steps after which the weights are kept as well, such as 100, 200, 300. Asking for so many "
+                    "steps later gives them without tuning, so that you can compare.",
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The tuned model."),
@@ -103,8 +123,15 @@ class OneShotTune(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            **known(io.Schema, search_aliases=["tune a video", "one-shot tuning", "train on video", "fine-tune video"]),
+            **known(
+                io.Schema,
+                search_aliases=["Tune-A-Video", "one-shot tuning", "train on video", "fine-tune video", "finetune"],
+            ),
         )
+
+    @classmethod
+    def validate_inputs(cls, snapshots: str | None = None) -> bool | str:
+        return checked(_steps_in, snapshots)
 
     @classmethod
     def execute(
@@ -120,8 +147,12 @@ class OneShotTune(io.ComfyNode):
         validate_every,
         prompt="",
         fps=0.0,
+        snapshots="",
     ) -> io.NodeOutput:
+        from comfy.model_management import InterruptProcessingException
+
         from ..tav_core.tune import TuneConfig
+        from .host.differences import warn
         from .host.inflate import with_tuned
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
@@ -139,17 +170,55 @@ class OneShotTune(io.ComfyNode):
             checkpoint_every=max(1, min(50, steps // 10)),
         )
         here = place_in_graph(cls)
-        progress = Progress(model, steps, here[1])
+        progress = Progress(model, steps, here[1], "One-Shot Tune")
+        progress.say("Preparing")
+        note = None
+        if learning_rate > HIGH_RATE:
+            note = warn(
+                f"The learning rate {learning_rate:g} is far above the paper's 3e-5; tuning will probably diverge.",
+                here[1],
+            )
+
+        def on_start(step: int) -> None:
+            if step:
+                progress.say(f"Resumed at step {step} of {steps}")
+            progress.start_at(step)
 
         def on_step(step: int, total: int, *, loss: float, estimate) -> None:
             preview = estimate() if validate_every and step % validate_every == 0 else None
-            progress.at(step, f"Step {step} of {total}, loss {loss:.4f}", preview)
+            progress.at(step, f"loss {loss:.4f}", preview)
 
         metadata = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
         metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
-        with readable_errors():
-            tuned, losses, report = tune_model(
-                model, samples, positive, config, root=runs_folder(), metadata=metadata, on_step=on_step
-            )
-        values = ui_values(losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), **report)
+        try:
+            with readable_errors():
+                tuned, losses, report = tune_model(
+                    model,
+                    samples,
+                    positive,
+                    config,
+                    root=runs_folder(),
+                    metadata=metadata,
+                    on_start=on_start,
+                    on_step=on_step,
+                    snapshots=_steps_in(snapshots),
+                )
+        except InterruptProcessingException:
+            progress.say(f"Stopped at step {progress.step} of {steps}. Run again to resume.")
+            raise
+        finally:
+            progress.close()
+        done = "Already tuned" if report["how"] == "already tuned" else "Tuned"
+        progress.say(f"{done}, {len(losses)} steps, loss {losses[-1]:.4f}." + (f" {note}" if note else ""))
+        values = ui_values(
+            losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), note=note, **report
+        )
         return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=values)
+
+
+def _steps_in(snapshots: str) -> set[int]:
+    """The step counts in a list such as "100, 200"."""
+    words = snapshots.replace(",", " ").split()
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise TavError(f"The snapshots are {shown(snapshots)}; give step counts, such as 100, 200, 300.")
+    return {int(word) for word in words}

@@ -23,7 +23,7 @@ class SaveTunedWeights(io.ComfyNode):
             ],
             outputs=[],
             is_output_node=True,
-            **known(io.Schema, search_aliases=["export tuned weights"]),
+            **known(io.Schema, search_aliases=["export tuned weights", "Tune-A-Video weights"]),
         )
 
     @classmethod

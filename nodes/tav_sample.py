@@ -63,7 +63,10 @@ class TAVSample(io.ComfyNode):
             ],
             outputs=[io.Latent.Output("latent", display_name="latent", tooltip="The video, for VAE Decode.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            **known(io.Schema, search_aliases=["sample video", "edit video", "text to video", "DDIM"]),
+            **known(
+                io.Schema,
+                search_aliases=["Tune-A-Video sampler", "sample video", "edit video", "text to video", "DDIM sampling"],
+            ),
         )
 
     @classmethod

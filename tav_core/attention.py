@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .errors import TavError
+from .errors import TavError, shown
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -39,7 +39,7 @@ def attended_frames(pattern: str, num_frames: int) -> list[tuple[int, ...]]:
         return [tuple(range(i + 1)) for i in frames]
     if pattern == "full":
         return [tuple(frames) for _ in frames]
-    raise TavError(f"Unknown attention pattern {pattern!r}; choose one of {', '.join(PATTERNS)}.")
+    raise TavError(f"Unknown attention pattern {shown(pattern)}; choose one of {', '.join(PATTERNS)}.")
 
 
 def attend_across_frames(

@@ -2,6 +2,7 @@
 
 import errno
 import re
+import reprlib
 
 import torch
 from safetensors import SafetensorError
@@ -10,11 +11,24 @@ from safetensors import SafetensorError
 class TavError(ValueError):
     """Invalid input, or a run that cannot continue; the message says what was given, what is needed and what to do."""
 
+    __module__ = "tune_a_video"  # ComfyUI shows the type with its module, which is else the long path of this pack
+
 
 def need(condition: bool, name: str, got: object, needed: str) -> None:
     """Raises TavError for a setting that does not meet its condition."""
     if not condition:
-        raise TavError(f"{name} must be {needed}; got {got!r}.")
+        raise TavError(f"{name} must be {needed}; got {shown(got)}.")
+
+
+def shown(value: object) -> str:
+    """A value for an error message: escaped, and cut short where it is long, nested or repeated."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 3, 8, 8, 8
+_SHORT.maxstring = _SHORT.maxother = 150
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -44,6 +44,7 @@ MADE_FOR = (
     (r"double_blocks|single_blocks|add_k_proj", "another architecture, such as Flux or Stable Diffusion 3"),
     (r"blocks[._]\d+[._](cross|self)_attn[._]", "Wan, a video model"),
 )
+DISTILLED = "a latent consistency model, which takes the guidance scale as an input"
 INPUTS = {5: "a depth-to-image model", 7: "an upscaler", 8: "InstructPix2Pix", 9: "an inpainting model"}
 
 
@@ -64,6 +65,8 @@ def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
         )
     if len(first) != 4:
         raise _refusal(name, "a video model with 3-D convolutions")
+    if any(key.startswith(UNET + "time_embed") and "cond_proj" in key for key in shapes):
+        raise _refusal(name, DISTILLED)
     context = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
     linear = len(shapes.get(UNET + "middle_block.1.proj_in.weight", ())) == 2
     return _family(name, first[1], context, linear, any(key.startswith(UNET + "label_emb.") for key in shapes))
@@ -75,6 +78,8 @@ def family_of_config(config: Mapping, name: str) -> str:
     if network != "UNet2DConditionModel":
         video = "a video model" if re.search("3D|Motion|SpatioTemporal", network) else "another architecture"
         raise _refusal(name, f"{video} ({network})")
+    if config.get("time_cond_proj_dim"):
+        raise _refusal(name, DISTILLED)
     labelled = config.get("addition_embed_type") or config.get("class_embed_type") or config.get("num_class_embeds")
     linear = bool(config.get("use_linear_projection"))
     return _family(name, config.get("in_channels", 4), config.get("cross_attention_dim"), linear, bool(labelled))

@@ -1,18 +1,25 @@
-"""Atomic writes, and .safetensors files with JSON metadata."""
+"""Atomic writes, locks between processes, and .safetensors files with JSON metadata and a checksum."""
 
 import contextlib
+import getpass
+import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .errors import TavError
+from .errors import TavError, shown
 
 
 @contextlib.contextmanager
@@ -40,27 +47,85 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             _sync(path.parent)
 
 
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Deletes what killed processes left beside `path` when they were writing it; only while its lock is held."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        return
+    temporary = re.compile(rf"\.{re.escape(path.stem[:40])}\.[0-9a-f]{{8}}({re.escape(path.suffix)})?")
+    for other in path.parent.iterdir():
+        if temporary.fullmatch(other.name):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """Holds a lock on a path in this block, against other processes of this machine.
+
+    what: what the path is, such as "The output skiing.safetensors", for the TavError that is raised if another process
+        holds it.
+    """
+    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+    with contextlib.suppress(OSError, KeyError, ImportError):  # getpass finds no name for some users of containers
+        name = f"{getpass.getuser()}-{name}"
+    # not beside the path, where the lock would stay behind; deleting it there would open a race
+    folder = Path(tempfile.gettempdir(), "tune-a-video-locks")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / f"{name}.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise TavError(
+            f"{what} is being written by another process; wait until it is done, or choose another."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], kind: str, metadata: dict) -> None:
-    """Writes a .safetensors file atomically, with its kind and its metadata (as JSON) in the header.
+    """Writes a .safetensors file atomically, with its kind, its metadata (as JSON) and a checksum in the header.
 
     kind: a name and a version, such as "tune-a-video/1".
     """
-    header = {"format": kind, "facts": json.dumps(metadata)}
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    header = {"format": kind, "facts": json.dumps(metadata), "crc32": _checksum(tensors)}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, header)
+        # safetensors writes to a temporary file of its own in the same folder first
+        folder = temporary.with_suffix("")
+        folder.mkdir()
+        try:
+            save_file(tensors, folder / temporary.name, header)
+            os.replace(folder / temporary.name, temporary)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """Identifies the data of tensors against flipped bits."""
+    crc = 0
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(name.encode(), crc)
+        if tensor.numel():
+            crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
 
 
 def read_metadata(path: str | os.PathLike, kind: str) -> dict:
     """Reads the metadata of a file written by `write_tensors`; raises TavError for any other file."""
-    header = read_header(path)
+    return _metadata_in(read_header(path), path, kind)
+
+
+def _metadata_in(header: Mapping[str, str], path: str | os.PathLike, kind: str) -> dict:
     if (found := header.get("format")) != kind:
         if _is_newer(found, kind):
-            raise TavError(f"{path} has format {found!r}, written by a newer version; update Tune-A-Video.")
-        raise TavError(f"{path} has format {found!r}, but {kind!r} is needed.")
+            raise TavError(f"{path} has format {shown(found)}, written by a newer version; update Tune-A-Video.")
+        raise TavError(f"{path} has format {shown(found)}, but {kind!r} is needed.")
     try:
         metadata = json.loads(header["facts"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise TavError(f"{path} is damaged: its metadata cannot be read ({error}).") from error
     if not isinstance(metadata, dict):
         raise TavError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}.")
@@ -75,21 +140,41 @@ def _is_newer(found: str | None, kind: str) -> bool:
 
 
 def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:
-    """Reads the tensors, to the CPU, and the metadata of a file written by `write_tensors`; else raises TavError."""
-    metadata = read_metadata(path, kind)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
+    """Reads the tensors, to the CPU, and the metadata of a file written by `write_tensors`; else raises TavError.
+
+    Reads the file in one go, so that both are of the same moment if another process replaces it meanwhile; safetensors
+    opens a path twice.
+    """
+    _ensure_file(path)
+    data = Path(path).read_bytes()
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise _not_tensors(path, error) from error
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]).get("__metadata__") or {}
+    metadata = _metadata_in(header, path, kind)
+    if header.get("crc32", found := _checksum(tensors)) != found:  # older files have none
+        raise TavError(f"{path} is damaged: its data do not match its checksum.")
+    return tensors, metadata
 
 
 def read_header(path: str | os.PathLike) -> dict[str, str]:
     """Reads the metadata strings in the header of a .safetensors file; raises TavError for any other file."""
-    if not os.path.isfile(path):
-        raise TavError(f"There is no file {path}.")
+    _ensure_file(path)
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        raise TavError(f"{path} is damaged, or not a .safetensors file ({error}).") from error
+        raise _not_tensors(path, error) from error
+
+
+def _ensure_file(path: str | os.PathLike) -> None:
+    if not os.path.isfile(path):
+        raise TavError(f"There is no file {path}.")
+
+
+def _not_tensors(path: str | os.PathLike, error: SafetensorError) -> TavError:
+    return TavError(f"{path} is damaged, or not a .safetensors file ({error}).")
 
 
 def ensure_writable(folder: str | os.PathLike) -> None:

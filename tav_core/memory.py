@@ -15,7 +15,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
+from .borrow import Loan
 from .inflate import InflatedUNet, inflate
+from .layout import CHUNK, Layout
+from .lend import lent
 
 
 def _once_per_shape(estimate: Callable[..., int]) -> Callable[..., int]:
@@ -65,12 +68,59 @@ def tuning_memory(
     return activations + 12 * count + master + casts
 
 
+def tuning_bound(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
+    """More bytes than `tuning_memory` of a float32 step without checkpointing ever needs, at no cost.
+
+    Twice what linear, convolution and norm layers give, which is 1.6 to 1.9 times the need, and the optimizer's state.
+    """
+    batch, _, frames, height, width = latents_shape
+    outputs = sum(
+        _channels_of(module) / 4 ** _level_of(name, len(unet.unet.config.block_out_channels))
+        for name, module in unet.unet.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm))
+    )
+    trained = sum(parameter.numel() for parameter in unet.trainable_parameters().values())
+    return round(2 * 4 * outputs * batch * frames * height * width + 16 * trained)
+
+
+def _channels_of(module: nn.Module) -> int:
+    names = ("out_features", "out_channels", "num_channels")
+    return next((getattr(module, name) for name in names if hasattr(module, name)), 0) or module.normalized_shape[-1]
+
+
+def _level_of(name: str, levels: int) -> int:
+    """How often a module's output is at least halved, by its path in diffusers."""
+    block, _, rest = name.partition(".")
+    number = rest.partition(".")[0]
+    if block == "down_blocks":
+        return int(number)
+    if block == "up_blocks":
+        return max(0, levels - 1 - int(number) - ("upsamplers" in rest))
+    return levels - 1 if block == "mid_block" else 0
+
+
 @_once_per_shape
-def inference_memory(unet: InflatedUNet, latents_shape: tuple[int, ...]) -> int:
-    """The bytes that one prediction needs besides the network's weights; latents_shape: (b, c, f, h, w)."""
+def inference_memory(
+    unet: InflatedUNet, latents_shape: tuple[int, ...], *, structure: bool = False, layout: bool = False
+) -> int:
+    """The bytes that one prediction needs besides the network's weights; latents_shape: (b, c, f, h, w).
+
+    structure, layout: whether an edit keeps its clip's; what layers compute for the clip is then kept meanwhile.
+    """
     with torch.device("meta"), torch.no_grad():
         network = _shapes_of(unet, unet.dtype)
-        return _peak(lambda: network(*_inputs(network, latents_shape)), network)
+        if not (structure or layout):
+            return _peak(lambda: network(*_inputs(network, latents_shape)), network)
+        with lent(network) as loan:
+            return _peak(lambda: _borrowing(network, loan, latents_shape, structure, layout), network)
+
+
+def _borrowing(network: InflatedUNet, loan: Loan, latents_shape: tuple[int, ...], structure: bool, layout: bool):
+    with loan.recording(structure, layout):
+        network(*_inputs(network, (1, *latents_shape[1:])))
+    same = Layout(torch.empty(CHUNK, CHUNK), torch.empty(CHUNK), torch.empty(CHUNK), True)
+    with loan.lending(structure, same if layout else None):
+        network(*_inputs(network, latents_shape))
 
 
 @_once_per_shape

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from .errors import TavError
+from .errors import TavError, shown
 from .video.pixels import to_uint8
 
 Trajectory = Sequence[tuple[float, float] | None]
@@ -179,8 +179,8 @@ class ClipScorer:
 def _not_a_clip_model(name: str, reason: str) -> TavError:
     first_line = reason.strip().splitlines()[0]
     return TavError(
-        f"The CLIP model {name!r} cannot be opened ({first_line}); give a folder with a CLIPModel and its processor, "
-        "or its name on the Hugging Face hub, such as openai/clip-vit-large-patch14."
+        f"The CLIP model {shown(name)} cannot be opened ({first_line}); give a folder with a CLIPModel and its "
+        "processor, or its name on the Hugging Face hub, such as openai/clip-vit-large-patch14."
     )
 
 

@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from .control import Control, residuals
-from .errors import TavError
+from .errors import TavError, shown
 from .inflate import InflatedUNet
 from .prompt import Prompt, as_prompt, stacked
 
@@ -25,7 +25,7 @@ def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
     if kind == "epsilon":
         return predict
     if kind != "v_prediction":
-        raise TavError(f"Only networks that predict epsilon or v_prediction can be used, got {kind!r}.")
+        raise TavError(f"Only networks that predict epsilon or v_prediction can be used, got {shown(kind)}.")
 
     def predict_noise(latents: Tensor, timestep: int) -> Tensor:
         alpha = scheduler.alphas_cumprod[timestep]

@@ -18,7 +18,35 @@ FORMAT = "tune-a-video/run/1"
 
 def steps_kept_in(path: str | os.PathLike) -> int:
     """The steps done by the run that is saved in a file; 0 if there is no file. Raises TavError for any other file."""
-    return read_metadata(path, FORMAT)["step"] if os.path.exists(path) else 0
+    return _checked(read_metadata(path, FORMAT), path)["step"] if os.path.exists(path) else 0
+
+
+def damage_in(path: str | os.PathLike) -> str | None:
+    """What is wrong with a run's file, data included, so that it has to start again; None if nothing is."""
+    if not os.path.exists(path):
+        return None
+    try:
+        tensors, metadata = read_tensors(path, FORMAT)
+        _checked(metadata, path)
+    except TavError as error:
+        return str(error)
+    return None if "generator" in tensors else f"{path} is damaged: it has no generator's state."
+
+
+def _checked(metadata: dict, path: str | os.PathLike) -> dict:
+    """The metadata of a run's file; raises TavError where they are not what was written."""
+    kinds = {"run": (str, type(None)), "step": int, "losses": list, "grad_norms": list, "scaler": dict}
+    for name, kind in kinds.items():
+        if not isinstance(metadata.get(name, ...), kind) or isinstance(metadata[name], bool):
+            raise TavError(f"{path} is damaged: its {name} is missing or of another type.")
+    if metadata["step"] < 0 or len(metadata["losses"]) != metadata["step"]:
+        raise TavError(f"{path} is damaged: it has {metadata['step']} steps, but {len(metadata['losses'])} losses.")
+    return metadata
+
+
+def losses_kept_in(path: str | os.PathLike) -> list[float]:
+    """The loss of each of those steps."""
+    return list(_checked(read_metadata(path, FORMAT), path)["losses"]) if os.path.exists(path) else []
 
 
 class TuneState:
@@ -101,6 +129,7 @@ class TuneState:
     def _resume(self) -> None:
         try:
             tensors, metadata = read_tensors(self.path, FORMAT)
+            _checked(metadata, self.path)
         except TavError as error:
             raise TavError(f"{error} Delete this tuning checkpoint to start again.") from error
         if metadata["run"] != self.run:

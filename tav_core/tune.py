@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from .errors import TavError, need
+from .errors import TavError, need, shown
 from .files import ensure_writable
 from .fingerprints import run_fingerprint
 from .inflate import InflatedUNet
-from .memory import fits, tuning_memory
+from .memory import fits, tuning_bound, tuning_memory
 from .precision import PRECISIONS, tuning_precision
 from .prompt import Prompt, as_prompt
 from .resume import TuneState
@@ -200,6 +200,8 @@ def resolve_checkpointing(config: TuneConfig, unet: InflatedUNet, shape: torch.S
     """Resolves `gradient_checkpointing` for latents of this shape (b, c, f, h, w) and the memory free now."""
     if config.gradient_checkpointing != "auto":
         return config.gradient_checkpointing
+    if fits(tuning_bound(unet, shape), device):  # the exact count takes seconds
+        return False
     half = tuning_precision(config.mixed_precision, unet.dtype, device) != torch.float32
     return not fits(tuning_memory(unet, shape, checkpointing=False, half=half), device)
 
@@ -224,4 +226,4 @@ def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor | Prompt, s
             )
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
-        raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {kind!r}.")
+        raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {shown(kind)}.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from types import UnionType
 from typing import get_args, get_type_hints
 
-from .errors import TavError
+from .errors import TavError, shown
 from .inflation import Inflation
 
 VERSION = 1
@@ -59,7 +59,7 @@ class TunedFacts:
         types = get_type_hints(cls)
         for name, value in known.items():
             if name != "inflation" and not _is(value, types[name]):
-                raise TavError(f"{name} must be {_named(types[name])}; got {value!r}.")
+                raise TavError(f"{name} must be {_named(types[name])}; got {shown(value)}.")
         return cls(**known, more={name: value for name, value in given.items() if name not in names})
 
     @classmethod

@@ -1,12 +1,17 @@
 import errno
 import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from tav_core import TavError
-from tav_core.files import atomic_path, read_metadata, read_tensors, write_tensors
+from tav_core.files import atomic_path, locked, read_metadata, read_tensors, remove_leftovers, write_tensors
 from tests.limits import files_no_larger_than
 
 
@@ -69,3 +74,80 @@ def test_tensors_and_metadata_come_back_and_other_files_are_refused(tmp_path):
         read_metadata(path, "test/1")
     with pytest.raises(TavError, match="There is no file"):
         read_metadata(tmp_path / "absent", "test/1")
+
+
+def test_a_flipped_bit_in_the_data_is_found(tmp_path):
+    path = tmp_path / "file.safetensors"
+    write_tensors(path, {"a": torch.zeros(100), "b": torch.ones(3, dtype=torch.bfloat16)}, "test/1", {})
+    whole = bytearray(path.read_bytes())
+    for place in (-1, -7, -300):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        path.write_bytes(damaged)
+        with pytest.raises(TavError, match="do not match its checksum"):
+            read_tensors(path, "test/1")
+
+
+def test_files_of_older_versions_have_no_checksum(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "file.safetensors", {"format": "test/1", "facts": "{}"})
+    assert read_tensors(tmp_path / "file.safetensors", "test/1")[0]["a"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("facts", ["[" * 100_000, "[1]", "7", "{"])
+def test_metadata_of_another_form_are_damage(tmp_path, facts):
+    save_file({"a": torch.ones(2)}, tmp_path / "file.safetensors", {"format": "test/1", "facts": facts})
+    with pytest.raises(TavError, match="is damaged"):
+        read_metadata(tmp_path / "file.safetensors", "test/1")
+
+
+def test_tensors_and_metadata_are_of_the_same_moment(tmp_path):
+    """Another process replaces the file all the time; opened twice, one read in 60 was torn."""
+    path, script = (
+        tmp_path / "file.safetensors",
+        (
+            "import itertools, sys, torch; from tav_core.files import write_tensors\n"
+            "for step in itertools.count():\n"
+            "    write_tensors(sys.argv[1], {'a': torch.full((9,), step)}, 'test/1', {'step': step})"
+        ),
+    )
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], cwd=Path(__file__).parents[1]) as writer:
+        try:
+            while not path.exists():
+                time.sleep(0.05)
+            seen = set()
+            while len(seen) < 100:
+                tensors, metadata = read_tensors(path, "test/1")
+                assert tensors["a"].tolist() == [metadata["step"]] * 9
+                seen.add(metadata["step"])
+        finally:
+            writer.kill()
+    remove_leftovers(path)
+    assert os.listdir(tmp_path) == ["file.safetensors"]
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    path = tmp_path / "a.long.name.safetensors"
+    kept = [".a.long.name.safetensors", ".a.other.0123abcd.safetensors", "a.long.name.0123abcd.safetensors", ".tmpAb12"]
+    for name in (*kept, ".a.long.name.0123abcd.safetensors"):
+        (tmp_path / name).touch()
+    (tmp_path / ".a.long.name.89abcdef").mkdir()
+    (tmp_path / ".a.long.name.89abcdef" / ".tmpAb12").touch()
+    remove_leftovers(path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+def test_a_lock_is_held_against_other_processes_and_given_back(tmp_path):
+    script = "import sys; from tav_core.files import locked\nwith locked(sys.argv[1], 'The output'): print('held')"
+
+    def other() -> subprocess.CompletedProcess:
+        root = Path(__file__).parents[1]
+        return subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / "x")], cwd=root, capture_output=True, text=True
+        )
+
+    with locked(tmp_path / "x", "The output"):
+        assert "The output is being written by another process" in other().stderr
+        with locked(tmp_path / "y", "Another"):
+            pass
+    assert other().stdout == "held\n"
+    assert not os.listdir(tmp_path)

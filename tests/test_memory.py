@@ -5,7 +5,15 @@ from torch import nn
 
 from tav_core import inflate
 from tav_core.errors import is_out_of_memory
-from tav_core.memory import LiveBytes, available_memory, decoding_memory, fits, inference_memory, tuning_memory
+from tav_core.memory import (
+    LiveBytes,
+    available_memory,
+    decoding_memory,
+    fits,
+    inference_memory,
+    tuning_bound,
+    tuning_memory,
+)
 from tests.networks import text, tiny_unet, video
 
 
@@ -54,6 +62,24 @@ def test_checkpointing_and_half_precision_take_less_and_frames_take_more():
     assert tuning_memory(unet, shape, checkpointing=True) < plain
     assert tuning_memory(unet, shape, checkpointing=False, half=True) < plain
     assert 1.8 * plain < tuning_memory(unet, (1, 4, 8, 32, 32), checkpointing=False) < 2.2 * plain
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        ({}, (1, 4, 2, 8, 8)),
+        ({}, (1, 4, 24, 16, 16)),
+        ({"block_out_channels": (32, 32), "cross_attention_dim": 8}, (2, 4, 5, 24, 8)),
+        (
+            {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2},
+            (1, 4, 8, 16, 16),
+        ),
+    ],
+)
+def test_the_bound_is_more_than_the_estimate(config, shape):
+    unet = inflate(tiny_unet(**config))
+    estimate = tuning_memory(unet, shape, checkpointing=False)
+    assert estimate < tuning_bound(unet, shape) < 5 * estimate
 
 
 def test_free_memory_is_known_where_it_can_be():

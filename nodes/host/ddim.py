@@ -8,13 +8,16 @@ from functools import partial
 
 import comfy.model_management
 import comfy.sample
+import comfy.utils
 import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from comfy.samplers import CFGGuider, Sampler
 from diffusers import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
+from tqdm import tqdm
 
 from ...tav_core.ddim import INVERSIONS, invert, sample, source_path, visited_timesteps
 from ...tav_core.errors import TavError
@@ -38,6 +41,9 @@ def sampling_sigmas(patcher: ModelPatcher, num_steps: int) -> Tensor:
     return torch.cat([sigmas_of(patcher)[timesteps].float().cpu(), torch.zeros(1)])
 
 
+KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.PREDICT_NOISE, WrappersMP.DIFFUSION_MODEL)
+
+
 class _PredictNoise:
     """Predicts the noise in latents z (1, c, f, h, w) by a guided MODEL; the host expects z * sqrt(sigma^2 + 1)."""
 
@@ -54,23 +60,33 @@ class _PredictNoise:
 
 
 class _DDIM(Sampler):
+    takes_inverted_noise = True
+
     def __init__(self, scheduler: DDIMScheduler, num_steps: int):
         self.scheduler, self.num_steps = scheduler, num_steps
 
     def sample(
         self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
     ):
+        # on the console, as the host's samplers show it
+        bar = tqdm(total=self.num_steps, desc=self.title, disable=not comfy.utils.PROGRESS_BAR_ENABLED)
+
         def on_step(step: int, total: int, *, latents: Tensor, denoised: Tensor, **_) -> None:
+            bar.update()
             if callback:
                 denoised, latents = (rearrange(x, "1 c f h w -> f c h w") for x in (denoised, latents))
                 callback(step - 1, denoised, latents, total)
 
         latents = rearrange(self.start(noise, latent_image), "f c h w -> 1 c f h w")
-        return rearrange(self.follow(_PredictNoise(guider, extra_args), latents, on_step), "1 c f h w -> f c h w")
+        with bar:
+            output = self.follow(_PredictNoise(guider, extra_args), latents, on_step)
+        return rearrange(output, "1 c f h w -> f c h w")
 
 
 class _Invert(_DDIM):
     """refinements: as in tav_core's `invert`. Leaves its trajectory, (steps + 1, f, c, h, w)."""
+
+    title = "DDIM Invert"
 
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, refinements: int):
         super().__init__(scheduler, num_steps)
@@ -89,6 +105,8 @@ class _Invert(_DDIM):
 
 class _Sample(_DDIM):
     """timestep: the inverted noise's in `latent_image`; None for fresh noise."""
+
+    title = "TAV Sample"
 
     def __init__(self, scheduler: DDIMScheduler, num_steps: int, timestep: int | None, eta: float, seed: int):
         super().__init__(scheduler, num_steps)
@@ -126,7 +144,7 @@ def invert_latents(
     """
     scheduler = ddim_scheduler(patcher)
     sampler = _Invert(scheduler, num_steps, INVERSIONS[invert_with])
-    noise = _run(without_kept(patcher.clone()), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
+    noise = _run(_for_inversion(patcher), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
     path = source_path(sampler.trajectory, scheduler, num_steps)
     return {
         "samples": noise,
@@ -135,6 +153,15 @@ def invert_latents(
         TRAJECTORY: path.trajectory,
         TIMESTEPS: list(path.timesteps),
     }
+
+
+def _for_inversion(patcher: ModelPatcher) -> ModelPatcher:
+    """Without what belongs to sampling alone: what edits keep, and caches that assume that noise levels fall."""
+    patcher = without_kept(patcher.clone())
+    for key in ("easycache", "lazycache"):
+        for kind in KINDS:
+            patcher.remove_wrappers_with_key(kind, key)
+    return patcher
 
 
 def sample_latents(

@@ -15,17 +15,25 @@ from .weights import base_fingerprint
 
 def warn_of_sibling(patcher: ModelPatcher, tuned: TunedWeights, node_id: str | None) -> str | None:
     """Warns if the weights were tuned on another checkpoint; returns the warning."""
-    return _warn(sibling_note(tuned.facts, file_of(patcher) or "this MODEL", base_fingerprint(patcher)), node_id)
+    return warn(sibling_note(tuned.facts, file_of(patcher) or "this MODEL", base_fingerprint(patcher)), node_id)
 
 
 def warn_of_missing(patcher: ModelPatcher, conditioning: list, graph: Graph, node_id: str | None) -> str | None:
-    """Warns if a MODEL's weights were tuned with LoRAs or controls that are missing now; returns the warning.
+    """Warns if a MODEL is not inflated, or if its weights were tuned with LoRAs or controls that are missing now.
+
+    Returns the warning.
 
     Only where the MODEL is used: a LoRA may be loaded before or after the weights are applied.
     node_id: of the node that has the MODEL as `model` and the CONDITIONING as `positive`.
     """
     inflated = inflated_of(patcher)
-    if not (inflated and inflated.tuned):
+    if inflated is None:
+        return warn(
+            "This MODEL is not inflated, so it treats each frame as a picture of its own; insert Inflate UNet or Load "
+            "Tuned Weights before it.",
+            node_id,
+        )
+    if not inflated.tuned:
         return None
     facts, absent = inflated.tuned.facts, []
     loras = {lora["file"] for lora in loras_behind(graph, node_id)}
@@ -37,7 +45,7 @@ def warn_of_missing(patcher: ModelPatcher, conditioning: list, graph: Graph, nod
         absent.append(missing_names(facts.controls, networks, "network"))
     names = ", ".join(filter(None, absent))
     note = f"The weights were tuned with {names}, which this edit does not use; add it to match."
-    return _warn(note if names else None, node_id)
+    return warn(note if names else None, node_id)
 
 
 def has_loras(patcher: ModelPatcher) -> bool:
@@ -45,7 +53,8 @@ def has_loras(patcher: ModelPatcher) -> bool:
     return any(not isinstance(patch[1], QueryDifference) for patches in patcher.patches.values() for patch in patches)
 
 
-def _warn(note: str | None, node_id: str | None) -> str | None:
+def warn(note: str | None, node_id: str | None) -> str | None:
+    """Shows a warning in the node and in the log; returns it."""
     if note:
         logging.warning("Tune-A-Video: %s", note)
         say(note, node_id)

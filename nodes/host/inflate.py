@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ...tav_core.attention import attend_across_frames, attended_frames
 from ...tav_core.borrow import Loan
-from ...tav_core.errors import TavError
 from ...tav_core.inflation import PLACES, Inflation, difference_names
 from ...tav_core.precision import PRECISIONS
 from ...tav_core.tuned import TunedWeights
 from .added import AddedBlock, AddedWeights, added_model
-from .borrow import KEEP, LOAN, Borrowing
+from .borrow import LOAN, Borrowing
 from .lora import check_loras
+from .noise import OURS, guarded
 from .sd_model import (
     block_paths,
     blocks_of,
@@ -85,7 +85,7 @@ def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
     patcher.set_attachments(KEY, inflated)
     for kind in (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE):
         patcher.remove_wrappers_with_key(kind, KEY)
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _without_masked_noise)
+    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guarded)
     paths = {theirs: ours for place in PLACES for theirs, ours in block_paths(patcher, place).items()}
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _wrapper(inflated, paths))
     for kind, number, _ in transformer_places(patcher).values():
@@ -120,6 +120,7 @@ def _attention(pattern: str) -> Callable:
         output = attend_across_frames(query, key, value, attended_frames(pattern, num_frames), attend)
         return rearrange(output, "b (t n) c -> (b t) n c", t=tiles)
 
+    setattr(attend_frames, OURS, True)
     return attend_frames
 
 
@@ -137,19 +138,6 @@ def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
             return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
     return apply_inflated
-
-
-def _without_masked_noise(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-    """Refuses what the host's samplers would turn into garbage: a mask on inverted noise, to which they add none."""
-    patcher = executor.class_obj.model_patcher  # safe: the CFGGuider whose sampling is wrapped
-    if denoise_mask is not None and not noise.any() and not patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, KEEP):
-        level = patcher.model.process_latent_in(latent_image).square().mean().sqrt()
-        if level > 0.5 * sigmas[0].cpu():
-            raise TavError(
-                "This sampler cannot mask a clip's inverted noise: outside of the mask it would keep noise. Use TAV "
-                "Sample, or put Keep From Source before this sampler."
-            )
-    return executor(noise, latent_image, sampler, sigmas, denoise_mask, *args, **kwargs)
 
 
 def _added_to(patcher: ModelPatcher | None) -> AddedWeights | None:

@@ -53,11 +53,7 @@ def with_kept(patcher: ModelPatcher, keep: Keep) -> ModelPatcher:
     """A clone of an inflated MODEL whose edits keep this of a clip."""
     if inflated_of(patcher) is None:
         raise TavError("Keep From Source needs a MODEL for videos; connect it behind Inflate UNet or One-Shot Tune.")
-    if len(keep.source) != 1:
-        raise TavError(
-            f"The source conditioning combines {len(keep.source)} prompts; connect CLIP Text Encode with the prompt "
-            "that describes the clip."
-        )
+    check_source(keep.source)
     # safe: wrappers and replacements are meant for nodes, and clones copy them
     patcher = without_kept(patcher.clone())
     borrowing = Borrowing.of(patcher)
@@ -69,6 +65,24 @@ def with_kept(patcher: ModelPatcher, keep: Keep) -> ModelPatcher:
             before = replaced.get(place, replaced.get(place[:2]))
             patcher.set_model_attn2_replace(_attention(f"{path}.attn2", keep.layout, before), *place)
     return patcher
+
+
+def check_source(source: list) -> None:
+    """Raises TavError for a CONDITIONING of several prompts."""
+    if len(source) != 1:
+        raise TavError(
+            f"The source conditioning combines {len(source)} prompts; connect CLIP Text Encode with the prompt that "
+            "describes the clip."
+        )
+
+
+def _check_options(model_options: dict, node: str) -> None:
+    """Raises TavError for other nodes' changes that the source cannot follow."""
+    if "context_handler" in model_options:
+        raise TavError(f"{node} does not work with Context Windows yet; remove one of the two nodes.")
+    patches = model_options.get("transformer_options", {}).get("patches", {}).get("attn1_patch", ())
+    if any("HyperTile" in getattr(patch, "__qualname__", "") for patch in patches):  # it tiles each call differently
+        raise TavError(f"{node} does not work with HyperTile; remove one of the two nodes.")
 
 
 def without_kept(patcher: ModelPatcher) -> ModelPatcher:
@@ -122,8 +136,7 @@ def _around_prediction(keep: Keep) -> Callable:
         run = getattr(guider, "tune_a_video", None)
         if run is None:  # a guider called without its sampling
             return executor(x, timestep, model_options, seed)
-        if "context_handler" in model_options:
-            raise TavError("Keep From Source does not work with Context Windows yet; remove one of the two nodes.")
+        _check_options(model_options, "Keep From Source")
         options = model_options.get("transformer_options", {})
         schedule = options.get("sample_sigmas")
         dials = keep.dials.at(sigma, [sigma] if schedule is None else schedule[:-1].tolist())
@@ -193,6 +206,8 @@ def mask_of_words(
 
     source: the clip's CONDITIONING; places: the words' positions in its prompt. threshold: as in tav_core's masks.
     """
+    check_source(source)
+    _check_options(patcher.model_options, "Mask From Words")
     maps, clean = [], path.clean
     heads = {name: block.heads for name, block in blocks_of(patcher, "transformer").items()}
     borrowing = Borrowing.of(patcher)

@@ -1,4 +1,6 @@
-"""Progress of a long job: the host's progress bar, a line of text in the node, and previews."""
+"""Progress of a long job: the host's progress bar, the console's, a line of text in the node, and previews."""
+
+import time
 
 import comfy.model_management
 import comfy.utils
@@ -7,6 +9,7 @@ import server
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+from tqdm import tqdm
 
 
 def say(text: str, node_id: str | None) -> None:
@@ -18,19 +21,46 @@ def say(text: str, node_id: str | None) -> None:
 
 
 class Progress:
-    """The progress of one node."""
+    """The progress of one node. title: on the console."""
 
-    def __init__(self, patcher: ModelPatcher, total: int, node_id: str | None):
+    def __init__(self, patcher: ModelPatcher, total: int, node_id: str | None, title: str = ""):
         self.bar, self.total, self.node_id = comfy.utils.ProgressBar(total, node_id=node_id), total, node_id
+        self.step, self.title, self.console, self._began = 0, title, None, (0, time.monotonic())
         # safe: how core's samplers get their previews; None if previews are off
         self.previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
 
+    def say(self, text: str) -> None:
+        """Shows a line of text in the node."""
+        say(text, self.node_id)
+
+    def start_at(self, step: int) -> None:
+        """Says that the first steps are done already."""
+        self.step, self._began = step, (step, time.monotonic())
+        self.console = tqdm(
+            total=self.total, initial=step, desc=self.title, disable=not comfy.utils.PROGRESS_BAR_ENABLED
+        )
+
     def at(self, step: int, text: str, clean: Tensor | None = None) -> None:
-        """Shows a step: the bar, the text and, given clean latents (f, c, h, w), a preview."""
+        """Shows a step: the bar, the text with the time left and, given clean latents (f, c, h, w), a preview."""
         preview = None
         if clean is not None and self.previewer:
             with torch.inference_mode():  # a TAESD's weights are inference tensors
                 preview = self.previewer.decode_latent_to_preview_image("JPEG", clean)
+        if self.console is not None:
+            self.console.update(step - self.step)
+        self.step = step
         self.bar.update_absolute(step, self.total, preview)
-        say(text, self.node_id)
+        first, began = self._began
+        each = (time.monotonic() - began) / max(1, step - first)
+        self.say(f"Step {step} of {self.total}, {text}, {_duration(each * (self.total - step))} left")
         comfy.model_management.throw_exception_if_processing_interrupted()
+
+    def close(self) -> None:
+        if self.console is not None:
+            self.console.close()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

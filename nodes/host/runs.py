@@ -1,10 +1,13 @@
-"""Runs of One-Shot Tune, kept on disk: interrupted ones resume, finished ones are not repeated.
+"""Runs of One-Shot Tune, kept on disk: stopped ones resume, finished ones go on where they ended, none is repeated.
 
-A run is a folder in models/tune_a_video/.runs: its inputs, and either the state to resume from or the result.
-ComfyUI may empty its cache at any time, and empties its temp folder at start and exit, so neither can hold runs.
+A run is a folder in models/tune_a_video/.runs: its inputs, the state of its last step, and the weights after each
+number of steps asked for. ComfyUI may empty its cache at any time, and empties its temp folder at start and exit, so
+neither can hold runs.
 """
 
 import json
+import logging
+import math
 import os
 import shutil
 import time
@@ -15,15 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...tav_core.errors import TavError
+from ...tav_core.errors import TavError, shown
 from ...tav_core.files import ensure_writable, read_metadata, read_tensors, write_tensors
 from ...tav_core.fingerprints import key_of
+from ...tav_core.resume import steps_kept_in
 from ...tav_core.tuned import TunedWeights
 
 FORMAT = "tune-a-video/run-inputs/1"
-KEPT = 5
-"""How many runs are kept, the latest used."""
-DAY = 24 * 60 * 60
+LIMIT, DEFAULT_LIMIT = "TUNE_A_VIDEO_RUNS_GB", 20.0
+"""The environment variable that says how many GB all runs may take together, and what holds without it."""
+HOUR, FORTNIGHT = 60 * 60, 14 * 24 * 60 * 60
 TOLERANCES = {"latents": 0.05}
 """How far inputs may differ, relative to their root mean square; 0.001 for others. A VAE in bf16 has steps of 1/64."""
 
@@ -43,24 +47,18 @@ class Run:
     def _inputs(self) -> Path:
         return self.folder / "inputs.safetensors"
 
-    @property
-    def state(self) -> Path:
-        return self.folder / "state.safetensors"
+    def state(self, num_steps: int) -> Path:
+        """The file that a tuning of so many steps resumes from: the run's own, unless that is beyond them already."""
+        own = self.folder / "state.safetensors"
+        return own if self._steps_in(own) <= num_steps else self.folder / "shorter-state.safetensors"
 
-    @property
-    def _result(self) -> Path:
-        return self.folder / "result.safetensors"
-
-    @property
-    def has_progress(self) -> bool:
-        return self._inputs.exists() and (self.state.exists() or self._result.exists())
-
-    def result(self) -> tuple[TunedWeights, list[float]] | None:
-        """The weights of a finished run, and the loss of each step."""
-        if not self._result.exists():
+    def result(self, num_steps: int) -> tuple[TunedWeights, list[float]] | None:
+        """The weights after so many steps, and the loss of each step; None if they are not kept."""
+        path = self._weights(num_steps)
+        if not path.exists():
             return None
         try:
-            tuned = TunedWeights.load(self._result)
+            tuned = TunedWeights.load(path)
         except TavError:  # damaged: tune again
             return None
         more = dict(tuned.facts.more)
@@ -68,38 +66,93 @@ class Run:
             return None
         return replace(tuned, facts=replace(tuned.facts, more=more)), losses
 
-    def finish(self, tuned: TunedWeights, losses: list[float]) -> None:
-        """Saves the result, and only then deletes the state (three times as large) and partly written files."""
+    def keep(self, tuned: TunedWeights, losses: list[float]) -> None:
+        """Saves the weights after so many steps as there are losses."""
         facts = replace(tuned.facts, more=tuned.facts.more | {"losses": losses})
-        replace(tuned, facts=facts).save(self._result)
+        replace(tuned, facts=facts).save(self._weights(len(losses)))
+
+    def finish(self, tuned: TunedWeights, losses: list[float]) -> None:
+        """Saves the result, then deletes partly written files, and other runs if all take too much space."""
+        self.keep(tuned, losses)
         for file in self.folder.iterdir():
-            if file not in (self._inputs, self._result):
+            if file.name not in ("inputs.safetensors", "state.safetensors") and not file.match("weights-*.safetensors"):
                 file.unlink()
+        make_room(self.folder.parent, self.folder)
+
+    @property
+    def steps(self) -> int:
+        """The most steps that the run has done and kept."""
+        finished = [int(path.stem.removeprefix("weights-")) for path in self.folder.glob("weights-*.safetensors")]
+        return max([self._steps_in(self.folder / "state.safetensors"), *finished])
+
+    def _weights(self, num_steps: int) -> Path:
+        return self.folder / f"weights-{num_steps:06}.safetensors"
+
+    @staticmethod
+    def _steps_in(state: Path) -> int:
+        try:
+            return steps_kept_in(state)
+        except TavError:  # damaged: said where it is opened
+            return 0
 
 
 def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
-    """The kept run with these settings and inputs, or a new one; deletes old runs, and those without progress.
+    """The kept run with these settings and inputs, or a new one.
 
     Inputs are compared, not hashed, since encoding the same clip with another number of threads changes its last
-    digits. A run resumes with the inputs it started with.
+    digits. A run goes on with the inputs it started with.
     """
     ensure_writable(root)
     settings = json.loads(json.dumps(settings))
-    folders = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: f.stat().st_mtime, reverse=True)
-    for folder in folders:
+    for folder in sorted(_folders(root), key=lambda folder: folder.stat().st_mtime, reverse=True):
         if (run := _opened(folder)) and _settings(folder) == settings and _alike(run.inputs, inputs):
             os.utime(folder)
             return run
-    worth_keeping = [folder for folder in folders if Run(folder, {}).has_progress]
-    for folder in worth_keeping[KEPT - 1 :]:
-        shutil.rmtree(folder, ignore_errors=True)
-    for folder in set(folders) - set(worth_keeping):
-        if time.time() - folder.stat().st_mtime > DAY:  # another server may just have started a newer one
-            shutil.rmtree(folder, ignore_errors=True)
     name = key_of(*inputs.values(), settings=settings)[:32]
     run = Run(root / name, {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()})
     write_tensors(run._inputs, run.inputs, FORMAT, settings)
+    make_room(root, run.folder)
     return run
+
+
+def make_room(root: Path, current: Path) -> None:
+    """Deletes the runs that are worth least until all fit the limit, and those of other times without a step.
+
+    A run is worth the more, the more steps it has done on the larger clip; half as much after a fortnight without use.
+    Never deletes the current one, or one that was touched within the hour, which another server may be at.
+    """
+    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in _folders(root)}
+    old = [folder for folder in sizes if folder != current and time.time() - folder.stat().st_mtime > HOUR]
+    worth = {folder: _worth(folder) for folder in old}
+    for folder in sorted(old, key=worth.get):
+        if worth[folder] and sum(sizes.values()) <= limit_in_bytes():
+            return
+        logging.info("Tune-A-Video: deleting the kept run %s, %.2f GB.", folder.name, sizes.pop(folder) / 1e9)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def limit_in_bytes() -> float:
+    """How many bytes all runs may take together."""
+    text = os.environ.get(LIMIT, "").strip()
+    try:
+        limit = float(text or DEFAULT_LIMIT)
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise TavError(f"{LIMIT} is {shown(text)}; set it to a number of gigabytes, such as {DEFAULT_LIMIT:g}.")
+    return limit * 1e9
+
+
+def _worth(folder: Path) -> float:
+    inputs = folder / "inputs.safetensors"
+    if not inputs.exists():
+        return 0.0
+    unused = time.time() - folder.stat().st_mtime
+    return Run(folder, {}).steps * inputs.stat().st_size * 0.5 ** (unused / FORTNIGHT)
+
+
+def _folders(root: Path) -> list[Path]:
+    return [folder for folder in root.iterdir() if folder.is_dir()]
 
 
 def _opened(folder: Path) -> Run | None:

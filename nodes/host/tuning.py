@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from einops import rearrange
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from ...tav_core.files import locked
 from ...tav_core.fingerprints import FREE
 from ...tav_core.inflate import InflatedUNet, inflate
 from ...tav_core.inflation import Inflation
 from ...tav_core.precision import PRECISIONS
-from ...tav_core.resume import steps_kept_in
+from ...tav_core.resume import damage_in, losses_kept_in, steps_kept_in
 from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
@@ -30,6 +31,7 @@ from .differences import has_loras
 from .inflate import QueryDifference, inflated_of, without_tuned
 from .lora import check_loras
 from .memory import free_all
+from .noise import OURS
 from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of, file_of
@@ -51,16 +53,20 @@ def tune_model(
     root: Path,
     metadata: dict,
     on_step: OnStep,
+    on_start: Callable[[int], None] = lambda step: None,
+    snapshots: Collection[int] = (),
 ) -> tuple[TunedWeights, list[float], dict]:
     """Returns the tuned weights, the loss of each step, and a report of the run for the node's `ui` result.
 
     samples: (f, 4, h, w), as VAE Encode returns them. root: the folder of all runs. metadata: what else the weights
-    should store. on_step: called as (step, total, loss=, estimate=); estimate() returns the network's current guess
-    of the clean latents (f, c, h, w).
+    should store. on_start: called with the number of steps done before. on_step: called as (step, total, loss=,
+    estimate=); estimate() returns the network's current guess of the clean latents (f, c, h, w). snapshots: the steps
+    after which the weights are also kept, so that asking for so many steps later takes no tuning.
     """
     began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
     options = only_prompt(positive)
     check_loras(patcher)
+    _check_unseen(patcher)
     check_controls(positive, samples, patcher)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, images = settings_of(options.get("control"))
@@ -78,36 +84,49 @@ def tune_model(
         "network": [kind, str(dtype), device.type],
         "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
         "control": controls,
-        "config": {name: value for name, value in asdict(config).items() if name == "num_steps" or name not in FREE},
+        "config": {name: value for name, value in asdict(config).items() if name not in FREE},
     }
     with torch.inference_mode(False), torch.no_grad():
         latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
         run = open_run(root, settings, {"latents": latents, **conditions, **images})
-        if result := run.result():
+        if result := run.result(config.num_steps):
             logging.info("Tune-A-Video: already tuned, %d steps; reusing run %s.", config.num_steps, run.name)
             tuned, losses = result
             tuned = replace(tuned, facts=replace(tuned.facts, **metadata))
             seconds = time.perf_counter() - began
             return tuned, losses, {"run": run.name, "how": "already tuned", "seconds": seconds}
-    first_step = _steps_done(run)
-    how = f"resumed at step {first_step}" if first_step else "new"
-    logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, how, config.num_steps)
-    free_all()
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            unet = inflate(diffusers_unet(plain, device, dtype), inflation)
-            scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
-            losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, on_step)
-            metadata |= {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
-            metadata |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
-            metadata |= {"steps": len(losses), "final_loss": losses[-1], "run": run.name, "version": __version__}
-            tuned = TunedWeights.from_unet(unet, base_fingerprint=base, config=config, **metadata)
-            run.finish(tuned, losses)
-            seconds = time.perf_counter() - began
-            return tuned, losses, {"run": run.name, "how": how, "first_step": first_step, "seconds": seconds}
-    finally:
-        unet = None
+    with locked(run.folder, f"The run {run.name}"):
+        first_step = _steps_done(run, config.num_steps)
+        how = f"resumed at step {first_step}" if first_step else "new"
+        logging.info("Tune-A-Video: run %s, %s, %d steps.", run.name, how, config.num_steps)
         free_all()
+        try:
+            with torch.inference_mode(False), torch.no_grad():
+                unet = inflate(diffusers_unet(plain, device, dtype), inflation)
+                scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
+                metadata |= {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
+                metadata |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
+                metadata |= {"run": run.name, "version": __version__}
+
+                def weights_after(losses: list[float]) -> TunedWeights:
+                    facts = metadata | {"steps": len(losses), "final_loss": losses[-1]}
+                    its_config = replace(config, num_steps=len(losses))
+                    return TunedWeights.from_unet(unet, base_fingerprint=base, config=its_config, **facts)
+
+                def after_step(losses: list[float], total: int, estimate: Callable[[], Tensor]) -> None:
+                    if len(losses) in snapshots and len(losses) < total:
+                        run.keep(weights_after(losses), losses)
+                    on_step(len(losses), total, loss=losses[-1], estimate=estimate)
+
+                on_start(first_step)
+                losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, after_step)
+                tuned = weights_after(losses)
+                run.finish(tuned, losses)
+                seconds = time.perf_counter() - began
+                return tuned, losses, {"run": run.name, "how": how, "first_step": first_step, "seconds": seconds}
+        finally:
+            unet = None
+            free_all()
 
 
 def _tune(
@@ -118,7 +137,7 @@ def _tune(
     patcher: ModelPatcher,
     control: ControlBase | None,
     device: torch.device,
-    on_step: OnStep,
+    after_step: Callable,
 ) -> list[float]:
     latents = rearrange(run.inputs["latents"], "f c h w -> 1 c f h w").to(device)
     given = {theirs: run.inputs[ours].to(device) for theirs, ours in INPUTS.items() if ours in run.inputs}
@@ -136,8 +155,12 @@ def _tune(
             clean = scheduler.step(prediction, VALIDATION_TIMESTEP, noisy, generator=generator).pred_original_sample
             return rearrange(clean, "1 c f h w -> f c h w")
 
-        def after_step(step: int, total: int, *, loss: float, grad_norm: float) -> None:
-            on_step(step, total, loss=loss, estimate=estimate)
+        state = run.state(config.num_steps)
+        losses = losses_kept_in(state)
+
+        def on_step(step: int, total: int, *, loss: float, grad_norm: float) -> None:
+            losses.append(loss)
+            after_step(losses, total, estimate)
 
         return tune(
             unet,
@@ -146,9 +169,9 @@ def _tune(
             scheduler,
             config,
             control=residuals,
-            checkpoint=run.state,
+            checkpoint=state,
             run=run.name,
-            on_step=after_step,
+            on_step=on_step,
         ).losses
 
 
@@ -163,19 +186,32 @@ def _inflation_of(patcher: ModelPatcher) -> Inflation:
     raise TavError("This MODEL is not inflated; insert Inflate UNet between it and One-Shot Tune.")
 
 
+def _check_unseen(patcher: ModelPatcher) -> None:
+    """Raises TavError for changes of the network at run time, which tuning would neither follow nor know a run by."""
+    options = patcher.model_options["transformer_options"]
+    replaced = options.get("patches_replace", {})
+    names = [name for name, patches in options.get("patches", {}).items() if patches]
+    names += [f"{name} replacement" for name in replaced if name != "attn1" and replaced[name]]
+    names += ["attn1 replacement"] * any(not hasattr(one, OURS) for one in replaced.get("attn1", {}).values())
+    if names:
+        raise TavError(
+            f"Another node changes this MODEL at run time ({', '.join(names)}; IP-Adapter, FreeU, hypernetworks and "
+            "HyperTile do), which tuning cannot follow; put that node behind One-Shot Tune."
+        )
+
+
 def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
     """A half-precision network can only be tuned in its own dtype; for any other, tuning uses float32."""
     own = compute_dtype(patcher)
     return own if mixed_precision == "auto" or PRECISIONS[mixed_precision] is own else torch.float32
 
 
-def _steps_done(run: Run) -> int:
-    try:
-        return steps_kept_in(run.state)
-    except TavError as error:
-        logging.warning("Tune-A-Video: run %s starts over: %s", run.name, error)
-        run.state.unlink()
-        return 0
+def _steps_done(run: Run, num_steps: int) -> int:
+    state = run.state(num_steps)
+    if damage := damage_in(state):
+        logging.warning("Tune-A-Video: run %s starts over: %s", run.name, damage)
+        state.unlink()
+    return steps_kept_in(state)
 
 
 def _digest_of_patches(patcher: ModelPatcher) -> str:

@@ -48,7 +48,8 @@ def check_prefix(prefix: str) -> None:
     if not all(re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts):
         raise TavError(
             f"The filename_prefix {prefix[:100]!r} is not a valid name inside models/tune_a_video; each part must "
-            'have 1 to 121 characters, not start with a dot and contain none of < > : " | ? *, as in cats/jump.'
+            'have 1 to 121 characters, not start with a dot and contain none of < > : " | ? *, as in cats/jump. The '
+            "tuning itself is kept: with another name, queue again, and it is not repeated."
         )
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..families import check_addition, family_of_addition
 from ..files import read_header
-from .networks import read_safetensors
+from .networks import ensure_numbers, read_safetensors
 
 # Tensor names in other formats of weight changes, some of which diffusers would silently skip.
 OTHER_KINDS = (
@@ -71,6 +71,11 @@ def read_lora(path: Path, family: str) -> dict[str, Tensor]:
             f"{path.name} would be applied only in part, because {unusable[0]} is incomplete or unknown "
             f"({len(unusable)} such layers): download it again, or choose another LoRA."
         )
+    ensure_numbers({key: tensor for pair in pairs.values() for key, tensor in pair.values()}, path.name)
+    for layer, pair in pairs.items():
+        shapes = [tuple(tensor.shape) for _, tensor in pair.values()]
+        if not all(len(shape) in (2, 4) and all(shape) for shape in shapes):
+            raise TavError(f"{path.name} is damaged: {layer} has the shapes {shapes}; download it again.")
     return _scaled(pairs, alphas, _settings(path))
 
 
@@ -90,10 +95,16 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict], dict[str, f
             layer, style = match.groups()
             pairs.setdefault(layer, {})[STYLES[style]] = _diffusers_key(layer, style), tensor
         elif key.endswith(".alpha"):
-            alphas[key.removesuffix(".alpha").removesuffix("_lora")] = tensor.item()
+            alphas[key.removesuffix(".alpha").removesuffix("_lora")] = _number(tensor, key)
         else:
             others.append(key)
     return pairs, alphas, others
+
+
+def _number(alpha: Tensor, key: str) -> float:
+    if alpha.numel() == 1 and not alpha.is_complex() and alpha.float().isfinite():
+        return alpha.item()
+    raise TavError(f"The LoRA is damaged: {key} is not one number; download it again.")
 
 
 def _diffusers_key(layer: str, style: str) -> str:
@@ -132,12 +143,23 @@ def _settings(path: Path) -> dict[str, dict]:
     try:
         if header:
             settings = {"unet": {}, "text_encoder": {}}
-            for name, value in json.loads(header).items():
+            for name, value in _table(json.loads(header)).items():
                 network, _, setting = name.partition(".")
                 settings.setdefault(network, {})[setting] = value
-            return settings
-        if path.name.startswith("adapter_model") and beside.is_file():
-            return dict.fromkeys(("unet", "text_encoder"), json.loads(beside.read_text(encoding="utf-8")))
-    except (ValueError, AttributeError, OSError) as error:
+        elif path.name.startswith("adapter_model") and beside.is_file():
+            settings = dict.fromkeys(("unet", "text_encoder"), _table(json.loads(beside.read_text(encoding="utf-8"))))
+        else:
+            return {}
+        for own in settings.values():
+            alphas = [own.get("lora_alpha"), *_table(own.get("alpha_pattern") or {}).values()]
+            if not all(alpha is None or (isinstance(alpha, (int, float)) and math.isfinite(alpha)) for alpha in alphas):
+                raise ValueError("an alpha is not a number")
+        return settings
+    except (ValueError, OSError, RecursionError) as error:
         raise TavError(f"The settings of {path.name} cannot be read ({error}): download it again.") from error
-    return {}
+
+
+def _table(value: object) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f"a table is needed, not {shown(value)}")
+    return value

@@ -54,8 +54,19 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) ->
     found = [f"{len(keys)} {fault} tensors, such as {', '.join(keys[:3])}" for fault, keys in faults.items() if keys]
     if found:
         raise TavError(f"{name} is damaged or of another kind ({'; '.join(found)}): choose an intact checkpoint.")
+    ensure_numbers({key: tensors[key] for key in wanted}, name)
     network.load_state_dict(tensors, assign=True)
     return network.eval().requires_grad_(False)
+
+
+def ensure_numbers(tensors: Mapping[str, Tensor], name: str) -> None:
+    """Raises TavError for weights that are not finite real numbers, which would fail much later, and far from here."""
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            raise TavError(f"{name} is damaged: {key} holds {tensor.dtype} instead of weights; download it again.")
+        total = tensor.sum(dtype=torch.float32) if tensor.itemsize > 1 else tensor.float().sum()
+        if not total.isfinite():
+            raise TavError(f"{name} is damaged: {key} holds NaN or infinite values; download it again.")
 
 
 def count_of(pattern: str, names: Iterable[str]) -> int:
@@ -70,7 +81,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict:
         if not isinstance(config, dict):
             raise ValueError("not a JSON object")
         return config
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise TavError(f"{_label(folder)}/{name} cannot be read ({error}): download the folder again.") from error
 
 
@@ -84,7 +95,9 @@ def read_weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Te
         for variant in ("", r"\.fp16", r"\.bf16"):
             weights = rf"((diffusion_)?pytorch_)?model{shard}{variant}{shard}{re.escape(suffix)}"
             if files := [name for name in names if re.fullmatch(weights, name)]:
-                return {key: tensor.to(dtype) for name in files for key, tensor in read(folder / name).items()}
+                tensors = {key: tensor for name in files for key, tensor in read(folder / name).items()}
+                # others stay as they are, so that `fill` finds them
+                return {key: t.to(dtype) if t.is_floating_point() else t for key, t in tensors.items()}
     raise TavError(f"The folder {_label(folder)} has no .safetensors or .bin weights: download the folder again.")
 
 

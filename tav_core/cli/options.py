@@ -9,7 +9,7 @@ import typer
 from ..attention import PATTERNS
 from ..checkpoints.lora import Lora
 from ..ddim import INVERSIONS
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..inflation import GROUP_NORMS
 from ..jobs.control_choice import FORM
 from ..precision import PRECISIONS
@@ -95,5 +95,5 @@ def value_of(chosen: Enum | str | None) -> str | None:
 def size_of(text: str) -> int | tuple[int, int]:
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise TavError(f"The size is {text!r}; give one side, such as 512, or WIDTHxHEIGHT, such as 512x320.")
+        raise TavError(f"The size is {shown(text)}; give one side, such as 512, or WIDTHxHEIGHT, such as 512x320.")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

@@ -1,5 +1,6 @@
 """Reads the original implementation's YAML configs as they are, and translates them to our own settings."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..checkpoints.original import TRAIN
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..jobs.edit_config import EditConfig
 from ..jobs.selection import Selection
 from ..tune import TuneConfig
@@ -57,6 +58,20 @@ WITHOUT_MEANING = {
     "enable_xformers_memory_efficient_attention",
 }
 
+SAME_IN_BOTH = (
+    "learning_rate",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_weight_decay",
+    "adam_epsilon",
+    "max_grad_norm",
+    "gradient_checkpointing",
+)
+"""What has the same name in `TuneConfig`."""
+SWITCHES = ("gradient_checkpointing", "use_inv_latent")
+TEXTS = ("pretrained_model_path", "output_dir", "mixed_precision", "video_path", "prompt", "negative_prompt")
+FRACTIONS = (*SAME_IN_BOTH[:-1], "guidance_scale", "eta")
+
 
 @dataclass(frozen=True)
 class OriginalConfig:
@@ -90,53 +105,47 @@ def read_config(
     _refuse_other_methods(top, path)
     prompts = _required(validation, "prompts", path, "validation_data.")
     if not (isinstance(prompts, list) and prompts and all(isinstance(p, str) and p.strip() for p in prompts)):
-        raise TavError(f"{path}: validation_data.prompts must be a list of prompts, got {prompts!r}.")
+        raise TavError(f"{path}: validation_data.prompts must be a list of prompts, got {shown(prompts)}.")
     try:
         tuned = Selection(
             clip=_found(_required(train, "video_path", path, "train_data."), path),
-            frames=int(train["n_sample_frames"]),
-            size=(int(train["width"]), int(train["height"])),
-            start=int(train["sample_start_idx"]),
-            stride=int(train["sample_frame_rate"]),
+            frames=train["n_sample_frames"],
+            size=(train["width"], train["height"]),
+            start=train["sample_start_idx"],
+            stride=train["sample_frame_rate"],
             fit="stretch",
         )
         edited = Selection(
             clip=tuned.clip,
-            frames=int(validation["video_length"] or tuned.frames),
-            size=(int(validation["width"] or tuned.size[0]), int(validation["height"] or tuned.size[1])),
+            frames=validation["video_length"] or tuned.frames,
+            size=(validation["width"] or tuned.size[0], validation["height"] or tuned.size[1]),
             start=tuned.start,
             stride=tuned.stride,
             fit=tuned.fit,
         )
         tune = TuneConfig(
-            num_steps=int(top["max_train_steps"]),
-            learning_rate=float(top["learning_rate"]),
-            adam_beta1=float(top["adam_beta1"]),
-            adam_beta2=float(top["adam_beta2"]),
-            adam_weight_decay=float(top["adam_weight_decay"]),
-            adam_epsilon=float(top["adam_epsilon"]),
-            max_grad_norm=float(top["max_grad_norm"]),
-            seed=int(top["seed"] or 0),
-            gradient_checkpointing=bool(top["gradient_checkpointing"]),
-            mixed_precision=str(top["mixed_precision"] or "no"),
+            num_steps=top["max_train_steps"],
+            **{name: top[name] for name in SAME_IN_BOTH},
+            seed=top["seed"] or 0,
+            mixed_precision=top["mixed_precision"] or "no",
         )
         edit = EditConfig(
-            num_steps=int(validation["num_inference_steps"]),
-            inversion_steps=int(validation["num_inv_steps"]),
-            guidance_scale=float(validation["guidance_scale"]),
-            negative_prompt=str(validation["negative_prompt"] or ""),
-            eta=float(validation["eta"]),
-            seed=int(top["seed"] or 0),
-            from_inversion=bool(validation["use_inv_latent"]),
+            num_steps=validation["num_inference_steps"],
+            inversion_steps=validation["num_inv_steps"],
+            guidance_scale=validation["guidance_scale"],
+            negative_prompt=validation["negative_prompt"] or "",
+            eta=validation["eta"],
+            seed=top["seed"] or 0,
+            from_inversion=validation["use_inv_latent"],
         )
-    except (TypeError, ValueError) as error:
+    except TavError as error:
         raise TavError(f"{path}: {error}") from error
     return OriginalConfig(
         checkpoint=checkpoint or _found(_required(top, "pretrained_model_path", path, ""), path),
         output=output or Path(_required(top, "output_dir", path, "")),
         tuned=tuned,
         edited=edited,
-        prompt=str(_required(train, "prompt", path, "train_data.")),
+        prompt=_required(train, "prompt", path, "train_data."),
         prompts=prompts,
         tune=tune,
         edit=edit,
@@ -149,19 +158,47 @@ def _read(path: Path) -> dict:
         raise TavError(f"There is no config {path}; give a YAML config of the original.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TavError(f"{path} cannot be read as YAML ({' '.join(str(error).split())}).") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise TavError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:300]}).") from error
     if not isinstance(content, dict):
         raise TavError(f"{path} holds no settings; give a YAML config of the original.")
     return content
 
 
 def _with_defaults(given: Mapping, defaults: Mapping, path: Path, section: str) -> dict:
+    """The settings of a table, each of the type that its name asks for."""
     if not isinstance(given, dict):
-        raise TavError(f"{path}: {section.rstrip('.')} must be a table of settings, got {given!r}.")
-    if unknown := [f"{section}{name}" for name in given if name not in defaults]:
-        raise TavError(f"{path} has unknown settings: {', '.join(unknown)}; correct or remove them.")
-    return {**defaults, **given}
+        raise TavError(f"{path}: {section.rstrip('.')} must be a table of settings, got {shown(given)}.")
+    if unknown := [f"{section}{shown(name)[1:-1]}" for name in given if name not in defaults]:
+        raise TavError(f"{path} has unknown settings: {', '.join(unknown)[:300]}; correct or remove them.")
+    return {**defaults, **{name: _typed(name, value, f"{path}: {section}{name}") for name, value in given.items()}}
+
+
+def _typed(name: str, value: object, where: str) -> object:
+    """A setting as its own type; YAML takes 3e-5 for a text, and no for False."""
+    if value is None or name in ("train_data", "validation_data", "prompts", "trainable_modules", "lr_scheduler"):
+        return value
+    if name in SWITCHES:
+        if not isinstance(value, bool):
+            raise TavError(f"{where} must be true or false, got {shown(value)}.")
+        return value
+    if name in TEXTS:
+        if value is False and name == "mixed_precision":
+            return "no"
+        if not isinstance(value, str):
+            raise TavError(f"{where} must be a text, got {shown(value)}; put it in quotes.")
+        return value
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise TavError(f"{where} must be a number, got {shown(value)}.")
+    if name in FRACTIONS:
+        return number
+    if number != int(number):
+        raise TavError(f"{where} must be a whole number, got {shown(value)}.")
+    return value if isinstance(value, int) else int(number)
 
 
 def _required(settings: Mapping, name: str, path: Path, section: str):
@@ -173,18 +210,19 @@ def _required(settings: Mapping, name: str, path: Path, section: str):
 def _refuse_other_methods(top: Mapping, path: Path) -> None:
     """Raises TavError for settings that would change the method, instead of ignoring them."""
     modules = top["trainable_modules"]
-    if not isinstance(modules, (list, tuple, set, frozenset)) or set(map(str, modules)) != TRAINED:
+    texts = isinstance(modules, (list, tuple)) and all(isinstance(module, str) for module in modules)
+    if not texts or set(modules) != TRAINED:
         raise TavError(
-            f"{path}: trainable_modules are {top['trainable_modules']}, but only the paper's can be tuned: "
+            f"{path}: trainable_modules are {shown(modules)}, but only the paper's can be tuned: "
             f"{', '.join(sorted(TRAINED))}."
         )
     for name, only in (("lr_scheduler", "constant"), ("gradient_accumulation_steps", 1)):
         if top[name] != only:
-            raise TavError(f"{path}: {name} is {top[name]!r}, but only {only!r} is supported.")
+            raise TavError(f"{path}: {name} is {shown(top[name])}, but only {only!r} is supported.")
 
 
-def _found(name: object, config: Path) -> Path:
+def _found(name: str, config: Path) -> Path:
     """The path of an input named in a config; if there is no such file, the name itself, for the error message."""
-    name, folder = str(name), config.absolute().parent
+    folder = config.absolute().parent
     candidates = [Path(name), folder / name, folder.parent / name]
     return next((path for path in candidates if path.exists()), Path(name))

@@ -60,6 +60,8 @@ def run_tuning(job: TuningRun) -> None:
 def run_edit(job: EditRun) -> None:
     """Runs an edit, showing its warnings, memory estimate and progress, and prints the files it wrote to stdout."""
     warn(job.notes)
+    for remark in job.keeping.remarks:
+        say(remark)
     say_memory(job.memory, "Sampling")
     if job.kept:
         say(f"Reusing the inversion in {job.folder}; clip, weights and settings are the same.")

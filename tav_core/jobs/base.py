@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..checkpoints.lora import Lora, fuse_loras
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..fingerprints import fingerprint
 from ..memory import available_memory, fits, with_losses
 from ..version import __version__
@@ -88,7 +88,7 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise TavError(f"The device {name!r} cannot be used here ({reason}); choose auto, cpu or cuda.") from error
+        raise TavError(f"The device {shown(name)} cannot be used here ({reason}); choose auto, cpu or cuda.") from error
 
 
 def ensure_room(folder: Path, needed: int) -> None:

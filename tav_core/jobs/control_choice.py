@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checkpoints.control_networks import open_controlnet, open_t2i_adapter
 from ..checkpoints.lora import NUMBER
 from ..control import Control, check_control
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..families import NAMES, WIDTHS, check_addition, family_of_config
 from ..video.choose import select_frames
 from ..video.decode import VideoFile
@@ -50,7 +50,7 @@ class ControlChoice:
         """Parses TYPE:PATH[:STRENGTH[:START:END]], as given in the shell."""
         match = re.fullmatch(rf"({'|'.join(KINDS)}):(.+?)(?::({NUMBER})(?::({NUMBER}):({NUMBER}))?)?", text)
         if not match or re.search(rf":{NUMBER}$", match[2]):
-            raise TavError(f"Cannot parse the control {text!r}; give {FORM}, where TYPE is {' or '.join(KINDS)}.")
+            raise TavError(f"Cannot parse the control {shown(text)}; give {FORM}, where TYPE is {' or '.join(KINDS)}.")
         kind, network, *numbers = match.groups()
         return cls(kind, Path(network), Path(images), *(float(number) for number in numbers if number is not None))
 
@@ -113,7 +113,7 @@ def control_images(path: Path, selection: Selection) -> Tensor:
 
 def _opened(path: Path) -> VideoFile | ImageFolder:
     if not path.exists():
-        raise TavError(f"There is no file or folder {path}; check the paths of the clip and of the control images.")
+        raise TavError(f"There is no file or folder {path}; check the paths of clip, control images and mask.")
     return ImageFolder(path) if path.is_dir() else VideoFile(path)
 
 

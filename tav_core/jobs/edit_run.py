@@ -18,7 +18,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..control import Control
 from ..ddim import INVERSIONS, invert, sample, sampling_timesteps, source_path
 from ..errors import TavError
-from ..files import atomic_path
+from ..files import atomic_path, locked, remove_leftovers
 from ..inflate import InflatedUNet
 from ..metrics import peak_signal_to_noise
 from ..prediction import NoisePredictor
@@ -89,10 +89,16 @@ class EditRun:
 
         on_step: called as (step, total, part=, timestep=, latents=) after each DDIM step; part is "inversion",
             "reconstruction" or the prompt.
+
+        Raises TavError if another process writes into the same folder.
         """
+        with locked(self.folder, f"The folder {self.folder}"):
+            for name in (INVERSION, MANIFEST, SHEET, f"{RECONSTRUCTION}.mp4"):
+                remove_leftovers(self.folder / name)
+            return self._run(on_step)
+
+    def _run(self, on_step: Callable | None) -> EditReport:
         rows, psnr, path, mask = [("source", self.clip.frames)], None, None, None
-        for name in (MANIFEST, SHEET):  # they must never describe other videos than those next to them
-            (self.folder / name).unlink(missing_ok=True)
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
             with self._timed("reconstruction"):
@@ -174,6 +180,8 @@ class EditRun:
     def _write(self, latents: Tensor, name: str) -> Tensor:
         """Decodes latents, writes them as a video, and returns the frames."""
         frames = self.checkpoint.decode_video(latents)
+        for old in (MANIFEST, SHEET):  # they must never describe other videos than those next to them
+            (self.folder / old).unlink(missing_ok=True)
         write_video(self.folder / f"{name}.mp4", frames, self.clip.fps)
         return frames
 

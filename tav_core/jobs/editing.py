@@ -105,7 +105,7 @@ def prepare_edit(
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
         memory=_memory(opened, unet, latents, config),
-        notes=unseen_words(opened, all_prompts) + _differences(tuned.facts, base, used) + keeping.notes,
+        notes=unseen_words(opened, all_prompts) + _differences(tuned.facts, base, used),
         seconds=seconds,
     )
 
@@ -164,8 +164,12 @@ def _key(
 
 
 def _memory(opened: Checkpoint, unet: InflatedUNet, latents: Tensor, config: EditConfig) -> MemoryPlan:
-    batch = 2 if config.guidance_scale > 1 else 1  # guidance also runs the negative prompt
-    sampling = inference_memory(unet, (batch, *latents.shape[1:]))
+    if config.dials:  # the clip, the prompt and the negative prompt then run one after the other
+        kept = {"structure": config.keep_structure > 0, "layout": config.keep_layout > 0}
+        sampling = inference_memory(unet, (1, *latents.shape[1:]), **kept)
+    else:
+        batch = 2 if config.guidance_scale > 1 else 1  # guidance also runs the negative prompt
+        sampling = inference_memory(unet, (batch, *latents.shape[1:]))
     return MemoryPlan.on(latents.device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:])))
 
 

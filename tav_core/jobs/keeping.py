@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..layout import Layout, align
 from ..lend import lent
 from ..masks import latent_mask, word_mask
@@ -34,13 +34,13 @@ class Keeping:
     places: Sequence[int] = ()
 
     @property
-    def notes(self) -> list[str]:
-        """For the user: how the words of each prompt were aligned with the clip's."""
+    def remarks(self) -> list[str]:
+        """For the user: how the words of each prompt are aligned with the clip's."""
         ways = {
-            True: "as many words as the clip's prompt, so each word takes the place of the clip's word",
-            False: "other words than the clip's prompt, so only words of both keep their place",
+            True: "each word takes the place of the clip's word, as both prompts have the same structure",
+            False: "words of both prompts keep their place",
         }
-        return [f"{prompt!r} has {ways[layout.replaces]}." for prompt, layout in self.layouts.items()]
+        return [f"{shown(prompt)}: {ways[layout.replaces]}." for prompt, layout in self.layouts.items()]
 
     def mask_on(self, path: SourcePath, predict_source: NoisePredictor | None) -> Tensor | None:
         """The mask in the latents' size, (1, 1, f, h, w); None without one."""
@@ -93,7 +93,8 @@ def prepare_keeping(
     places = tokens.find(checkpoint.tokens(mask.words)) if mask else []
     if mask and mask.words and not places:
         raise TavError(
-            f"The mask is where {mask.words!r} is in the clip, but the clip's prompt is {prompt!r}; give words of it."
+            f"The mask is where {shown(mask.words)} is in the clip, but the clip's prompt is {shown(prompt)}; give "
+            "words of it."
         )
     return Keeping(
         dials=config.dials,

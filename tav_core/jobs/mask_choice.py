@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..errors import TavError, need
+from ..errors import TavError, need, shown
 from .control_choice import control_images
 from .selection import Selection
 
@@ -35,7 +35,7 @@ class MaskChoice:
         if match := re.fullmatch(r"(?i:word):\s*(\S.*)", text):
             return cls(words=match[1].strip(), grow=grow)
         if not text.strip() or re.fullmatch(r"(?i:word):\s*", text):
-            raise TavError(f"Cannot parse the mask {text!r}; give {FORM}, for example WORD:ball.")
+            raise TavError(f"Cannot parse the mask {shown(text)}; give {FORM}, for example WORD:ball.")
         return cls(Path(text), grow=grow)
 
     def as_metadata(self) -> dict:

@@ -14,14 +14,14 @@ from torch import Tensor
 from ..checkpoints.lora import Lora
 from ..control import Control, residuals
 from ..errors import TavError
-from ..files import ensure_writable
+from ..files import ensure_writable, locked, remove_leftovers
 from ..fingerprints import FREE, personalised_run, run_fingerprint
 from ..inflate import InflatedUNet, inflate
 from ..inflation import Inflation
 from ..memory import tuning_memory
 from ..precision import tuning_precision
 from ..prompt import Prompt
-from ..resume import steps_kept_in
+from ..resume import damage_in, steps_kept_in
 from ..tune import TuneConfig, TuneReport, resolve_checkpointing, tune
 from ..tuned import TunedWeights
 from ..version import __version__
@@ -37,6 +37,7 @@ class TuningRun:
     """A tuning run that is ready to start, made by `prepare_tuning`.
 
     resume_file: saves the run's state, to resume from. is_done: whether `output` already holds this run's result.
+    replaces_output: whether it holds something else that is to be overwritten.
     memory: None if the run is done. notes: warnings for the user.
     """
 
@@ -50,6 +51,7 @@ class TuningRun:
     facts: dict
     notes: list[str]
     is_done: bool
+    replaces_output: bool = False
     controls: tuple[Control, ...] = ()
     memory: MemoryPlan | None = None
 
@@ -59,7 +61,18 @@ class TuningRun:
         return steps_kept_in(self.resume_file)
 
     def run(self, on_step: Callable | None = None) -> TuneReport:
-        """Tunes, writes the weights, then removes the resume file. on_step: as in `tune`."""
+        """Tunes, writes the weights, then removes the resume file. on_step: as in `tune`.
+
+        Raises TavError if another process is at the same output, or has written it since this run was prepared.
+        """
+        with locked(self.output, f"The output {self.output}"):
+            if self.output.exists() and not self.replaces_output:
+                raise _occupied(self.output, "weights that another process has written meanwhile")
+            remove_leftovers(self.output)
+            remove_leftovers(self.resume_file)
+            return self._run(on_step)
+
+    def _run(self, on_step: Callable | None) -> TuneReport:
         report = tune(
             self.unet,
             self.latents,
@@ -152,9 +165,13 @@ def prepare_tuning(
         facts | {"run": run},
         notes,
         is_done=bool(existing),
+        replaces_output=output.exists(),
         controls=controls,
     )
     if not job.is_done:
+        if damage := damage_in(job.resume_file):
+            notes.append(f"{damage} The run starts from the beginning.")
+            job.resume_file.unlink()
         if job.first_step > config.num_steps:
             raise TavError(
                 f"This run was interrupted after step {job.first_step}, but num_steps is {config.num_steps}; "

@@ -4,26 +4,29 @@ from numbers import Integral
 
 import numpy as np
 
-from ..errors import TavError
+from ..errors import TavError, shown
 
 FITS = ("crop", "pad", "stretch")
 
 
-def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0) -> list[int]:
+def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0, *, at_most: bool = False) -> list[int]:
     """Chooses frames among 0..total-1: strictly increasing indices, the first of which is `start`.
 
     Stride 0: round(linspace(start, total - 1, num_frames)). Otherwise the first `num_frames` of
-    range(start, total, stride), as in the original. Raises TavError if there are fewer frames than asked for.
+    range(start, total, stride), as in the original. Raises TavError if there are fewer frames than asked for, unless
+    `at_most` takes those.
     """
     _check_selection(num_frames, start, stride)
     if start >= total:
         raise TavError(f"start is {start}, but there are only {total} frames, counted from 0; start earlier.")
     available = range(start, total, stride or 1)
+    if at_most:
+        num_frames = min(num_frames, len(available))
     if num_frames > len(available):
         where = f"from frame {start} on" + (f" with stride {stride}" if stride > 1 else "")
         ways = [f"ask for {len(available)}"] + ["start earlier"] * (start > 0) + ["lower the stride"] * (stride > 1)
         raise TavError(
-            f"num_frames is {num_frames}, but {where} only {len(available)} of {total} frames are available; "
+            f"{num_frames} frames are asked for, but {where} only {len(available)} of {total} frames are available; "
             f"{' or '.join(ways)}."
         )
     if stride:
@@ -35,7 +38,9 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns (width, height) for one side or both; raises TavError if the VAE cannot take them."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, Integral) for side in sides):
-        raise TavError(f"The size is {size!r}, but a whole number or (width, height) is needed; give 512, for example.")
+        raise TavError(
+            f"The size is {shown(size)}, but a whole number or (width, height) is needed; give 512, for example."
+        )
     if any(side < 8 or side % 8 for side in sides):
         got, nearest = ("x".join(map(str, s)) for s in (sides, [max(8, round(side / 8) * 8) for side in sides]))
         raise TavError(f"The size is {got}, but Stable Diffusion's VAE needs multiples of 8; try {nearest}.")
@@ -45,16 +50,16 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
 def check_choice(num_frames: int, size, start: int, stride: int, fit: str) -> None:
     check_size(size)
     if fit not in FITS:
-        raise TavError(f"Unknown fit {fit!r}; choose one of {', '.join(FITS)}.")
+        raise TavError(f"Unknown fit {shown(fit)}; choose one of {', '.join(FITS)}.")
     _check_selection(num_frames, start, stride)
 
 
 def _check_selection(num_frames: int, start: int, stride: int) -> None:
-    for name, value in (("num_frames", num_frames), ("start", start), ("stride", stride)):
+    for name, value in (("frames", num_frames), ("start", start), ("stride", stride)):
         if not isinstance(value, Integral):
-            raise TavError(f"{name} is {value!r}, but frames are counted in whole numbers; give 1, for example.")
+            raise TavError(f"{name} is {shown(value)}, but frames are counted in whole numbers; give 1, for example.")
     if num_frames < 1:
-        raise TavError(f"num_frames is {num_frames}, but a clip needs at least one frame; ask for 1 or more.")
+        raise TavError(f"{num_frames} frames are asked for, but a clip needs at least one; ask for 1 or more.")
     if start < 0:
         raise TavError(f"start is {start}, but frames are counted from 0; give 0 or more.")
     if stride < 0:

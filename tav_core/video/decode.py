@@ -6,7 +6,7 @@ the chosen frames, seeking to the keyframe before each.
 
 import itertools
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from ..errors import TavError
+from .containers import IMAGES, VIDEOS, address_of, ensure_regular, only
 from .frames import display_matrix, rgb, upright
 
 UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
@@ -22,6 +23,10 @@ UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
 # Codecs with exactly one displayed frame per packet. Others have hidden frames (VP8's alt-ref frames, MPEG-4's skipped
 # ones) or are too rare to trust, so their frames are counted by decoding.
 FRAME_PER_PACKET = {"h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1"}
+
+WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+Decode = Callable[[av.Packet], list[av.VideoFrame]]
+DAMAGE = (FFmpegError, IndexError, ValueError)  # the last two are PyAV's own, where streams or times make no sense
 
 
 class _Lost(Exception):
@@ -38,14 +43,15 @@ class VideoFile:
 
     def __init__(self, path: Path):
         self.path = path
+        ensure_regular(path)
         with self._opened() as (container, stream):
             self.format = container.format.name
             self.rate = stream.average_rate
-            self.pixel_aspect = stream.codec_context.sample_aspect_ratio or 1
+            self.pixel_aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
             self.stated = stream.frames  # 0 where the header does not say
         try:
             self._read_packets()
-        except (_Lost, FFmpegError):
+        except (_Lost, *DAMAGE):
             self._read_by_decoding()
         if not self.times:
             raise TavError(f"{path} has a video stream without frames; give another file.")
@@ -76,7 +82,7 @@ class VideoFile:
                 yield frame
                 found += 1
             return
-        except (_Lost, FFmpegError):
+        except (_Lost, *DAMAGE):
             self._read_by_decoding()
         if len(self.times) != self.num_frames:
             raise self._damaged()
@@ -107,11 +113,12 @@ class VideoFile:
         packets, whole, moments = 0, not is_cut_short(self.path), []
         with self._opened() as (container, stream):
             try:
+                decode = _decoder(stream)
                 for packet in container.demux(stream):
-                    moments += [frame.time for frame in packet.decode()]
+                    moments += [frame.time for frame in decode(packet)]
                     packets += packet.size > 0
                     whole = whole and not packet.is_corrupt
-            except FFmpegError:
+            except DAMAGE:
                 whole = False
         self.times, self.keyframes, self.moments = range(len(moments)), [], moments
         # The count in mov and mp4 includes frames that edit lists remove; there, an early end shows in other ways.
@@ -122,20 +129,20 @@ class VideoFile:
 
     def _frames_at(self, times: Sequence[int]) -> Iterator[av.VideoFrame]:
         with self._opened() as (container, stream):
-            now, frames = self.times[0], self._timed(container.demux(stream))
+            now, frames = self.times[0], self._timed(container.demux(stream), _decoder(stream))
             for time in times:
                 keyframe = self.keyframes[bisect_right(self.keyframes, time) - 1] if self.keyframes else now
                 if keyframe > now:
-                    frames = self._timed(_packets_from(container, stream, keyframe))
+                    frames = self._timed(_packets_from(container, stream, keyframe), _decoder(stream))
                 now, frame = next(((now, frame) for now, frame in frames if now >= time), (None, None))
                 if now != time:
                     raise _Lost
                 yield frame
 
-    def _timed(self, packets: Iterator[av.Packet]) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _timed(self, packets: Iterator[av.Packet], decode: Decode) -> Iterator[tuple[int, av.VideoFrame]]:
         index = itertools.count()
         for packet in packets:
-            for frame in packet.decode():
+            for frame in decode(packet):
                 if self.keyframes and frame.pts is None:
                     raise _Lost
                 yield frame.pts if self.keyframes else next(index), frame
@@ -143,10 +150,10 @@ class VideoFile:
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
         try:
-            container = av.open(str(self.path), metadata_errors="replace")
-        except (OSError, FFmpegError) as error:
+            container = av.open(address_of(self.path), metadata_errors="replace", options=only(f"{VIDEOS},{IMAGES}"))
+        except (OSError, *DAMAGE) as error:
             raise TavError(
-                f"{self.path} is not a video, or an incomplete one ({error.strerror}); "
+                f"{self.path} is not a video, or an incomplete one ({getattr(error, 'strerror', None) or error}); "
                 "give an mp4, mov, mkv, webm or gif file, or a folder of images."
             ) from error
         with container:
@@ -164,6 +171,15 @@ class VideoFile:
             f"{self.path} is damaged or cut short: only {len(self.times)}{stated} frames could be read; "
             "download or export it again."
         )
+
+
+def _decoder(stream: av.video.stream.VideoStream) -> Decode:
+    """Decodes packets; with transparency where a WebM has any, which FFmpeg's own decoders ignore."""
+    library = WITH_ALPHA.get(stream.codec_context.name)
+    if stream.metadata.get("alpha_mode") != "1" or library not in av.codecs_available:
+        return lambda packet: packet.decode()
+    codec = av.CodecContext.create(library, "r")
+    return lambda packet: codec.decode(packet if packet.size else None)
 
 
 def _packets_from(

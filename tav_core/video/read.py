@@ -31,6 +31,7 @@ def read_frames(
     start: int = 0,
     stride: int = 0,
     fit: str = "crop",
+    at_most: bool = False,
 ) -> Clip:
     """Reads `num_frames` frames of a video, a GIF or a folder of images.
 
@@ -41,14 +42,17 @@ def read_frames(
     `size` is a side or (width, height), in multiples of 8. "crop" keeps the aspect ratio and the centre, "pad" keeps
     the aspect ratio and the whole image, on black, "stretch" keeps neither. Shrinking averages areas (INTER_AREA),
     enlarging is bicubic. Transparent pixels are blended with black. YUV with an unspecified colour matrix is read as in
-    browsers: BT.709 from 720 lines on, BT.601 below. Raises TavError for invalid options and missing or damaged files.
+    browsers: BT.709 from 720 lines on, BT.601 below.
+    `at_most` takes fewer frames where there are not as many. Raises TavError for invalid options and missing or damaged
+    files.
     """
     path = Path(path)
     check_choice(num_frames, size, start, stride, fit)
     if not path.exists():
         raise TavError(f"There is no file or folder {path}; check the path of the video.")
     source = ImageFolder(path) if path.is_dir() else VideoFile(path)
-    return take_frames(source, num_frames, size=size, start=start, stride=stride, fit=fit, name=str(path))
+    selection = {"size": size, "start": start, "stride": stride, "fit": fit, "at_most": at_most}
+    return take_frames(source, num_frames, **selection, name=str(path))
 
 
 class FrameSource(Protocol):
@@ -69,16 +73,17 @@ def take_frames(
     stride: int = 0,
     fit: str = "crop",
     name: str = "The clip",
+    at_most: bool = False,
 ) -> Clip:
     """As `read_frames`, from a source that is already open; `name` begins error messages."""
     check_choice(num_frames, size, start, stride, fit)
     width, height = check_size(size)
     try:
-        chosen = select_frames(source.num_frames, num_frames, start, stride)
+        chosen = select_frames(source.num_frames, num_frames, start, stride, at_most=at_most)
     except TavError as error:
         raise TavError(f"{name}: {error}") from None
-    frames = torch.empty(num_frames, height, width, 3)
+    frames = torch.empty(len(chosen), height, width, 3)
     for frame, image in zip(frames, source.frames(chosen), strict=True):
         frame.copy_(torch.from_numpy(fitted(image, width, height, fit))).div_(255)
-    frames_per_step = (chosen[-1] - chosen[0]) / (num_frames - 1) if num_frames > 1 else 1
+    frames_per_step = (chosen[-1] - chosen[0]) / (len(chosen) - 1) if len(chosen) > 1 else 1
     return Clip(frames, source.fps / frames_per_step)

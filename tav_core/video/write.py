@@ -11,8 +11,9 @@ import numpy as np
 from av.error import FFmpegError
 from torch import Tensor
 
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..files import atomic_path
+from .containers import address_of
 from .frames import yuv
 from .pixels import to_uint8
 
@@ -31,7 +32,7 @@ def write_video(path: str | os.PathLike, frames: Tensor, fps: float) -> None:
     colours = {"colorspace": "bt709", "color_primaries": "bt709", "color_trc": "bt709", "color_range": "tv"}
     muxing = {"format": "mp4", "options": {"movflags": "+faststart"}}
     try:
-        with atomic_path(path) as temporary, av.open(str(temporary), "w", **muxing) as container:
+        with atomic_path(path) as temporary, av.open(address_of(temporary), "w", **muxing) as container:
             stream = container.add_stream("libx264", rate=rate, options={"crf": "17", **colours})
             stream.width, stream.height = frames.shape[2] + odd_width, frames.shape[1] + odd_height
             stream.pix_fmt = "yuv420p"
@@ -59,7 +60,7 @@ def _check_writable(path: Path, frames: Tensor, fps: float) -> None:
             "move the colour last, and divide bytes by 255."
         )
     if not isinstance(fps, Real) or not 0.001 <= fps <= 1000:
-        raise TavError(f"The fps is {fps!r}, but a number within 0.001..1000 is needed; give 8, for example.")
+        raise TavError(f"The fps is {shown(fps)}, but a number within 0.001..1000 is needed; give 8, for example.")
     low, high = (bound.item() for bound in frames.detach().aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise TavError("The frames hold NaN or infinite values; find the step that produced them.")

@@ -595,8 +595,25 @@ def test_a_damaged_folder_is_refused(folder):
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.index_fill(0, torch.tensor([1]), torch.nan), "holds NaN or infinite values"),
+        (lambda t: t.index_fill(0, torch.tensor([1]), torch.inf), "holds NaN or infinite values"),
+        (lambda t: t.bool(), "holds torch.bool instead of weights"),
+        (lambda t: t.long(), "holds torch.int64 instead of weights"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_at_once(folder, change, words):
+    path = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({name: change(t) if name == "encoder.conv_in.weight" else t for name, t in tensors.items()}, path)
+    assert f"encoder.conv_in.weight {words}" in refusal(folder)
+
+
+@pytest.mark.parametrize(
     ("looks_like", "config"),
     [
+        ("a latent consistency model", {"time_cond_proj_dim": 256}),
         ("a video model (UNetSpatioTemporalConditionModel)", {"_class_name": "UNetSpatioTemporalConditionModel"}),
         ("a video model (UNet3DConditionModel)", {"_class_name": "UNet3DConditionModel"}),
         ("Stable Diffusion XL", {"cross_attention_dim": 2048, "addition_embed_type": "text_time"}),

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from tav_core import TavError, load_checkpoint
 from tav_core.checkpoints.lora import Lora, fuse_loras
+from tav_core.checkpoints.lora_file import read_lora
 from tests.random_checkpoint import TINY_SD2_UNET, TINY_UNET, original_unet_name, write_random_checkpoint
 
 RANK, STRENGTH = 4, 0.7
@@ -408,3 +409,35 @@ def test_without_peft_the_error_names_what_to_install(written, tmp_path, monkeyp
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(TavError, match="pip install 'peft"):
         fuse_loras(checkpoint, [Lora(tmp_path / "lora.safetensors")])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda key, t: t * torch.nan if "lora_down" in key else t, "holds NaN or infinite values"),
+        (lambda key, t: t.long() if "lora_down" in key else t, "holds torch.int64 instead of weights"),
+        (lambda key, t: t[:0] if "lora_down" in key else t[:, :0] if "up" in key else t, "has the shapes"),
+        (lambda key, t: torch.ones(2) if "alpha" in key else t, "is not one number"),
+        (lambda key, t: torch.tensor(torch.nan) if "alpha" in key else t, "is not one number"),
+    ],
+)
+def test_a_lora_that_holds_no_numbers_is_refused(checkpoint_of_a_lora, tmp_path, change, message):
+    tensors = {key: change(key, t).contiguous() for key, t in checkpoint_of_a_lora.items()}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(TavError, match=message):
+        read_lora(tmp_path / "lora.safetensors", "sd1")
+
+
+@pytest.fixture
+def checkpoint_of_a_lora() -> dict[str, torch.Tensor]:
+    layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{layer}.lora_down.weight": torch.ones(4, 768), f"{layer}.lora_up.weight": torch.ones(32, 4)}
+    return tensors | {f"{layer}.alpha": torch.tensor(4.0)}
+
+
+@pytest.mark.parametrize("settings", ["[1]", "[" * 9000, '{"lora_alpha": "4"}', '{"alpha_pattern": [1]}', "{"])
+def test_settings_beside_a_lora_that_make_no_sense_are_refused(checkpoint_of_a_lora, tmp_path, settings):
+    save_file(checkpoint_of_a_lora, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(settings)
+    with pytest.raises(TavError, match="settings of adapter_model"):
+        read_lora(tmp_path / "adapter_model.safetensors", "sd1")

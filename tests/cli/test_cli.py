@@ -490,7 +490,7 @@ def test_without_typer_the_error_names_what_to_install(monkeypatch):
         ({"validation_data__prompts": []}, "must be a list of prompts, got []"),
         ({"validation_data__prompts": ["a cube", " "]}, "must be a list of prompts"),
         ({"validation_data__width": 500}, "needs multiples of 8"),
-        ({"validation_data__video_length": 60}, "num_frames is 60"),
+        ({"validation_data__video_length": 60}, "60 frames are asked for"),
     ],
 )
 def test_a_config_with_impossible_videos_is_refused_before_tuning(files, tmp_path, changes, message):

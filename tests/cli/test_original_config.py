@@ -130,7 +130,15 @@ def test_inputs_are_found_from_where_one_stands_and_from_the_config(tmp_path, mo
         ({"trainable_modules": ["attn1"]}, "only the paper's can be tuned: attn1.to_q, attn2.to_q, attn_temp"),
         ({"lr_scheduler": "cosine"}, "lr_scheduler is 'cosine'"),
         ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is 4"),
-        ({"learning_rate": "fast"}, "could not convert"),
+        ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+        ({"learning_rate": float("inf")}, "learning_rate must be a number, got inf"),
+        ({"max_train_steps": True}, "max_train_steps must be a number, got True"),
+        ({"max_train_steps": 2.5}, "max_train_steps must be a whole number"),
+        ({"gradient_checkpointing": "no"}, "gradient_checkpointing must be true or false, got 'no'"),
+        ({"output_dir": 5}, "output_dir must be a text, got 5"),
+        ({"train_data__prompt": ["a"]}, r"train_data\.prompt must be a text"),
+        ({"train_data__width": "x" * 5000}, r"width must be a number, got 'x{50,200}\.\.\.x+'"),
+        ({"train_data__prompt": {"\x1b[2J": 1}}, r"got \{'\\x1b\[2J': 1\}"),
         ({"max_train_steps": 0}, "num_steps must be a whole number of at least 1"),
         ({"train_data__prompt": None}, r"does not set train_data\.prompt"),
         ({"validation_data__prompts": "a cube"}, "a list of prompts"),
@@ -150,3 +158,23 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content):
         read_config(tmp_path / "a.yaml")
     with pytest.raises(TavError, match="no config"):
         read_config(tmp_path / "b.yaml")
+
+
+@pytest.mark.parametrize(
+    "key", ["train_data", "validation_data", "trainable_modules", "output_dir", "seed", "lr_scheduler"]
+)
+def test_a_bomb_of_aliases_is_told_in_a_short_sentence(tmp_path, key):
+    """A few lines that stand for 10^9 values."""
+    lines = ["b0: &b0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"b{n}: &b{n} [{', '.join([f'*b{n - 1}'] * 10)}]" for n in range(1, 9)]
+    bomb = "[" + ", ".join(line.partition(": ")[2] for line in lines) + "]"
+    (tmp_path / "a.yaml").write_text(f"pretrained_model_path: x\n{key}: {bomb}\n")
+    with pytest.raises(TavError) as refused:
+        read_config(tmp_path / "a.yaml")
+    assert len(str(refused.value)) < 1000
+
+
+def test_nesting_without_end_is_told(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: " + "[" * 5000)
+    with pytest.raises(TavError, match="cannot be read as YAML"):
+        read_config(tmp_path / "a.yaml")

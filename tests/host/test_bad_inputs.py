@@ -291,5 +291,11 @@ def test_it_is_refused_with_a_message_that_helps(prepared, case):
     assert client.get("/queue") == {"queue_running": [], "queue_pending": []}
 
 
+@pytest.mark.parametrize("case", ["no such clip", "a width between multiples of 8"])
+def test_one_mistake_is_told_once(prepared, case):
+    name, changes, _ = CASES[case]
+    assert len(answer(Client(prepared), ending_in(changed(small(name), changes), "save_weights"))) == 1
+
+
 def test_the_server_still_works_after_all_of_them(prepared, client):
     assert client.run(small("edit-with-saved-weights")).status == "success"

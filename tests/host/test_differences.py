@@ -125,3 +125,10 @@ def test_nodes_run_from_a_script_too(sd, tuned):
 def test_a_model_that_is_not_tuned_needs_no_control(sd):
     model = pack("nodes.host.inflate").inflate(sd.model)
     assert pack("nodes.host.differences").warn_of_missing(model, sd.text("a ball"), None, None) is None
+
+
+def test_a_model_that_is_not_inflated_is_told(sd):
+    for note in edited(sd.model, sd, {}):
+        assert "This MODEL is not inflated" in note
+    for note in edited(pack("nodes.host.inflate").inflate(sd.model), sd, {}):
+        assert note is None

@@ -2,9 +2,10 @@
 
 import io
 
+import av
+import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from tests import clips
 from tests.host.test_workflows import saved_latents
@@ -55,8 +56,24 @@ def test_the_chosen_frames_are_shown_in_the_node(client, numbered):
     client.free()
     reported = client.run(loading(video=NUMBERED)).outputs["clip"]
     assert reported["animated"] == [True]
-    with Image.open(io.BytesIO(client.view(reported["images"][0]))) as animation:
-        assert (animation.n_frames, animation.size) == (FRAMES, (SIZE, SIZE))
+    with av.open(io.BytesIO(client.view(reported["images"][0]))) as video:
+        shown = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    assert [frame.shape for frame in shown] == [(SIZE, SIZE, 3)] * FRAMES
+    assert values_of(client.run(loading(video=NUMBERED, start=1)))["note"] is None
+
+
+def test_a_clip_with_fewer_frames_than_asked_for_gives_those_and_says_so(client, numbered):
+    values = values_of(client.run(loading(video=NUMBERED, frames=500)))
+    assert values["frames"] in (9, 17)  # as another test has changed the file
+    assert "The clip has only" in values["note"]
+    run = client.run(loading(video=NUMBERED, frames=500, strict=True))
+    assert "500 frames are asked for" in run.message
+
+
+def test_a_cut_between_two_shots_is_told(server, client):
+    one, other = (np.full((SIZE, SIZE, 3), colour, np.uint8) for colour in ((200, 40, 40), (20, 60, 220)))
+    clips.encode(server.base / "input" / "cut.mp4", [one] * 4 + [other] * 4, fps=8)
+    assert "Frames 4 and 5 look like two shots" in values_of(client.run(loading(video="cut.mp4", frames=8)))["note"]
 
 
 def test_the_miniatures_clip_and_words_need_no_file(client):

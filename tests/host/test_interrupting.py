@@ -1,6 +1,7 @@
 """Progress, previews, Cancel, power cuts: what the server says while it works, and that no work is lost."""
 
 import io
+import re
 import shutil
 from pathlib import Path
 
@@ -80,10 +81,14 @@ def test_tuning_reports_each_step_in_order_and_shows_a_preview_at_each_validatio
     run = client.run(tuning("reported", seed=1, validate_every=2))
     assert run.status == "success", run.message
     events = run.of("tune", "progress", "preview")
-    losses = [
-        f"Step {step} of {STEPS}, loss {loss:.4f}" for step, loss in enumerate(values_of(run, "tune")["losses"], 1)
+    losses = values_of(run, "tune")["losses"]
+    first, *steps, last = [event.data["text"] for event in run.of("tune", "text")]
+    assert first == "Preparing"
+    assert [text.rpartition(",")[0] for text in steps] == [
+        f"Step {step} of {STEPS}, loss {loss:.4f}" for step, loss in enumerate(losses, 1)
     ]
-    assert [event.data["text"] for event in run.of("tune", "text")] == losses
+    assert all(re.fullmatch(r"\d+ s left", text.rpartition(", ")[2]) for text in steps)
+    assert last == f"Tuned, {STEPS} steps, loss {losses[-1]:.4f}."
     assert steps_of(run, "tune") == list(range(1, STEPS + 1))
     assert {event.data["max"] for event in events if event.type == "progress"} == {STEPS}
     shown = [i for i, event in enumerate(events) if event.type == "preview"]
@@ -108,6 +113,8 @@ def test_an_interrupted_tuning_stops_within_a_step_and_ends_as_an_uninterrupted_
     assert client.run(tuning("whole", seed=2)).status == "success"
     forget()
     run = interrupted_at(client, tuning("cut", seed=2), "tune", 2)
+    said = [event.data["text"] for event in run.of("tune", "text")]
+    assert re.fullmatch(rf"Stopped at step \d of {STEPS}. Run again to resume.", said[-1])
     assert run.status == "interrupted"
     done = steps_of(run, "tune")[-1]
     assert done <= 4  # the step in which the word came is ended, and one that ended while it was under way
@@ -166,11 +173,5 @@ def test_a_tuning_that_was_killed_resumes_when_the_server_is_back(server, tuned,
     unharmed, killed = weights("unharmed"), weights("killed")
     assert all(torch.equal(unharmed[name], killed[name]) for name in unharmed)
     (folder,) = (folder for folder in runs(server) if folder.name == values_of(run, "tune")["run"])
-    assert {file.name for file in folder.iterdir()} == {"inputs.safetensors", "result.safetensors"}
-
-
-def test_the_last_runs_alone_are_kept(server, client, tuned):
-    for seed in range(20, 26):
-        run = small("tune-and-edit", {"tune": {"steps": 1, "seed": seed}})
-        assert client.run(ending_in(run, "save_weights")).status == "success"
-    assert len(runs(server)) == 5
+    kept = {"inputs.safetensors", "state.safetensors", f"weights-{STEPS:06}.safetensors"}
+    assert {file.name for file in folder.iterdir()} == kept

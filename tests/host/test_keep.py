@@ -245,6 +245,34 @@ def test_what_cannot_be_kept_is_told_before_anything_runs(sd, tuned, latent, cha
         )  # fmt: skip
 
 
+def hypertiled(model):
+    node = core("comfy_extras.nodes_hypertile").HyperTile
+    settings = (256, 2, 0, False)
+    return (node.execute(model, *settings) if hasattr(node, "execute") else node().patch(model, *settings))[0]
+
+
+def windowed(model):
+    windows = core("comfy.context_windows")
+    model = model.clone()
+    model.model_options["context_handler"] = windows.IndexListContextHandler(
+        context_schedule=windows.get_matching_context_schedule(windows.ContextSchedules.STATIC_STANDARD),
+        fuse_method=windows.get_matching_fuse_method(windows.ContextFuseMethods.PYRAMID),
+        context_length=2,
+        context_overlap=1,
+    )
+    return model
+
+
+@pytest.mark.parametrize(("change", "name"), [(hypertiled, "HyperTile"), (windowed, "Context Windows")])
+def test_nodes_that_cannot_be_combined_are_named(sd, tuned, latent, change, name):
+    model = change(tuned[0])
+    with pytest.raises(ValueError, match=f"does not work with {name}"):
+        sampled(keeping(sd, model, latent, 0.5), sd, latent, 2)
+    mask = pack("nodes.mask_from_words").MaskFromWords
+    with pytest.raises(ValueError, match=f"Mask From Words does not work with {name}"):
+        executed(mask, model, latent, sd.text(CLIP_PROMPT), sd.clip, "ball", 0.3, unique_id="3", prompt=graph())
+
+
 def test_a_run_on_other_latents_is_refused(sd, tuned, latent):
     kept = keeping(sd, tuned[0], latent, 0.5)
     with pytest.raises(ValueError, match="same frames and size"):

@@ -63,13 +63,21 @@ def test_each_node_has_a_help_page_that_names_every_socket(server, nodes, name, 
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("name", NODES)
 def test_a_help_page_names_the_defaults_of_the_schema(nodes, name, language):
-    rows = re.findall(r"^\| (`.+?)\| ([A-Z_]+) \| (.*?) \|", (HELP / name / f"{language}.md").read_text(), re.MULTILINE)
-    defaults = {socket: (kind, said) for names, kind, said in rows for socket in re.findall("`(.+?)`", names)}
+    page = (HELP / name / f"{language}.md").read_text()
+    latin = page.translate(str.maketrans("\uff08\uff09\uff0c\uff1b", "(),;"))  # the Chinese page's punctuation
+    listed = re.findall(
+        r"^- (`.+?)\s?\((?:optional |可选,)?([A-Z_]+)(?:, ?(?:default|默认) ([^;)]+))?", latin, re.MULTILINE
+    )
+    defaults = {socket: (kind, said) for names, kind, said in listed for socket in re.findall("`(.+?)`", names)}
     for kind in ("required", "optional"):
         for socket, (type_, options) in nodes[name]["input"].get(kind, {}).items():
             assert defaults[socket][0] == (type_ if isinstance(type_, str) else "COMBO")
             if type_ in ("INT", "FLOAT"):
                 assert float(defaults[socket][1]) == options["default"]
+
+
+def test_help_pages_have_no_tables_which_the_narrow_side_panel_cuts_off():
+    assert not [page for page in HELP.rglob("*.md") if re.search(r"^\|", page.read_text(), re.MULTILINE)]
 
 
 def test_no_page_or_language_is_left_of_a_node_that_is_gone(nodes):

@@ -330,3 +330,79 @@ def test_cancel_is_obeyed_within_one_step(sd, tuned, clip, monkeypatch):
     assert steps == [0, 1]
     monkeypatch.undo()
     assert inverted(tuned[0], sd, clip, 2)["samples"].isfinite().all()
+
+
+def stock(sd, model, latent, *, node="KSamplerAdvanced", add_noise="disable", start=0, steps=10):
+    sampling = model, add_noise, 0, steps, 3.0, "euler", "ddim_uniform", sd.text("a man"), sd.text("")
+    with torch.inference_mode():
+        if node == "KSampler":
+            model, _, seed, *others = sampling
+            return core("nodes").KSampler().sample(model, seed, *others, latent, denoise=1.0)[0]["samples"]
+        return core("nodes").KSamplerAdvanced().sample(*sampling, latent, start, 10000, "disable")[0]["samples"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"node": "KSampler"}, "adds noise to the inverted noise"),
+        ({"add_noise": "enable"}, "KSampler \\(Advanced\\) with add_noise set to disable"),
+        ({"start": 6}, "let it start at step 0"),
+    ],
+)
+def test_samplers_that_would_give_garbage_are_stopped_with_the_setting_to_change(sd, tuned, clip, options, message):
+    latent = inverted(tuned[0], sd, clip, 10)
+    with pytest.raises(ValueError, match=message):
+        stock(sd, tuned[0], latent, **options)
+
+
+def test_samplers_on_other_latents_are_not_stopped(sd, tuned, clip):
+    """Image to image, and the second of two samplers that share the steps."""
+    empty = {"samples": torch.zeros(3, 4, 8, 8)}
+    assert stock(sd, tuned[0], {"samples": clip}, add_noise="enable", start=7).isfinite().all()
+    with torch.inference_mode():
+        sampling = tuned[0], "enable", 0, 10, 3.0, "euler", "ddim_uniform", sd.text("a man"), sd.text("")
+        (half,) = core("nodes").KSamplerAdvanced().sample(*sampling, empty, 0, 3, "enable")
+    assert stock(sd, tuned[0], half, start=3).isfinite().all()
+
+
+@pytest.mark.parametrize("start", ["noise", "clip", "empty"])
+def test_the_noise_output_starts_the_custom_sampler_at_the_clips_noise_whatever_latent_it_gets(sd, tuned, clip, start):
+    model, node = tuned[0], pack("nodes.ddim_invert").DDIMInvert
+    latent, sigmas, noise = executed(node, model, sd.text(""), {"samples": clip}, 10, False).args
+    given = {"noise": latent, "clip": {"samples": clip}, "empty": {"samples": torch.zeros_like(clip)}}[start]
+    samplers = core("comfy.samplers")
+    guider = samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": sd.text("a man"), "negative": sd.text("")})
+    guider.set_cfg(3.0)
+    custom = core("comfy_extras.nodes_custom_sampler").SamplerCustomAdvanced
+    with torch.inference_mode():
+        output = (custom.execute if hasattr(custom, "execute") else custom().sample)(
+            noise, guider, samplers.sampler_object("euler"), sigmas, given
+        )
+    assert relative(output[0]["samples"], stock(sd, model, latent)) < 1e-3
+    with pytest.raises(ValueError, match="connect DDIM Invert's own latent"):
+        noise.generate_noise({"samples": torch.zeros(2, 4, 8, 8)})
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_self_attention_guidance_is_refused_wherever_it_stands(sd, clip, first):
+    """Its replacement of the middle block's attention hides ours; at scale 0 it should change nothing."""
+    guidance = core("comfy_extras.nodes_sag").SelfAttentionGuidance
+    inflate = pack("nodes.host.inflate").inflate
+
+    def guided(model):
+        return (
+            guidance.execute(model, 0.0, 2.0) if hasattr(guidance, "execute") else guidance().patch(model, 0.0, 2.0)
+        )[0]
+
+    model = inflate(guided(sd.model)) if first else guided(inflate(sd.model))
+    with pytest.raises(ValueError, match="Another node replaces the self-attention of the middle block"):
+        sampled(model, sd, {"samples": torch.zeros_like(clip)}, 2)
+
+
+@pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
+def test_caches_for_sampling_leave_an_inversion_as_it_is(sd, tuned, clip, name):
+    node = getattr(core("comfy_extras.nodes_easycache"), name)
+    cached = node.execute(tuned[0], 0.2, 0.15, 0.95, False)[0]
+    expected = inverted(tuned[0], sd, clip, 4)["samples"]
+    assert torch.equal(inverted(cached, sd, clip, 4)["samples"], expected)

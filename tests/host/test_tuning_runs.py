@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import time
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def config(**changes):
     )
 
 
-def tune(model, positive, root, *, clip=CLIP, stop_at=None, on_step=None, **changes):
+def tune(model, positive, root, *, clip=CLIP, stop_at=None, on_step=None, snapshots=(), **changes):
     def watch(step, total, *, loss, estimate):
         if on_step:
             on_step(step, loss, estimate)
@@ -60,7 +61,14 @@ def tune(model, positive, root, *, clip=CLIP, stop_at=None, on_step=None, **chan
 
     with torch.inference_mode():  # as the host runs nodes
         return pack("nodes.host.tuning").tune_model(
-            model, clip.clone(), positive, config(**changes), root=root, metadata=METADATA, on_step=watch
+            model,
+            clip.clone(),
+            positive,
+            config(**changes),
+            root=root,
+            metadata=METADATA,
+            on_step=watch,
+            snapshots=snapshots,
         )
 
 
@@ -80,14 +88,53 @@ def test_a_cancelled_run_resumes_and_ends_with_the_same_weights(sd, inflated, un
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in weights.tensors.items())
 
 
-def test_a_finished_run_is_not_tuned_again_and_keeps_no_optimizer(sd, inflated, uninterrupted, tmp_path):
+def test_a_finished_run_is_not_tuned_again(sd, inflated, uninterrupted, tmp_path):
     tune(inflated, sd.text("a man"), tmp_path)
     steps = []
     weights, losses, how = tune(inflated, sd.text("a man"), tmp_path, on_step=lambda *step: steps.append(step))
     assert (how["how"], steps, losses) == ("already tuned", [], uninterrupted[1])
     assert all(torch.equal(weights.tensors[name], tensor) for name, tensor in uninterrupted[0].tensors.items())
-    (folder,) = tmp_path.iterdir()
-    assert sorted(file.name for file in folder.iterdir()) == ["inputs.safetensors", "result.safetensors"]
+    assert files_in(tmp_path) == ["inputs.safetensors", "state.safetensors", "weights-000003.safetensors"]
+
+
+def files_in(root) -> list[str]:
+    (folder,) = root.iterdir()
+    return sorted(file.name for file in folder.iterdir())
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one.tensors[name], tensor) for name, tensor in other.tensors.items())
+
+
+def test_a_finished_run_goes_on_where_it_ended(sd, inflated, uninterrupted, tmp_path):
+    tune(inflated, sd.text("a man"), tmp_path, num_steps=2)
+    weights, losses, how = tune(inflated, sd.text("a man"), tmp_path)
+    assert how["how"] == "resumed at step 2"
+    assert losses == uninterrupted[1]
+    assert same(weights, uninterrupted[0])
+
+
+def test_fewer_steps_than_a_run_has_done_leave_it_as_it_is(sd, inflated, uninterrupted, tmp_path):
+    expected = tune(inflated, sd.text("a man"), tmp_path / "alone", num_steps=1)[0]
+    tune(inflated, sd.text("a man"), tmp_path / "both")
+    weights, losses, how = tune(inflated, sd.text("a man"), tmp_path / "both", num_steps=1)
+    assert (how["how"], losses) == ("new", uninterrupted[1][:1])
+    assert same(weights, expected)
+    kept = ["inputs.safetensors", "state.safetensors", "weights-000001.safetensors", "weights-000003.safetensors"]
+    assert files_in(tmp_path / "both") == kept
+    assert tune(inflated, sd.text("a man"), tmp_path / "both")[2]["how"] == "already tuned"
+    assert tune(inflated, sd.text("a man"), tmp_path / "both", num_steps=4)[2]["how"] == "resumed at step 3"
+
+
+def test_snapshots_are_the_weights_of_shorter_runs(sd, inflated, uninterrupted, tmp_path):
+    expected = {n: tune(inflated, sd.text("a man"), tmp_path / f"{n}", num_steps=n)[0] for n in (1, 2)}
+    weights, *_ = tune(inflated, sd.text("a man"), tmp_path / "run", snapshots={1, 2, 9})
+    assert same(weights, uninterrupted[0])
+    for steps, shorter in expected.items():
+        got, losses, how = tune(inflated, sd.text("a man"), tmp_path / "run", num_steps=steps)
+        assert (how["how"], losses) == ("already tuned", uninterrupted[1][:steps])
+        assert same(got, shorter)
+        assert (got.facts.steps, got.facts.final_loss) == (steps, losses[-1])
 
 
 def test_a_clip_whose_last_digits_differ_is_the_same_run_and_another_clip_is_not(sd, inflated, tmp_path):
@@ -113,7 +160,7 @@ def test_whatever_decides_the_result_makes_another_run(sd, inflated, lora, tmp_p
     for model, text, changes in cases.values():
         with pytest.raises(Cancelled):
             tune(model, text, tmp_path / "of-each", stop_at=1, num_steps=2, **changes)
-    assert len(list((tmp_path / "of-each").iterdir())) == pack("nodes.host.runs").KEPT  # of the 6
+    assert len(list((tmp_path / "of-each").iterdir())) == len(cases)
     again = tune(host.inflate(sd.with_lora(lora, strength=0.5)), sd.text("a man"), tmp_path / "of-each", num_steps=2)
     assert again[2]["how"] == "resumed at step 1"  # the same LoRA, loaded once more
 
@@ -210,6 +257,28 @@ def bypassed(model):
     return model
 
 
+def freed(model):
+    node = core("comfy_extras.nodes_freelunch").FreeU_V2
+    return (node.execute if hasattr(node, "execute") else node().patch)(model, 1.3, 1.4, 0.9, 0.2)[0]
+
+
+def with_other_keys(model):
+    """A MODEL as a hypernetwork leaves it."""
+    model = model.clone()
+    model.set_model_attn2_patch(lambda query, key, value, options: (query, key, value))
+    return model
+
+
+def test_what_tuning_would_not_see_is_refused_and_guidance_passes(sd, inflated, uninterrupted, tmp_path):
+    for change, name in ((freed, "output_block_patch"), (with_other_keys, "attn2_patch")):
+        with pytest.raises(ValueError, match=rf"at run time \({name}.*put that node behind"):
+            tune(change(inflated), sd.text("a man"), tmp_path)
+    assert not list(tmp_path.iterdir())
+    guided = inflated.clone()
+    guided.set_model_sampler_post_cfg_function(lambda given: given["denoised"])
+    assert tune(guided, sd.text("a man"), tmp_path)[1] == uninterrupted[1]
+
+
 def test_what_cannot_be_tuned_on_is_refused(sd, inflated, tmp_path):
     text, other = sd.text("a man"), sd.text("a dog")
     for model, positive, message in (
@@ -234,7 +303,11 @@ def test_what_cannot_be_tuned_on_is_refused(sd, inflated, tmp_path):
         ({"samples": torch.zeros(1, 4, 2, 8, 8)}, latents.frames_of, r"\(1, 4, 2, 8, 8\)"),
         ({"samples": CLIP}, lambda x: latents.check_samplable(x, sd.model), "neither empty nor from DDIM Invert"),
         ({"samples": 14 * CLIP, "tav_timestep": 981}, lambda x: latents.check_clean(x, sd.model), "already noise"),
-        ({"samples": torch.ones(2, 4, 8, 8), "noise_mask": torch.ones(1)}, latents.frames_of, "mask"),
+        (
+            {"samples": torch.ones(2, 4, 8, 8), "noise_mask": torch.ones(1)},
+            lambda x: latents.frames_of(x, masked=False),
+            "mask",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             check(latent)
@@ -252,10 +325,10 @@ def test_running_out_of_memory_says_what_to_lower(sd, inflated, tmp_path, monkey
 def test_a_damaged_result_is_tuned_anew(sd, inflated, uninterrupted, tmp_path):
     tune(inflated, sd.text("a man"), tmp_path)
     (folder,) = tmp_path.iterdir()
-    (folder / "result.safetensors").write_bytes(b"half a fi")
+    (folder / "weights-000003.safetensors").write_bytes(b"half a fi")
     weights, losses, how = tune(inflated, sd.text("a man"), tmp_path)
-    assert (how["how"], losses) == ("new", uninterrupted[1])
-    assert weights.tensors.keys() == uninterrupted[0].tensors.keys()
+    assert (how["how"], losses) == ("resumed at step 3", uninterrupted[1])
+    assert same(weights, uninterrupted[0])
 
 
 def test_a_damaged_state_starts_again_and_is_logged(sd, inflated, uninterrupted, tmp_path, caplog):
@@ -304,25 +377,52 @@ def test_a_model_that_computes_in_half_precision_is_tuned_in_any(sd, tmp_path, s
     assert 0 < moved.max() < 3e-6  # 2 steps of 1e-6, which half precision would round away or up
 
 
-def test_runs_that_fail_at_once_push_no_finished_one_out(sd, inflated, uninterrupted, tmp_path, monkeypatch):
-    tune(inflated, sd.text("a man"), tmp_path)
+def made(root, name: str, *, steps: int, clip: int = 1, days: float = 0.1, megabytes: float = 1.0):
+    """A folder as a run leaves it: so many steps, on a clip of that size, used that long ago."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    write = pack("tav_core.files").write_tensors
+    write(folder / "inputs.safetensors", {"latents": torch.zeros(clip, 1000)}, pack("nodes.host.runs").FORMAT, {})
+    if steps:
+        rest = torch.zeros(int(megabytes * 1e6) // 4)
+        facts = {"step": steps, "losses": [], "run": name}
+        write(folder / "state.safetensors", {"rest": rest}, pack("tav_core.resume").FORMAT, facts)
+    then = time.time() - days * 24 * 60 * 60
+    os.utime(folder, (then, then))
+    return folder
 
-    def full(*_args, **_kwargs):
-        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(pack("nodes.host.tuning"), "tune", full)
-        patched.setattr(pack("nodes.host.tuning"), "free_all", lambda: None)  # it takes longer than all else here
-        for seed in range(1, 7):
-            with pytest.raises(torch.OutOfMemoryError):
-                tune(inflated, sd.text("a man"), tmp_path, seed=seed)
-    assert len(list(tmp_path.iterdir())) == 7  # each may be a run of another server, just begun
-    for folder in tmp_path.iterdir():
-        os.utime(folder, (0, 0))
-    with pytest.raises(Cancelled):
-        tune(inflated, sd.text("a man"), tmp_path, seed=8, stop_at=1)
-    assert len(list(tmp_path.iterdir())) == 2  # the finished one, and the last
-    assert tune(inflated, sd.text("a man"), tmp_path)[2]["how"] == "already tuned"
+def left(root, current: str = "current") -> set[str]:
+    pack("nodes.host.runs").make_room(root, root / current)
+    return {folder.name for folder in root.iterdir()}
+
+
+def test_runs_are_kept_by_size_and_worth(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_A_VIDEO_RUNS_GB", "0.0035")  # three of them
+    made(tmp_path, "current", steps=1)
+    made(tmp_path, "long", steps=500, days=5)
+    for number in range(5):
+        made(tmp_path, f"toy-{number}", steps=4)
+    assert {"long", "current"} < left(tmp_path)
+    assert len(left(tmp_path)) == 3
+    made(tmp_path, "larger-clip", steps=4, clip=50)
+    assert left(tmp_path) == {"long", "current", "larger-clip"}
+    made(tmp_path, "unused-for-long", steps=600, days=200)
+    assert left(tmp_path) == {"long", "current", "larger-clip"}
+
+
+def test_without_need_only_runs_without_a_step_are_deleted_and_never_those_just_used(tmp_path, monkeypatch):
+    made(tmp_path, "current", steps=0)
+    made(tmp_path, "failed-at-once", steps=0)
+    made(tmp_path, "of-another-server", steps=0, days=0)
+    made(tmp_path, "toy", steps=1)
+    assert left(tmp_path) == {"current", "of-another-server", "toy"}
+    monkeypatch.setenv("TUNE_A_VIDEO_RUNS_GB", "0")
+    assert left(tmp_path) == {"current", "of-another-server"}
+    monkeypatch.setenv("TUNE_A_VIDEO_RUNS_GB", "much")
+    made(tmp_path, "toy", steps=1)
+    with pytest.raises(ValueError, match="set it to a number of gigabytes"):
+        left(tmp_path)
 
 
 def test_a_finished_run_keeps_no_half_of_a_state_that_was_killed_while_it_was_written(sd, inflated, tmp_path):
@@ -331,7 +431,7 @@ def test_a_finished_run_keeps_no_half_of_a_state_that_was_killed_while_it_was_wr
     (folder,) = tmp_path.iterdir()
     (folder / ".state.1234abcd.safetensors").write_bytes(b"half a fi")
     assert tune(inflated, sd.text("a man"), tmp_path)[2]["how"] == "resumed at step 1"
-    assert sorted(file.name for file in folder.iterdir()) == ["inputs.safetensors", "result.safetensors"]
+    assert files_in(tmp_path) == ["inputs.safetensors", "state.safetensors", "weights-000003.safetensors"]
 
 
 def test_a_text_that_differs_a_little_in_all_its_values_is_another():

@@ -1,0 +1,33 @@
+"""What FFmpeg may open: files that hold a video or an image, never lists that name others.
+
+A playlist (HLS, DASH, concat, SDP) makes FFmpeg read other files or addresses, whatever its own name ends in.
+"""
+
+import os
+import stat
+from pathlib import Path
+
+from ..errors import TavError
+
+VIDEOS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,mxf,nut,wtv,rm,dv,gxf,"
+    "h264,hevc,vvc,m4v,av1,obu,ivf,mjpeg,mjpeg_2000,yuv4mpegpipe,rawvideo,h261,h263,vc1,dnxhd,swf,lxf,mv,amv,avs,webp_anim"
+)
+IMAGES = "png_pipe,jpeg_pipe,jpegls_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,gif,apng"
+
+
+def only(formats: str) -> dict[str, str]:
+    """The options of `av.open` that allow only these formats (FFmpeg's names), and local files."""
+    return {"format_whitelist": formats, "protocol_whitelist": "file"}
+
+
+def address_of(path: str | os.PathLike) -> str:
+    """How FFmpeg is told of a path: absolute, since it takes what precedes a colon in a relative one for a protocol."""
+    return os.path.abspath(path)
+
+
+def ensure_regular(path: Path) -> None:
+    """Raises TavError for what is neither a file nor a folder: reading a pipe or a device would wait, or never end."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise TavError(f"{path} is neither a file nor a folder; give a video file or a folder of images.")
