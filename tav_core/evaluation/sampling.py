@@ -175,7 +175,7 @@ class _Sampler:
         layout = align(words, self.checkpoint.tokens(edit.prompt))
         cond, uncond = self._predictor(self.encoded.edits[number : number + 1]), self._predictor(self.encoded.empty)
         mask = self._mask(edit, sampling.mask, path)
-        with lent(self.unet) as loan:
+        with lent(self.unet, sampling.borrows) as loan:
             lender = Lender(loan, source, path, sampling.dials, sampling_timesteps(self.scheduler, steps))
             predict = guided(lender.borrowing(cond, layout), lender.borrowing(uncond), self.settings.guidance_scale)
             return sample(predict, path.trajectory[-1], self.scheduler, steps, source=path, mask=mask)

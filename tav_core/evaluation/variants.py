@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..borrow import Structure
 from ..inflation import Inflation
 from ..source import Dials
 
@@ -38,14 +39,15 @@ class Sampling:
 
     inverted: start from the inverted clip; False starts from random noise.
     invert_with: one of INVERSIONS. inversion_steps: None takes that of the settings.
-    dials: what edits keep. mask: "true" for the drawn mask of what the edit changes, "word" for that of its word; ""
-        for none.
+    dials: what edits keep. borrows: the blocks they keep structure by; None for the default.
+    mask: "true" for the drawn mask of what the edit changes, "word" for that of its word; "" for none.
     """
 
     inverted: bool = True
     invert_with: str = "ddim"
     inversion_steps: int | None = None
     dials: Dials = Dials()
+    borrows: Structure | None = None
     mask: str = ""
 
 
