@@ -26,7 +26,7 @@ from tav_core.source import Dials
 from tav_core.world.protocol import clips_to_choose_by
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
-FIGURES = ("edit_right", "iou", "largest_centre_error", "jitter", "size_jump", "background_psnr", "unedited_psnr")
+FIGURES = ("edit_right", "iou", "largest_centre_error", "jitter", "size_jump", "background_psnr", "other_psnr")
 
 
 def settings_of(default: Structure, resnets: list[str], transformers: list[str]) -> dict[str, Sampling]:
