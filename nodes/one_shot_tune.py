@@ -221,6 +221,6 @@ class OneShotTune(io.ComfyNode):
 def _steps_in(snapshots: str) -> set[int]:
     """The step counts in a list such as "100, 200"."""
     words = snapshots.replace(",", " ").split()
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
+    if not all(word.isdecimal() and len(word) < 9 and int(word) > 0 for word in words):
         raise TavError(f"The snapshots are {shown(snapshots)}; give step counts, such as 100, 200, 300.")
     return {int(word) for word in words}
