@@ -84,7 +84,7 @@ class DDIMInvert(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, positive, latent_image, steps, check, vae=None, invert_with="ddim") -> io.NodeOutput:
-        from .host.ddim import invert_latents, sample_latents, sampling_sigmas
+        from .host.ddim import for_inversion, invert_latents, sample_latents, sampling_sigmas
         from .host.differences import warn_of_missing
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
@@ -100,7 +100,9 @@ class DDIMInvert(io.ComfyNode):
             latent = invert_latents(model, positive, samples, steps, invert_with)
             values = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began, "note": note}
             if check:
-                reconstruction = sample_latents(model, positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0)
+                reconstruction = sample_latents(
+                    for_inversion(model), positive, None, latent, steps, cfg=1.0, eta=0.0, seed=0
+                )
                 values |= _compared(samples, reconstruction, vae)
                 say(f"PSNR to the clip: {values['psnr']:.1f} dB ({values['psnr_of']})", node_id)
         sigmas = sampling_sigmas(model, steps)

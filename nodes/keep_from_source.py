@@ -92,6 +92,6 @@ class KeepFromSource(io.ComfyNode):
                 )
             place = place_in_graph(cls)
             layout = align(tokens_behind(clip, source, *place, "source"), tokens_behind(clip, edit, *place, "edit"))
-        kept = with_kept(model, Keep(path, source, dials, layout, mask))
+        kept = with_kept(model, Keep(path, source, dials, layout, edit, mask))
         way = layout and ("each word takes the place of the source's" if layout.replaces else "shared words stay")
         return io.NodeOutput(kept, ui=ui_values(layout=way, masked=None if mask is None else float(mask.mean())))

@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import need
+from ..tav_core.errors import TavError, need
 from ..tav_core.video.choose import FITS, check_size
 from .host.input_files import input_file, videos_in_input_folder
 from .host.versions import known
@@ -132,6 +132,8 @@ class LoadVideoFrames(io.ComfyNode):
         from .host.previews import as_video
 
         _check_size(width, height)
+        if clip is None and not video:
+            raise TavError("No video is chosen; choose one, upload one, or connect a clip.")
         selection = {"size": (width, height), "start": start, "stride": stride, "fit": fit, "at_most": not strict}
         with readable_errors("use fewer frames or a smaller size"):
             if clip is None:

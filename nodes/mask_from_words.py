@@ -32,8 +32,8 @@ class MaskFromWords(io.ComfyNode):
                     min=0.01,
                     max=0.99,
                     step=0.01,
-                    tooltip="How strongly the model has to look there, 0.01 to 0.99 of the strongest place in each "
-                    "frame; lower masks more.",
+                    tooltip="How strongly the model has to look there, 0.01 to 0.99: 0 is the weakest place of each "
+                    "frame, 1 the strongest; lower masks more.",
                 ),
             ],
             outputs=[

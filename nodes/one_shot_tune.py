@@ -1,6 +1,6 @@
 from comfy_api.latest import io
 
-from ..tav_core.errors import TavError, shown
+from ..tav_core.errors import TavError, need, shown
 from .host.graph import controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
@@ -15,6 +15,7 @@ from .sockets import (
     ui_values,
 )
 
+MOST_STEPS = 100_000
 HIGH_RATE = 5e-3  # five times what suits networks as small as the miniature
 
 
@@ -40,7 +41,7 @@ class OneShotTune(io.ComfyNode):
                     "steps",
                     default=500,
                     min=1,
-                    max=100_000,
+                    max=MOST_STEPS,
                     tooltip="Tuning steps, 1 to 100000; 300 to 500 suit most clips. With too few, the motion is not "
                     "learned; with too many, the model stops following new prompts.",
                 ),
@@ -159,6 +160,7 @@ class OneShotTune(io.ComfyNode):
         from .host.progress import Progress
         from .host.tuning import tune_model
 
+        need(1 <= steps <= MOST_STEPS, "steps", steps, f"from 1 to {MOST_STEPS}")  # the host does not check links
         samples = frames_of(latents, least=2, masked=False)
         check_clean(latents, model)
         config = TuneConfig(
@@ -219,6 +221,6 @@ class OneShotTune(io.ComfyNode):
 def _steps_in(snapshots: str) -> set[int]:
     """The step counts in a list such as "100, 200"."""
     words = snapshots.replace(",", " ").split()
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
+    if not all(word.isdecimal() and len(word) < 9 and int(word) > 0 for word in words):
         raise TavError(f"The snapshots are {shown(snapshots)}; give step counts, such as 100, 200, 300.")
     return {int(word) for word in words}

@@ -15,6 +15,10 @@ from .errors import TavError
 from .layout import Layout, attend_with_layout
 
 DECODER = "up_blocks."
+NOT_SEEN = (
+    "The network has not seen the source, so nothing can be borrowed from it; its prompt must apply to the whole video "
+    "at all steps, and no cache may answer for it."
+)
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,21 @@ class Loan:
         """Cross-attention of the layer whose query and key are noted under this name: (t, f n, c) -> (t, f n, c)."""
         if self.layout is None:
             return attend_heads(query, key, value, heads)
-        source = self.kept[f"{name}.to_q"], self.kept[f"{name}.to_k"]
+        source = self.source_of(name)
         tokens = source[0].shape[1]
         query = rearrange(query, "t (f n) c -> (t f) n c", n=tokens)
         output = attend_with_layout(query, key, value, heads, source, self.layout)
         return rearrange(output, "(t f) n c -> t (f n) c", t=len(key))
 
+    def source_of(self, name: str) -> tuple[Tensor, Tensor]:
+        """The source's query and key of a cross-attention."""
+        if f"{name}.to_q" not in self.kept:
+            raise TavError(NOT_SEEN)
+        return self.kept[f"{name}.to_q"], self.kept[f"{name}.to_k"]
+
     def _for(self, name: str, output: Tensor) -> Tensor:
+        if name not in self.kept:
+            raise TavError(NOT_SEEN)
         kept = self.kept[name]
         if kept.shape[1:] != output.shape[1:] or len(output) % len(kept):
             raise TavError(

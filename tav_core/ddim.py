@@ -92,11 +92,6 @@ def sample(
     return latents
 
 
-def sampling_timesteps(scheduler: DDIMScheduler, num_steps: int) -> list[int]:
-    """The timesteps that `sample` visits, in order."""
-    return visited_timesteps(_on_noise(DDIMScheduler, scheduler), num_steps)
-
-
 def _on_noise(kind: type, scheduler: DDIMScheduler) -> DDIMScheduler | DDIMInverseScheduler:
     """The same schedule for noise predictions, without the clipping and thresholding meant for pixels."""
     if not isinstance(scheduler, DDIMScheduler):

@@ -66,11 +66,11 @@ def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
     what: what the path is, such as "The output skiing.safetensors", for the TavError that is raised if another process
         holds it.
     """
-    name = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+    name, user = hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest(), "user"
     with contextlib.suppress(OSError, KeyError, ImportError):  # getpass finds no name for some users of containers
-        name = f"{getpass.getuser()}-{name}"
+        user = getpass.getuser()
     # not beside the path, where the lock would stay behind; deleting it there would open a race
-    folder = Path(tempfile.gettempdir(), "tune-a-video-locks")
+    folder = Path(tempfile.gettempdir(), f"tune-a-video-locks-{user}")
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"{name}.lock", timeout=0)
     try:
@@ -136,7 +136,7 @@ def _is_newer(found: str | None, kind: str) -> bool:
     """Whether a file's kind is a later version of this one; both are a name and a version."""
     name, _, version = (found or "").rpartition("/")
     own_name, _, own_version = kind.rpartition("/")
-    return name == own_name and version.isdecimal() and int(version) > int(own_version)
+    return name == own_name and version.isdecimal() and int(version[:9]) > int(own_version)
 
 
 def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor], dict]:

@@ -8,6 +8,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .errors import TavError
+
 CHUNK = 77  # tokens that the text encoder takes at once
 LARGEST = 2**25  # elements of attention maps computed at once
 
@@ -17,11 +19,12 @@ class Tokens:
     """A prompt's tokens, padded, in chunks of 77 that each begin with a start and end with an end token.
 
     ids: the token of each position. words: for each position, the number of its word in the prompt, from 1; 0 for
-    start, end and padding.
+    start, end and padding. ends: the positions at which a spelled word or a sign ends; None if unknown.
     """
 
     ids: tuple[int, ...]
     words: tuple[int, ...]
+    ends: frozenset[int] | None = None
 
     @property
     def spelled(self) -> dict[int, tuple[int, ...]]:
@@ -35,8 +38,13 @@ class Tokens:
     def find(self, wanted: "Tokens") -> list[int]:
         """The positions of all occurrences of the words of another prompt, side by side as they are there."""
         ids = [token for token, word in zip(wanted.ids, wanted.words, strict=True) if word]
-        starts = [place for place in range(len(self.ids)) if ids and list(self.ids[place : place + len(ids)]) == ids]
-        return [place for start in starts for place in range(start, start + len(ids)) if self.words[start]]
+        found = [place for place in range(len(self.ids)) if ids and list(self.ids[place : place + len(ids)]) == ids]
+        starts = [place for place in found if self.words[place] and self._begins_at(place)]
+        return [place for start in starts for place in range(start, start + len(ids))]
+
+    def _begins_at(self, place: int) -> bool:
+        """Whether no word is cut in two before a position, as "ball" would in "beachball"."""
+        return self.ends is None or not self.words[place - 1] or place - 1 in self.ends
 
     def is_padding(self, place: int) -> bool:
         """Whether a position comes after its chunk's end token."""
@@ -67,7 +75,12 @@ class Layout:
         A host may repeat prompts to make them equally long; the maps are then spread over the repetitions.
         """
         mapper, shared, gains = (part.to(own) for part in (self.mapper, self.shared, self.gains))
-        times = own.shape[-1] // len(shared)
+        times, rest = divmod(own.shape[-1], len(shared))
+        if rest or source.shape[-1] % len(mapper):
+            raise TavError(
+                f"The layout is for prompts of {len(mapper)} and {len(shared)} tokens, but got {source.shape[-1]} and "
+                f"{own.shape[-1]}; align the prompts that are used."
+            )
         source = rearrange(source, "... (r w) -> ... r w", w=len(mapper)).sum(dim=-2)
         taken = (source @ (mapper * shared)).repeat(*(1,) * (own.ndim - 1), times) / times
         return (taken + own * (1 - shared).repeat(times)) * gains.repeat(times)
@@ -133,8 +146,8 @@ def _common(source: Tokens, edit: Tokens) -> list[tuple[int, int]]:
 
 def attention_maps(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Cross-attention maps: query (b n c), key (b w c) -> (b, heads, n, w), which sum to 1 over w."""
-    query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads) for x in (query, key))
-    return (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
+    query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (query, key))  # half would overflow
+    return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)
 
 
 def attend_with_layout(
@@ -158,5 +171,5 @@ def attend_with_layout(
         maps = attention_maps(source[0][its], source[1].expand(frames, -1, -1)[its], heads)
         maps = layout.blend(maps, attention_maps(query[rows], key[prompts], heads))
         values = rearrange(value[prompts], "b w (h d) -> b h w d", h=heads)
-        outputs.append(rearrange(maps @ values, "b h n d -> b n (h d)"))
+        outputs.append(rearrange(maps.to(values) @ values, "b h n d -> b n (h d)"))
     return torch.cat(outputs)

@@ -65,6 +65,11 @@ class SourcePath:
         below, above = (self.trajectory[i] * (1 + sigmas[i] ** 2) ** 0.5 for i in (upper - 1, upper))
         return below.lerp(above, share) / (1 + sigma**2) ** 0.5
 
+    @property
+    def sigmas(self) -> list[float]:
+        """The noise level of each timestep."""
+        return [self._sigma(timestep) for timestep in self.timesteps]
+
     def _sigma(self, timestep: int) -> float:
         alpha = self.alphas_cumprod[timestep].double().item()
         return ((1 - alpha) / alpha) ** 0.5
@@ -72,7 +77,9 @@ class SourcePath:
 
 @dataclass(frozen=True)
 class Dials:
-    """How much an edit keeps from its source; each is a share of the sampling steps, 0 (nothing) to 1.
+    """How much an edit keeps from its source; each is a share of the steps, 0 (nothing) to 1.
+
+    Steps are counted as the inversion took them, so that a run in two parts keeps what one run would.
 
     structure: for how long the edit borrows the source's features.
     layout: for how long words that both prompts share stay where the source has them.
@@ -85,10 +92,13 @@ class Dials:
         need(0 <= self.structure <= 1, "keep_structure", self.structure, "from 0 to 1")
         need(0 <= self.layout <= 1, "keep_layout", self.layout, "from 0 to 1")
 
-    def at(self, timestep: float, timesteps: Sequence[float]) -> "Dials":
-        """The dials at one of the sampling timesteps, which descend: what has ended is 0."""
-        done = sum(one > timestep for one in timesteps)
-        ended = {name: done >= round(getattr(self, name) * len(timesteps)) for name in ("structure", "layout")}
+    def at(self, level: float, levels: Sequence[float]) -> "Dials":
+        """The dials at a noise level, where an inversion passed through these: what has ended is 0.
+
+        Levels are timesteps or sigmas; both rise with the noise.
+        """
+        done = sum(one > level * (1 + SAME) for one in levels)
+        ended = {name: done >= round(getattr(self, name) * len(levels)) for name in ("structure", "layout")}
         return Dials(*(0.0 if ended[name] else getattr(self, name) for name in ("structure", "layout")))
 
     def __bool__(self) -> bool:
@@ -99,14 +109,10 @@ class Lender:
     """Lends the edit what the network computes for the source at the same timestep.
 
     loan: over the network that both predictors use. predict_source: with the source's prompt.
-    timesteps: those that sampling visits.
     """
 
-    def __init__(
-        self, loan: Loan, predict_source: PredictNoise, path: SourcePath, dials: Dials, timesteps: Sequence[int]
-    ):
-        self.loan, self.predict_source, self.path = loan, predict_source, path
-        self.dials, self.timesteps = dials, timesteps
+    def __init__(self, loan: Loan, predict_source: PredictNoise, path: SourcePath, dials: Dials):
+        self.loan, self.predict_source, self.path, self.dials = loan, predict_source, path, dials
         self._recorded: int | None = None
 
     def borrowing(self, predict: PredictNoise, layout: Layout | None = None) -> PredictNoise:
@@ -114,7 +120,7 @@ class Lender:
         that shares no words, such as a negative prompt."""
 
         def predict_noise(latents: Tensor, timestep: int) -> Tensor:
-            dials = self.dials.at(timestep, self.timesteps)
+            dials = self.dials.at(timestep, self.path.timesteps)
             if not dials:
                 self.loan.forget()
                 return predict(latents, timestep)

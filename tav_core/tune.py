@@ -48,8 +48,8 @@ class TuneConfig:
     def __post_init__(self):
         for name, least in (("num_steps", 1), ("seed", 0), ("checkpoint_every", 1)):
             value = getattr(self, name)
-            whole = isinstance(value, Integral) and least <= value < 2**63
-            need(whole, name, value, f"a whole number of at least {least}")
+            whole = isinstance(value, Integral) and not isinstance(value, bool) and least <= value < 2**63
+            need(whole, name, value, f"a whole number of at least {least}, below 2^63")
         for name, inside, needed in (
             ("learning_rate", lambda x: 0 < x < 1, "between 0 and 1, such as 3e-5"),
             ("adam_beta1", lambda x: 0 <= x < 1, "from 0 to below 1"),

@@ -154,6 +154,20 @@ def test_several_published_edits_are_compared():
     assert methods >= {"replace", "refine", "reweight", "reweight refine"}
 
 
+def test_words_are_found_whole_and_next_to_signs():
+    prompt = tokens("a superball, a ball, and a red ball")
+    assert tokens("superball").ids[2] == tokens("ball").ids[1]
+    assert len(prompt.find(tokens("ball"))) == 2
+    assert not {*prompt.find(tokens("ball"))} & {*prompt.places(2)}
+    assert prompt.find(tokens("red ball")) == prompt.find(tokens("red")) + prompt.find(tokens("ball"))[1:]
+    assert prompt.find(tokens("cat")) == []
+
+
+def test_maps_in_half_precision_do_not_overflow():
+    big = torch.full((1, 4, 128), 40.0, dtype=torch.float16)
+    assert attention_maps(big, big, 1).isfinite().all()
+
+
 def test_gains_weigh_a_word_of_the_edit():
     source = edit = tokens("a pea soup")
     layout = align(source, edit, gains={2: 3.0})

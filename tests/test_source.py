@@ -4,7 +4,7 @@ from diffusers import DDIMScheduler
 
 from tav_core import NoisePredictor, TavError, inflate, invert, sample
 from tav_core.borrow import Structure
-from tav_core.ddim import source_path, visited_timesteps
+from tav_core.ddim import source_path
 from tav_core.layout import Tokens, align
 from tav_core.lend import lent, structure_of
 from tav_core.source import Dials, Lender, SourcePath
@@ -52,6 +52,7 @@ def test_a_path_needs_a_timestep_for_each_level():
 def test_a_dial_is_a_share_of_the_sampling_steps(share, steps):
     timesteps = (901, 601, 301, 1)
     active = [bool(Dials(structure=share).at(timestep, timesteps)) for timestep in timesteps]
+    assert active == [bool(Dials(structure=share).at(timestep, timesteps[::-1])) for timestep in timesteps]
     assert active == [True] * steps + [False] * (4 - steps)
 
 
@@ -63,10 +64,10 @@ def test_dials_outside_their_range_are_refused(name):
 
 def test_without_dials_an_edit_is_what_it_was():
     unet = inflate(tiny_unet())
-    path, timesteps = path_of(unet), visited_timesteps(ddim(), 5)
+    path = path_of(unet)
     expected = sample(predictor(unet, 3), path.trajectory[-1], ddim(), 5)
     with lent(unet) as loan:
-        lender = Lender(loan, predictor(unet), path, Dials(), timesteps)
+        lender = Lender(loan, predictor(unet), path, Dials())
         got = sample(lender.borrowing(predictor(unet, 3)), path.trajectory[-1], ddim(), 5)
     assert torch.equal(got, expected)
     assert torch.equal(sample(predictor(unet, 3), path.trajectory[-1], ddim(), 5), expected)  # nothing stays hooked
@@ -79,7 +80,7 @@ def test_the_source_borrows_from_itself_without_a_change(pattern):
     latents = path.at(901)
     expected = predictor(unet)(latents, 901)
     with lent(unet, everything(unet)) as loan:
-        lender = Lender(loan, predictor(unet), path, Dials(1.0, 1.0), (901,))
+        lender = Lender(loan, predictor(unet), path, Dials(1.0, 1.0))
         got = lender.borrowing(predictor(unet), align(words, words))(latents, 901)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
@@ -96,9 +97,7 @@ def test_each_dial_brings_an_edit_closer_to_the_source_and_every_sample_of_a_bat
     edits = torch.cat([path.at(901), video(seed=9)])
     alone = [predictor(unet, 3)(edit[None], 901) for edit in edits]
     with lent(unet, everything(unet)) as loan:
-        borrowing = Lender(loan, predictor(unet), path, dials, (901,)).borrowing(
-            predictor(unet, 3), align(words, words)
-        )
+        borrowing = Lender(loan, predictor(unet), path, dials).borrowing(predictor(unet, 3), align(words, words))
         both = borrowing(edits, 901)
         each = [borrowing(edit[None], 901) for edit in edits]
     source = predictor(unet)(path.at(901), 901)
@@ -109,7 +108,7 @@ def test_each_dial_brings_an_edit_closer_to_the_source_and_every_sample_of_a_bat
 def test_borrowing_from_other_frames_is_refused():
     unet = inflate(tiny_unet())
     with lent(unet) as loan:
-        lender = Lender(loan, predictor(unet), path_of(unet), Dials(1.0), (901,))
+        lender = Lender(loan, predictor(unet), path_of(unet), Dials(1.0))
         with pytest.raises(TavError, match="same frames and the same size"):
             lender.borrowing(predictor(unet, 3))(video(frames=6), 901)
 

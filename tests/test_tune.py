@@ -351,7 +351,7 @@ def test_tuning_works_where_the_caller_has_gradients_off():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_steps": 0}, "num_steps must be a whole number of at least 1; got 0"),
+        ({"num_steps": 0}, "num_steps must be a whole number of at least 1, below"),
         ({"num_steps": 500.0}, "num_steps must be a whole number"),
         ({"seed": 2**64}, "seed must be a whole number"),
         ({"learning_rate": 0.0}, "learning_rate must be a number between 0 and 1"),

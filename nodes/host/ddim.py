@@ -144,7 +144,7 @@ def invert_latents(
     """
     scheduler = ddim_scheduler(patcher)
     sampler = _Invert(scheduler, num_steps, INVERSIONS[invert_with])
-    noise = _run(_for_inversion(patcher), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
+    noise = _run(for_inversion(patcher), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
     path = source_path(sampler.trajectory, scheduler, num_steps)
     return {
         "samples": noise,
@@ -155,7 +155,7 @@ def invert_latents(
     }
 
 
-def _for_inversion(patcher: ModelPatcher) -> ModelPatcher:
+def for_inversion(patcher: ModelPatcher) -> ModelPatcher:
     """Without what belongs to sampling alone: what edits keep, and caches that assume that noise levels fall."""
     patcher = without_kept(patcher.clone())
     for key in ("easycache", "lazycache"):

@@ -75,7 +75,19 @@ def path_of(latent: dict, patcher: ModelPatcher, purpose: str) -> SourcePath:
             f"between made it {tuple(latent['samples'].shape)}; connect DDIM Invert directly."
         )
     sigmas = sigmas_of(patcher).double().cpu()
-    return SourcePath(trajectory, list(timesteps), 1 / (sigmas**2 + 1))
+    path = SourcePath(trajectory, list(timesteps), 1 / (sigmas**2 + 1))
+    if not ends_at(path, patcher.model.process_latent_in(latent["samples"])):
+        raise TavError(
+            f"{purpose} needs the latent from DDIM Invert as it was, but a node in between has changed it, or sampled "
+            "a video from it; connect DDIM Invert directly."
+        )
+    return path
+
+
+def ends_at(path: SourcePath, noisy: Tensor) -> bool:
+    """Whether latents, as the network sees them, are the noise at which an inversion ended."""
+    expected = path.trajectory[-1] * (path.sigmas[-1] ** 2 + 1) ** 0.5
+    return (noisy.to(expected) - expected).abs().max() < 0.05 * expected.square().mean().sqrt()
 
 
 def noise_level(samples: Tensor, patcher: ModelPatcher) -> float:

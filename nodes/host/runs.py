@@ -5,10 +5,12 @@ number of steps asked for. ComfyUI may empty its cache at any time, and empties 
 neither can hold runs.
 """
 
+import contextlib
 import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...tav_core.errors import TavError, shown
-from ...tav_core.files import ensure_writable, read_metadata, read_tensors, write_tensors
+from ...tav_core.files import ensure_writable, locked, read_metadata, read_tensors, write_tensors
 from ...tav_core.fingerprints import key_of
 from ...tav_core.resume import steps_kept_in
 from ...tav_core.tuned import TunedWeights
@@ -27,6 +29,7 @@ from ...tav_core.tuned import TunedWeights
 FORMAT = "tune-a-video/run-inputs/1"
 LIMIT, DEFAULT_LIMIT = "TUNE_A_VIDEO_RUNS_GB", 20.0
 """The environment variable that says how many GB all runs may take together, and what holds without it."""
+RESULT = re.compile(r"weights-(\d{6,9})\.safetensors")
 HOUR, FORTNIGHT = 60 * 60, 14 * 24 * 60 * 60
 TOLERANCES = {"latents": 0.05}
 """How far inputs may differ, relative to their root mean square; 0.001 for others. A VAE in bf16 has steps of 1/64."""
@@ -75,14 +78,14 @@ class Run:
         """Saves the result, then deletes partly written files, and other runs if all take too much space."""
         self.keep(tuned, losses)
         for file in self.folder.iterdir():
-            if file.name not in ("inputs.safetensors", "state.safetensors") and not file.match("weights-*.safetensors"):
-                file.unlink()
+            if file.name not in ("inputs.safetensors", "state.safetensors") and not RESULT.fullmatch(file.name):
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
         make_room(self.folder.parent, self.folder)
 
     @property
     def steps(self) -> int:
         """The most steps that the run has done and kept."""
-        finished = [int(path.stem.removeprefix("weights-")) for path in self.folder.glob("weights-*.safetensors")]
+        finished = [int(found[1]) for path in self.folder.iterdir() if (found := RESULT.fullmatch(path.name))]
         return max([self._steps_in(self.folder / "state.safetensors"), *finished])
 
     def _weights(self, num_steps: int) -> Path:
@@ -127,8 +130,9 @@ def make_room(root: Path, current: Path) -> None:
     for folder in sorted(old, key=worth.get):
         if worth[folder] and sum(sizes.values()) <= limit_in_bytes():
             return
-        logging.info("Tune-A-Video: deleting the kept run %s, %.2f GB.", folder.name, sizes.pop(folder) / 1e9)
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(TavError), locked(folder, "The run"):  # not one that another server is at
+            logging.info("Tune-A-Video: deleting the kept run %s, %.2f GB.", folder.name, sizes.pop(folder) / 1e9)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def limit_in_bytes() -> float:

@@ -29,6 +29,7 @@ from .conditioning import conditions_of, only_prompt, prompt_of
 from .control import check_controls, recorded, residuals_of, settings_of
 from .differences import has_loras
 from .inflate import QueryDifference, inflated_of, without_tuned
+from .keep import without_kept
 from .lora import check_loras
 from .memory import free_all
 from .noise import OURS
@@ -63,7 +64,8 @@ def tune_model(
     estimate=); estimate() returns the network's current guess of the clean latents (f, c, h, w). snapshots: the steps
     after which the weights are also kept, so that asking for so many steps later takes no tuning.
     """
-    began, inflation, device = time.perf_counter(), _inflation_of(patcher), comfy.model_management.get_torch_device()
+    began, patcher = time.perf_counter(), without_kept(patcher.clone())
+    inflation, device = _inflation_of(patcher), comfy.model_management.get_torch_device()
     options = only_prompt(positive)
     check_loras(patcher)
     _check_unseen(patcher)

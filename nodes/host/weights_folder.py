@@ -6,7 +6,7 @@ from pathlib import Path
 
 import folder_paths
 
-from ...tav_core.errors import TavError
+from ...tav_core.errors import TavError, is_text, shown
 
 KEY, SUFFIX = "tune_a_video", ".safetensors"
 
@@ -45,9 +45,11 @@ def name_of(path: Path) -> str:
 def check_prefix(prefix: str) -> None:
     """Raises TavError for a prefix that could not start a file name inside the folder."""
     parts = re.split(r"[/\\]", prefix)
-    if not all(re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts):
+    if not is_text(prefix) or not all(
+        re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts
+    ):
         raise TavError(
-            f"The filename_prefix {prefix[:100]!r} is not a valid name inside models/tune_a_video; each part must "
+            f"The filename_prefix {shown(prefix[:100])} is not a valid name inside models/tune_a_video; each part must "
             'have 1 to 121 characters, not start with a dot and contain none of < > : " | ? *, as in cats/jump. The '
             "tuning itself is kept: with another name, queue again, and it is not repeated."
         )

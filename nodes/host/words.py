@@ -1,6 +1,9 @@
 """The words behind a CONDITIONING: a node receives only its tensors, so the text is read from the graph and checked."""
 
+import hashlib
+
 import torch
+from torch import Tensor
 
 from ...tav_core.errors import TavError
 from ...tav_core.layout import Tokens
@@ -25,8 +28,25 @@ def tokens_behind(clip, conditioning: list, graph: Graph, node_id: str | None, s
 
 def tokens_of(clip, text: str) -> Tokens:
     """A prompt's tokens as the host encodes them, and their words."""
-    # safe: the host's own form; {encoder: chunks of (token or embedding, weight, number of the word, 0 for none)}
+    # safe: the host's own form: {encoder: chunks of (token or embedding, weight, number of its part, 0 for none)}; a
+    # part is a run of words of one weight
     (chunks,) = clip.tokenize(text, return_word_ids=True).values()
-    pairs = [(token, word) for chunk in chunks for token, _, word in chunk]
-    ids = [token if isinstance(token, int) else -word for token, word in pairs]  # an embedding of the user's own
-    return Tokens(tuple(map(int, ids)), tuple(word for _, word in pairs))
+    spelling = getattr(clip.tokenizer, clip.tokenizer.clip).inv_vocab
+    ids, words, ends, word = [], [], set(), 0
+    for place, (token, _, part) in enumerate(each for chunk in chunks for each in chunk):
+        spelled = spelling.get(token, "") if isinstance(token, int) else "embedding</w>"
+        ids.append(token if isinstance(token, int) else _id_of(token))
+        begins = place - 1 in ends or not part or not words[-1]
+        # a sign belongs to the word before it, as in a text between spaces
+        if part and begins and (not word or any(letter.isalnum() for letter in spelled.removesuffix("</w>"))):
+            word += 1
+        words.append(word if part else 0)
+        if spelled.endswith("</w>"):
+            ends.add(place)
+    return Tokens(tuple(map(int, ids)), tuple(words), frozenset(ends))
+
+
+def _id_of(embedding: Tensor) -> int:
+    """A number for an embedding of the user's own, below those of tokens."""
+    data = embedding.detach().float().cpu().contiguous().numpy().tobytes()
+    return -1 - int.from_bytes(hashlib.sha256(data).digest()[:6], "big")

@@ -155,7 +155,7 @@ def _settings(path: Path) -> dict[str, dict]:
             if not all(alpha is None or (isinstance(alpha, (int, float)) and math.isfinite(alpha)) for alpha in alphas):
                 raise ValueError("an alpha is not a number")
         return settings
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError, OverflowError, RecursionError) as error:
         raise TavError(f"The settings of {path.name} cannot be read ({error}): download it again.") from error
 
 

@@ -1,5 +1,6 @@
 """Opens a .safetensors file in the original Stable Diffusion layout; infers its networks' configs from the tensors."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig
 
-from ..errors import TavError
+from ..errors import TavError, shown
 from ..families import TEXT_ENCODER, UNET, VAE, family_of_tensors, heads_of
 from .networks import clip_names, count_of, diffusers_network, text_encoder
 from .tokenizer import clip_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
 LATER_OPEN_CLIP = "conditioner.embedders.0.model."  # in SD-Turbo and other files of Stable Diffusion 2.x
-SCALE = "scale_weight"  # next to each 8-bit weight in ComfyUI's scaled files
+# next to each 8-bit weight in ComfyUI's files, of 2024 and of today: the scale, and what only its own layers need
+SCALES, OTHER_PARTS = ("scale_weight", "weight_scale"), ("scale_input", "input_scale", "comfy_quant", "scaled_fp8")
+FP8 = ("float8_e4m3fn", "float8_e5m2")
 OPEN_CLIP = TEXT_ENCODER + "model."  # Stable Diffusion 2.x; 1.x has `cond_stage_model.transformer.`
 
 
@@ -45,11 +48,14 @@ def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
             raise TavError(f"{name} has no {part}: choose a full checkpoint rather than a pruned one.")
 
     def tensors(prefix: str) -> dict[str, Tensor]:
-        names = [key for key in stored if key.startswith(prefix) and not key.endswith((SCALE, "scale_input"))]
+        names = [key for key in stored if key.startswith(prefix) and not key.endswith(SCALES + OTHER_PARTS)]
         return {key: weight(key) for key in names}
 
     def weight(key: str) -> Tensor:
-        scale = stored.get(key.removesuffix("weight") + SCALE)
+        layer = key.removesuffix("weight")
+        if quantised := stored.get(f"{layer}comfy_quant"):
+            _ensure_fp8(bytes(file.get_tensor(quantised).tolist()), name)
+        scale = next((stored[layer + each] for each in SCALES if layer + each in stored), None)
         tensor = file.get_tensor(stored[key]).to(dtype)
         return tensor if scale is None else tensor * file.get_tensor(scale).to(dtype)
 
@@ -67,6 +73,19 @@ def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
         "tokenizer": clip_tokenizer("!" if family == "sd2" else "<|endoftext|>"),
         "scheduler": ddim_scheduler("v_prediction" if family == "sd2" and _predicts_v(unet) else "epsilon"),
     }
+
+
+def _ensure_fp8(quantised: bytes, name: str) -> None:
+    try:
+        kind = json.loads(quantised)["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TavError(
+            f"{name} is damaged: how its weights are quantised cannot be read; download it again."
+        ) from error
+    if kind not in FP8:
+        raise TavError(
+            f"{name} is quantised as {shown(kind)}, which only ComfyUI opens; choose a version in fp16 or fp8."
+        )
 
 
 def _renamed(key: str) -> str:

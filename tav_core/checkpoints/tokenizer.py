@@ -32,7 +32,8 @@ def tokens_of(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
     ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, verbose=False).input_ids
     spelled = [tokenizer(word, add_special_tokens=False, verbose=False).input_ids for word in prompt.split()]
     words = [number for number, word in enumerate(spelled, 1) for _ in word][: length - 2]
-    return Tokens(tuple(ids), (0, *words, *(0,) * (length - 1 - len(words))))
+    ends = {place for place, token in enumerate(tokenizer.convert_ids_to_tokens(ids)) if token.endswith("</w>")}
+    return Tokens(tuple(ids), (0, *words, *(0,) * (length - 1 - len(words))), frozenset(ends))
 
 
 def _vocabulary(merges: list[str]) -> dict[str, int]:

@@ -169,9 +169,12 @@ def _with_defaults(given: Mapping, defaults: Mapping, path: Path, section: str) 
     """The settings of a table, each of the type that its name asks for."""
     if not isinstance(given, dict):
         raise TavError(f"{path}: {section.rstrip('.')} must be a table of settings, got {shown(given)}.")
-    if unknown := [f"{section}{shown(name)[1:-1]}" for name in given if name not in defaults]:
+    if unknown := [
+        f"{section}{name if isinstance(name, str) else shown(name)}" for name in given if name not in defaults
+    ]:
         raise TavError(f"{path} has unknown settings: {', '.join(unknown)[:300]}; correct or remove them.")
-    return {**defaults, **{name: _typed(name, value, f"{path}: {section}{name}") for name, value in given.items()}}
+    typed = {name: _typed(name, value, f"{path}: {section}{name}") for name, value in given.items()}
+    return {**defaults, **{name: value for name, value in typed.items() if value is not None}}
 
 
 def _typed(name: str, value: object, where: str) -> object:

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..checkpoints.lora import Lora, fuse_loras
-from ..errors import TavError, shown
+from ..errors import TavError, is_text, shown
 from ..fingerprints import fingerprint
 from ..memory import available_memory, fits, with_losses
 from ..version import __version__
@@ -105,6 +105,8 @@ def ensure_prompt(prompt: str, what: str) -> None:
     """Raises TavError for an empty prompt; `what` names it in the message."""
     if not prompt.strip():
         raise TavError(f"{what} is empty; describe the video, for example 'a man is skiing'.")
+    if not prompt.isascii() and not is_text(prompt):
+        raise TavError(f"{what}, {shown(prompt)}, holds half a character (a lone surrogate); type it again.")
 
 
 def unseen_words(checkpoint: Checkpoint, prompts: list[str]) -> list[str]:

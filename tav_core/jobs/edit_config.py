@@ -45,7 +45,7 @@ class EditConfig:
         for name in ("num_steps", "inversion_steps"):
             check_steps(getattr(self, name), name)
         need(math.isfinite(self.guidance_scale), "guidance_scale", self.guidance_scale, "a number, such as 12.5")
-        need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0")
+        need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
         need(0 <= self.eta <= 1, "eta", self.eta, "from 0 to 1")
         need(math.isfinite(self.strength), "strength", self.strength, "a number, such as 1")
         choices = ("auto", *PRECISIONS)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..control import Control
-from ..ddim import INVERSIONS, invert, sample, sampling_timesteps, source_path
+from ..ddim import INVERSIONS, invert, sample, source_path
 from ..errors import TavError
 from ..files import atomic_path, locked, remove_leftovers
 from ..inflate import InflatedUNet
@@ -155,9 +155,8 @@ class EditRun:
             noise = path.trajectory[-1]
         cond, uncond = self._predictor(prompt), self._predictor(self.config.negative_prompt)
         scheduler, steps = self.checkpoint.scheduler, self.config.num_steps
-        timesteps = sampling_timesteps(scheduler, steps)
         scale = self.config.guidance_scale
-        with self.keeping.guided(cond, uncond, scale, prompt, path, self._source(), timesteps) as predict_noise:
+        with self.keeping.guided(cond, uncond, scale, prompt, path, self._source()) as predict_noise:
             return sample(
                 predict_noise,
                 noise,
@@ -182,6 +181,7 @@ class EditRun:
         frames = self.checkpoint.decode_video(latents)
         for old in (MANIFEST, SHEET):  # they must never describe other videos than those next to them
             (self.folder / old).unlink(missing_ok=True)
+        remove_leftovers(self.folder / f"{name}.mp4")
         write_video(self.folder / f"{name}.mp4", frames, self.clip.fps)
         return frames
 

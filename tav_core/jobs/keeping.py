@@ -49,8 +49,7 @@ class Keeping:
         frames, *size = path.clean.shape[2:]
         if self.images is not None:
             return latent_mask(self.images.to(path.clean), frames, tuple(size), self.mask.grow)
-        found = word_mask(predict_source, path, self.places)
-        return latent_mask(found, frames, tuple(size), round(self.mask.grow / 8))  # its pixels are latents
+        return latent_mask(word_mask(predict_source, path, self.places), frames, tuple(size), self.mask.grow)
 
     @contextmanager
     def guided(
@@ -61,14 +60,13 @@ class Keeping:
         prompt: str,
         path: SourcePath | None,
         predict_source: NoisePredictor | None,
-        timesteps: Sequence[int],
     ) -> Iterator[PredictNoise]:
         """In this context, the guided predictor of an edit with this prompt, and with what it borrows."""
         if not self.dials:
             yield guided(cond, uncond, guidance_scale)
             return
         with lent(cond.unet) as loan:
-            lender = Lender(loan, predict_source, path, self.dials, timesteps)
+            lender = Lender(loan, predict_source, path, self.dials)
             yield guided(lender.borrowing(cond, self.layouts.get(prompt)), lender.borrowing(uncond), guidance_scale)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..errors import TavError, shown
 
+LARGEST = 16384  # pixels a side
 FITS = ("crop", "pad", "stretch")
 
 
@@ -41,6 +42,8 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
         raise TavError(
             f"The size is {shown(size)}, but a whole number or (width, height) is needed; give 512, for example."
         )
+    if max(sides) > LARGEST:
+        raise TavError(f"The size is {'x'.join(map(str, sides))[:60]}, but {LARGEST} pixels a side is the most.")
     if any(side < 8 or side % 8 for side in sides):
         got, nearest = ("x".join(map(str, s)) for s in (sides, [max(8, round(side / 8) * 8) for side in sides]))
         raise TavError(f"The size is {got}, but Stable Diffusion's VAE needs multiples of 8; try {nearest}.")

@@ -71,8 +71,12 @@ class VideoFile:
         """Yields the chosen frames, uint8 (h, w, 3)."""
         matrix = None
         for frame in self._decoded(chosen):
-            matrix = matrix or display_matrix(frame)
-            yield upright(rgb(frame, self.pixel_aspect), matrix)
+            try:
+                matrix = matrix or display_matrix(frame)
+                image = upright(rgb(frame, self.pixel_aspect), matrix)
+            except FFmpegError as error:
+                raise self._damaged() from error
+            yield image
 
     def _decoded(self, chosen: Sequence[int]) -> Iterator[av.VideoFrame]:
         """Yields the chosen frames: found by pts if that finds them all, else by counting."""

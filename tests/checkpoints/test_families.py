@@ -169,22 +169,46 @@ def test_tuning_a_half_precision_file_happens_in_full_precision(written):
     assert {parameter.dtype for parameter in unet.trainable_parameters().values()} == {torch.float32}
 
 
-def test_fp8_with_scales_opens_as_the_weights_that_it_stands_for(written, tmp_path):
-    """As ComfyUI's scaled fp8 files: a factor beside each weight."""
-    tensors, scaled = load_file(written / "tiny.safetensors"), {}
+def in_fp8(tensors, suffix: str, **others) -> dict:
+    """As ComfyUI's fp8 files: a factor beside each weight, and further tensors of each layer."""
+    scaled = {}
     for name, tensor in tensors.items():
         if name.endswith(".weight") and tensor.ndim > 1 and name.startswith(("model.", "cond_stage_model.")):
-            factor = tensor.float().abs().max() / 448
-            scaled |= {name: (tensor.float() / factor).to(torch.float8_e4m3fn)}
-            scaled[name.removesuffix("weight") + "scale_weight"] = factor
+            factor, layer = tensor.float().abs().max() / 448, name.removesuffix("weight")
+            scaled |= {name: (tensor.float() / factor).to(torch.float8_e4m3fn), layer + suffix: factor}
+            scaled |= {layer + other: value.clone() for other, value in others.items()}
         else:
             scaled[name] = tensor
-    save_file(scaled | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, tmp_path / "scaled.safetensors")
-    plain, opened8 = (load_checkpoint(path) for path in (written / "tiny.safetensors", tmp_path / "scaled.safetensors"))
+    return scaled
+
+
+def quantised(kind: str) -> torch.Tensor:
+    return torch.tensor(list(json.dumps({"format": kind}).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("today", [False, True])
+def test_fp8_with_scales_opens_as_the_weights_that_it_stands_for(written, tmp_path, today):
+    tensors, path = load_file(written / "tiny.safetensors"), tmp_path / "scaled.safetensors"
+    if today:
+        save_file(in_fp8(tensors, "weight_scale", comfy_quant=quantised("float8_e4m3fn")), path)
+    else:
+        save_file(in_fp8(tensors, "scale_weight") | {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}, path)
+    plain, opened8 = (load_checkpoint(each) for each in (written / "tiny.safetensors", path))
     for network in ("unet", "text_encoder"):
         theirs = getattr(plain, network).state_dict()
         for name, tensor in getattr(opened8, network).state_dict().items():
             assert (tensor - theirs[name]).abs().max() <= theirs[name].abs().max() / 14, name  # 3 bits of mantissa
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [(quantised("nvfp4"), "quantised as 'nvfp4'"), (torch.zeros(3, dtype=torch.uint8), "is damaged")],
+)
+def test_other_quantisations_are_named(written, tmp_path, kind, message):
+    tensors = in_fp8(load_file(written / "tiny.safetensors"), "weight_scale", comfy_quant=kind)
+    save_file(tensors, tmp_path / "scaled.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "scaled.safetensors")
 
 
 def test_stable_diffusion_2_in_the_layout_of_later_tools_opens(written, tmp_path):

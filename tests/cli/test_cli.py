@@ -377,6 +377,9 @@ def test_without_an_inverted_latent_the_videos_start_from_noise_of_the_seed(file
         ({"checkpoint": "absent.safetensors"}, "There is no checkpoint at"),
         ({"checkpoint": "ball.mp4"}, "is not a checkpoint"),
         ({"device": "abacus"}, "The device 'abacus' cannot be used here"),
+        ({"size": 8_000_000_000}, "16384 pixels a side is the most"),
+        ({"prompt": "a \ud800 ball"}, "holds half a character"),
+        ({"seed": 2**63}, "seed must be a whole number of at least 0, below 2^63"),
     ],
 )
 def test_what_cannot_be_tuned_gets_a_clear_error_message(files, tmp_path, changes, message):

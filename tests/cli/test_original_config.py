@@ -105,6 +105,15 @@ def test_what_a_config_leaves_out_is_as_in_the_original(tmp_path):
     assert (config.checkpoint, config.output) == (Path("sd"), Path("out"))
 
 
+def test_what_a_config_leaves_empty_is_as_in_the_original(tmp_path):
+    empty = dict.fromkeys(("num_inference_steps", "num_inv_steps", "guidance_scale", "eta", "width"))
+    content = yaml.safe_load(CONFIG)
+    content["validation_data"] |= empty
+    (tmp_path / "ball.yaml").write_text(yaml.safe_dump(content))
+    edit = read_config(tmp_path / "ball.yaml").edit
+    assert (edit.num_steps, edit.inversion_steps, edit.guidance_scale, edit.eta) == (50, 50, 7.5, 0.0)
+
+
 def test_validation_videos_may_have_frames_of_their_own(tmp_path):
     edited = read_config(write(tmp_path, validation_data__video_length=6, validation_data__width=256)).edited
     assert (edited.frames, edited.size) == (6, (256, 320))

@@ -1,5 +1,8 @@
 """What edits keep from their clip, on ComfyUI's samplers, against tav_core's."""
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from einops import rearrange
@@ -82,8 +85,7 @@ def core_edit(sd, unet, model, clip, structure, layout, mask, inversion_steps=ST
     path = ddim.source_path(ddim.invert(empty, to_core(clip), scheduler, inversion_steps), scheduler, inversion_steps)
     layout_of = align(tokens(sd.clip, CLIP_PROMPT), tokens(sd.clip, EDIT))
     with pack("tav_core.lend").lent(unet) as loan:
-        timesteps = ddim.sampling_timesteps(scheduler, steps)
-        lender = source.Lender(loan, own, path, source.Dials(structure, layout), timesteps)
+        lender = source.Lender(loan, own, path, source.Dials(structure, layout))
         predict = pack("tav_core").guided(lender.borrowing(edit, layout_of), lender.borrowing(empty), 3.0)
         where = None if mask is None else masks.latent_mask(mask, 3, (8, 8))
         noise = path.trajectory[-1]
@@ -207,7 +209,7 @@ def test_a_mask_from_words_is_tav_cores(sd, tuned, clip, latent, words):
     expected = pack("tav_core.masks").word_mask(own, path, places, 0.4)
     assert 0 < expected.mean() < 1
     assert got.shape == (3, 64, 64)
-    assert (got[:, ::8, ::8] != expected).float().mean() < 0.02  # a value may lie on the threshold
+    assert (got != expected).float().mean() < 0.02  # a value may lie on the threshold
 
 
 def test_the_words_are_read_from_the_graph_and_checked(sd, tuned, latent):
@@ -277,6 +279,117 @@ def test_a_run_on_other_latents_is_refused(sd, tuned, latent):
     kept = keeping(sd, tuned[0], latent, 0.5)
     with pytest.raises(ValueError, match="same frames and size"):
         sampled(kept, sd, {"samples": torch.zeros(2, 4, 8, 8)}, 2)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("a red ball is moving on the grass", "1 2 3 4 5 6 7 8"),
+        ("a red ball, moving on the (beach:1.2)", "1 2 3 3 4 5 6 7"),
+        ("a (red ball:1.3) is moving", "1 2 3 4 5"),
+    ],
+)
+def test_words_are_those_between_spaces_whatever_their_weights(sd, prompt, words):
+    tokens = pack("nodes.host.words").tokens_of(sd.clip, prompt)
+    numbers = [word for word in tokens.words if word]
+    assert numbers == list(map(int, words.split()))
+
+
+def test_prompts_of_one_structure_exchange_all_words_as_in_the_shell(sd):
+    host, shell = pack("nodes.host.words").tokens_of, pack("tav_core.checkpoints.tokenizer").tokens_of
+    align = pack("tav_core.layout").align
+    tokenizer = pack("tav_core.demo.vocabulary").write_tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        own = tokenizer(Path(folder))
+        theirs = align(shell(own, CLIP_PROMPT), shell(own, EDIT))
+    ours = align(host(sd.clip, CLIP_PROMPT), host(sd.clip, EDIT))
+    assert ours.replaces
+    assert theirs.replaces
+    assert torch.equal(ours.mapper, theirs.mapper)
+
+
+def test_a_run_in_two_parts_is_one_run(sd, tuned, clip, mask):
+    """The dials are shares of all steps, and what the first part hands on is still as noisy as it says."""
+    latent = inverted(tuned[0], sd, clip, 10)
+    whole = torch.nn.functional.max_pool2d(mask[:, None], 8).repeat_interleave(8, 2).repeat_interleave(8, 3)[:, 0]
+    kept = keeping(sd, tuned[0], latent, 0.5, 0.3, whole)
+    sampling = (kept, "disable", 0, 10, 3.0, "euler", "ddim_uniform", sd.text(EDIT), sd.text(""))
+    with torch.inference_mode():
+        sampler = core("nodes").KSamplerAdvanced()
+        (half,) = sampler.sample(*sampling, latent, 0, 4, "enable")
+        (video,) = sampler.sample(*sampling, half, 4, 10000, "disable")
+    assert relative(video["samples"], stock(sd, kept, latent, steps=10)) < 1e-4
+
+
+def test_what_another_clip_or_a_finished_video_cannot_lend_is_refused(sd, tuned, clip, latent, mask):
+    other = inverted(tuned[0], sd, random(3, 4, 8, 8, seed=4, scale=5.0), STEPS)
+    kept = keeping(sd, tuned[0], latent, 0.5, mask=mask)
+    with pytest.raises(ValueError, match="not the ones that Keep From Source got"):
+        sampled(kept, sd, other, STEPS)
+    flipped = latent | {"samples": latent["samples"].flip(-1)}
+    finished = latent | {"samples": stock(sd, tuned[0], latent, steps=10)}
+    for changed in (flipped, finished):
+        with pytest.raises(ValueError, match="has changed it, or sampled a video from it"):
+            keeping(sd, tuned[0], changed, 0.5)
+
+
+def test_the_layout_is_only_for_the_prompt_it_was_made_for(sd, tuned, latent):
+    kept = keeping(sd, tuned[0], latent, layout=0.5)
+    with pytest.raises(ValueError, match="another prompt than the sampler's"):
+        sampled(kept, sd, latent, 2, positive=sd.text("a green box is moving on the sea"))
+    area = [[text, options | {"area": (4, 4, 0, 0), "strength": 1.0}] for text, options in sd.text(EDIT)]
+    with pytest.raises(ValueError, match="is for an area"):
+        sampled(kept, sd, latent, 2, positive=area)
+
+
+def test_checking_an_inversion_ignores_what_is_kept(sd, tuned, clip, latent, mask):
+    node = pack("nodes.ddim_invert").DDIMInvert
+    kept = keeping(sd, tuned[0], latent, 1.0, mask=torch.zeros_like(mask))
+    found = [
+        executed(node, model, sd.text(""), {"samples": clip}, STEPS, True).ui["tune_a_video"][0]["psnr"]
+        for model in (tuned[0], kept)
+    ]
+    assert found[0] == found[1]
+
+
+def cached(model):
+    node = core("comfy_extras.nodes_easycache").EasyCacheNode
+    return node.execute(model, 0.2, 0.15, 0.95, False)[0]
+
+
+def merged(model):
+    node = core("comfy_extras.nodes_tomesd").TomePatchModel
+    return (node.execute if hasattr(node, "execute") else node().patch)(model, 0.3)[0]
+
+
+@pytest.mark.parametrize(("change", "name"), [(cached, "EasyCache"), (merged, "Token Merging")])
+def test_nodes_that_skip_or_merge_are_named(sd, tuned, latent, change, name):
+    with pytest.raises(ValueError, match=f"does not work with {name}"):
+        sampled(keeping(sd, change(tuned[0]), latent, 0.5), sd, latent, 2)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_another_replacement_of_cross_attention_is_refused_with_a_layout(sd, tuned, latent, first):
+    def replaced(model):
+        model = model.clone()
+        model.set_model_attn2_replace(lambda query, key, value, options: query, "middle", 0)
+        return model
+
+    def run():
+        if first:
+            return keeping(sd, replaced(tuned[0]), latent, layout=0.5)
+        kept = keeping(sd, tuned[0], latent, layout=0.5)
+        return sampled(replaced(kept), sd, latent, 2, positive=sd.text(EDIT))
+
+    with pytest.raises(ValueError, match="set keep_layout to 0"):
+        run()
+
+
+def test_a_source_prompt_for_some_steps_is_refused(sd, tuned, latent):
+    partial = [[text, options | {"start_percent": 0.3, "end_percent": 1.0}] for text, options in sd.text(CLIP_PROMPT)]
+    node = pack("nodes.keep_from_source").KeepFromSource
+    with pytest.raises(ValueError, match="must apply to the whole video at all steps"):
+        executed(node, tuned[0], latent, partial, 0.5, 0.0, 0, unique_id="3", prompt=graph())
 
 
 def test_the_trajectory_is_the_clip_at_each_level(sd, tuned, clip, latent):
