@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..ddim import INVERSIONS, invert, sample, sampling_timesteps, source_path
+from ..ddim import INVERSIONS, invert, sample, source_path
 from ..demo.settings import Settings
 from ..errors import TavError
 from ..files import read_tensors, write_tensors
@@ -176,7 +176,7 @@ class _Sampler:
         cond, uncond = self._predictor(self.encoded.edits[number : number + 1]), self._predictor(self.encoded.empty)
         mask = self._mask(edit, sampling.mask, path)
         with lent(self.unet, sampling.borrows) as loan:
-            lender = Lender(loan, source, path, sampling.dials, sampling_timesteps(self.scheduler, steps))
+            lender = Lender(loan, source, path, sampling.dials)
             predict = guided(lender.borrowing(cond, layout), lender.borrowing(uncond), self.settings.guidance_scale)
             return sample(predict, path.trajectory[-1], self.scheduler, steps, source=path, mask=mask)
 
@@ -190,16 +190,14 @@ class _Sampler:
         if kind == "true":
             truths = [truth(scene).masks for scene in self.clip.scenes(frames)]
             mask = torch.from_numpy(np.stack([masks[list(numbers)].any(axis=0) for masks in truths])).float()
-            margin = MARGIN
         else:
             tokens = self.checkpoint.tokens
             found = [tokens(self.clip.prompt).find(tokens(things[number].kind)) for number in numbers]
             source = self._predictor(self.encoded.prompt)
             mask = torch.stack([word_mask(source, path, places) for places in found]).amax(dim=0)
-            margin = MARGIN // 8  # its pixels are latents
         if edit.kind == "background":
             return 1 - latent_mask(mask, frames, tuple(size))
-        return latent_mask(mask, frames, tuple(size), margin)
+        return latent_mask(mask, frames, tuple(size), MARGIN)
 
     def _predictor(self, prompt: Prompt) -> NoisePredictor:
         return NoisePredictor(self.unet, prompt, self.scheduler)
