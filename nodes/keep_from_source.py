@@ -59,7 +59,7 @@ class KeepFromSource(io.ComfyNode):
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="For keep_layout: the CLIP that encoded both prompts."),
             ],
-            outputs=[io.Model.Output("model", display_name="model", tooltip="For TAV Sample or another sampler.")],
+            outputs=[io.Model.Output(display_name="model", tooltip="For TAV Sample or another sampler.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
                 io.Schema,

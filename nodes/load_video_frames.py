@@ -77,8 +77,9 @@ class LoadVideoFrames(io.ComfyNode):
                     "strict",
                     default=False,
                     optional=True,
+                    # a socket: a widget would shift the values of saved workflows, whose last is the upload button's
+                    force_input=True,
                     tooltip="If the clip has fewer frames than asked for: stop with an error instead of taking those.",
-                    **ADVANCED,
                 ),
                 io.Video.Input(
                     "clip",

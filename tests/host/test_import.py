@@ -27,7 +27,7 @@ async def schemas():
     # the host validates in the server's own thread, which must not wait for imports
     assert nodes["DDIMInvert"].validate_inputs(steps=50) is nodes["TAVSample"].validate_inputs(steps=20) is True
     assert "501" in nodes["TAVSample"].validate_inputs(steps=501)
-    assert nodes["LoadVideoFrames"].validate_inputs("clip.mp4", width=64, height=60) is not True
+    assert nodes["LoadVideoFrames"].validate_inputs("clip.mp4") is not True
     assert nodes["SaveTunedWeights"].validate_inputs("tuned") is True
     return list(nodes)
 

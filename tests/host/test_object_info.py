@@ -1,8 +1,11 @@
 """The nodes in /object_info, on which the front end and people's saved workflows rely."""
 
+import asyncio
+
 import pytest
 
 from tests.host.client import Client
+from tests.host.inprocess import pack
 from tests.host.interface import STORED, inputs_of, interface, nodes_of
 
 NODES = sorted(STORED)
@@ -38,3 +41,10 @@ def test_a_number_has_a_range(nodes, name):
     numbers = [options for type_, options in inputs_of(nodes[name]) if type_ in ("INT", "FLOAT")]
     assert all({"default", "min", "max"} <= set(options) for options in numbers)
     assert all(options["min"] <= options["default"] <= options["max"] for options in numbers)
+
+
+def test_no_output_has_the_id_of_an_input():
+    """ComfyUI 0.3.64 refuses such a node, and all that come after it."""
+    for node in asyncio.run(pack("nodes").TuneAVideo().get_node_list()):
+        schema = node.GET_SCHEMA()
+        assert not {each.id for each in schema.inputs} & {each.id for each in schema.outputs if each.id}, schema.node_id

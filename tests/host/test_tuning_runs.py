@@ -385,7 +385,7 @@ def made(root, name: str, *, steps: int, clip: int = 1, days: float = 0.1, megab
     write(folder / "inputs.safetensors", {"latents": torch.zeros(clip, 1000)}, pack("nodes.host.runs").FORMAT, {})
     if steps:
         rest = torch.zeros(int(megabytes * 1e6) // 4)
-        facts = {"step": steps, "losses": [], "run": name}
+        facts = {"step": steps, "losses": [0.1] * steps, "grad_norms": [1.0] * steps, "scaler": {}, "run": name}
         write(folder / "state.safetensors", {"rest": rest}, pack("tav_core.resume").FORMAT, facts)
     then = time.time() - days * 24 * 60 * 60
     os.utime(folder, (then, then))

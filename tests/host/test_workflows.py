@@ -24,6 +24,7 @@ from tests.host.interface import nodes_of
 from tests.host.workflows import FRAMES, NAMES, SIZE, changed, ending_in, new, small, workflow
 
 TWICE = (
+    "change-one-thing",
     "edit-with-saved-weights",
     "per-frame-prompts",
     "text-to-video",
