@@ -4,7 +4,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..tav_core.errors import TavError
-from ..tav_core.steps import check_steps
+from ..tav_core.steps import INVERSIONS, check_steps
 from .host.versions import known
 from .sockets import ADVANCED, CATEGORY, checked, place_in_graph, ui_values
 
@@ -43,7 +43,7 @@ class DDIMInvert(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "invert_with",
-                    options=["ddim", "fixed-point"],
+                    options=list(INVERSIONS),
                     default="ddim",
                     optional=True,
                     tooltip="How to invert: ddim, as in the paper, or fixed-point, which reconstructs the clip better "

@@ -10,9 +10,6 @@ from .errors import TavError, need
 from .prediction import PredictNoise
 from .source import SourcePath
 
-INVERSIONS = {"ddim": 0, "fixed-point": 3}
-"""How to invert a clip: the name of each way, and the refinements it takes."""
-
 
 @torch.no_grad()
 def invert(

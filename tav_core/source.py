@@ -1,15 +1,16 @@
 """What an edit keeps from its source: the clip's own path through the noise, and what the edit borrows along it.
 
-At each sampling step the network also sees the *source*: the clip's latents at that noise level, from the trajectory of
-its inversion. In the first part of the steps, what some layers compute for it takes the place of what they compute for
-the edit (Tumanyan et al. 2023, arXiv 2211.12572; Hertz et al. 2022, arXiv 2208.01626). Only the trajectory is stored,
-and the source never drifts from the clip (as in Ju et al. 2023, arXiv 2310.01506).
+In the first part of the steps the network also sees the *source*: the clip's latents at that noise level, from the
+trajectory of its inversion. What some layers compute for it takes the place of what they compute for the edit
+(Tumanyan et al. 2023, arXiv 2211.12572; Hertz et al. 2022, arXiv 2208.01626). Only the trajectory is stored, and the
+source never drifts from the clip (as in Ju et al. 2023, arXiv 2310.01506).
 """
 
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
@@ -57,7 +58,7 @@ class SourcePath:
         et al. 2021, arXiv 2010.02502, equation 14). Beyond the last, the line goes on.
         """
         # the clean latents count as being at the schedule's first level
-        sigmas = [self._sigma(timestep) for timestep in (0, *self.timesteps)]
+        sigmas = [self._sigma(0), *self.sigmas]
         upper = min(bisect_left(sigmas, sigma * (1 - SAME), lo=1), len(sigmas) - 1)
         if math.isclose(sigmas[upper], sigma, rel_tol=SAME):
             return self.trajectory[upper]
@@ -65,7 +66,7 @@ class SourcePath:
         below, above = (self.trajectory[i] * (1 + sigmas[i] ** 2) ** 0.5 for i in (upper - 1, upper))
         return below.lerp(above, share) / (1 + sigma**2) ** 0.5
 
-    @property
+    @cached_property
     def sigmas(self) -> list[float]:
         """The noise level of each timestep."""
         return [self._sigma(timestep) for timestep in self.timesteps]

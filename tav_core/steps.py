@@ -1,6 +1,9 @@
-"""How many DDIM steps may be taken; apart from ddim.py, so that a host can check it without loading diffusers."""
+"""How many DDIM steps may be taken, and how to invert; apart from ddim.py, so that a host need not load diffusers."""
 
 from .errors import TavError, need
+
+INVERSIONS = {"ddim": 0, "fixed-point": 3}
+"""How to invert a clip: the name of each way, and the refinements it takes."""
 
 
 def check_steps(num_steps: int, name: str = "steps") -> None:

@@ -19,10 +19,11 @@ from einops import rearrange
 from torch import Tensor
 from tqdm import tqdm
 
-from ...tav_core.ddim import INVERSIONS, invert, sample, source_path, visited_timesteps
+from ...tav_core.ddim import invert, sample, source_path, visited_timesteps
 from ...tav_core.errors import TavError
 from ...tav_core.masks import latent_mask
 from ...tav_core.source import SourcePath
+from ...tav_core.steps import INVERSIONS
 from .control import check_controls
 from .keep import without_kept
 from .latents import NOISE_LEVEL, TIMESTEP, TIMESTEPS, TRAJECTORY, noise_level, path_of, timestep_of

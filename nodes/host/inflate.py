@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
@@ -97,21 +98,18 @@ def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
     return patcher
 
 
+def host_attention(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
+    """The host's own attention, each (batch, tokens, c); options: as a replacement gets them."""
+    # safe: the call that CrossAttention itself makes
+    heads, precision = options["n_heads"], options["attn_precision"]
+    return optimized_attention(query, key, value, heads, attn_precision=precision, transformer_options=options)
+
+
 def _attention(pattern: str) -> Callable:
     """A replacement for a block's self-attention; it gets query, key and value projected, each (batch, tokens, c)."""
 
     def attend_frames(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
-        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            # safe: the call that CrossAttention itself makes
-            return optimized_attention(
-                query,
-                key,
-                value,
-                options["n_heads"],
-                attn_precision=options["attn_precision"],
-                transformer_options=options,
-            )
-
+        attend = partial(host_attention, options=options)
         if FRAMES not in options:  # called outside CFGGuider, without wrappers: act as an image model
             return attend(query, key, value)
         num_frames, batch = options[FRAMES]

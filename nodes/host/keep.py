@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import comfy.model_management
 import comfy.samplers
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import convert_cond
@@ -26,7 +25,7 @@ from ...tav_core.source import Dials, SourcePath
 from .borrow import KEEP, LOAN, Borrowing
 from .conditioning import PARTIAL
 from .control import check_controls
-from .inflate import inflated_of
+from .inflate import host_attention, inflated_of
 from .latents import ends_at
 from .noise import NOISY, OURS
 from .schedule import sigmas_of
@@ -132,10 +131,11 @@ def without_kept(patcher: ModelPatcher) -> ModelPatcher:
 
 
 class _Run:
-    """One sampling run: its loan, and its mask in the latents' size, (f, 1, h, w)."""
+    """One sampling run: its loan, its mask in the latents' size, (f, 1, h, w), and the ids of the edit's conditions."""
 
     def __init__(self, keep: Keep, borrowing: Borrowing, mask: Tensor | None):
         self.loan, self.borrowing, self.mask = Loan(), borrowing, mask
+        self.positive: set | None = None
 
 
 def _around_sampling(keep: Keep, borrowing: Borrowing) -> Callable:
@@ -146,6 +146,9 @@ def _around_sampling(keep: Keep, borrowing: Borrowing) -> Callable:
                 f"The latents to sample are {tuple(noise.shape)}, but Keep From Source has a clip of "
                 f"{tuple(clean.shape)}; both must have the same frames and size."
             )
+        _check_options(guider.model_options, "Keep From Source")
+        if keep.dials.layout and _others_replace(guider.model_options):
+            raise TavError(OTHERS)
         _check_clip(keep.path, noise, latent_image, sampler, sigmas, guider.model_patcher)
         masks = [] if denoise_mask is None else [denoise_mask[:, :1].to("cpu", torch.float32)]
         if keep.mask is not None:
@@ -192,7 +195,6 @@ def _around_prediction(keep: Keep) -> Callable:
         run = getattr(guider, "tune_a_video", None)
         if run is None:  # a guider called without its sampling
             return executor(x, timestep, model_options, seed)
-        _check_options(model_options, "Keep From Source")
         options = model_options.get("transformer_options", {})
         dials = keep.dials.at(sigma, keep.path.sigmas)
         lending = nullcontext()
@@ -207,9 +209,9 @@ def _around_prediction(keep: Keep) -> Callable:
                 comfy.samplers.calc_cond_batch(guider.inner_model, conditions, source, timestep, model_options)
             lending = loan.lending(bool(dials.structure), keep.layout if dials.layout else None)
             if dials.layout:
-                if _others_replace(model_options):
-                    raise TavError(OTHERS)
-                model_options["transformer_options"][POSITIVE] = _ids_of(keep.edit, guider.conds.get("positive") or ())
+                if run.positive is None:
+                    run.positive = _ids_of(keep.edit, guider.conds.get("positive") or ())
+                model_options["transformer_options"][POSITIVE] = run.positive
         else:
             run.loan.forget()
         if run.mask is None:
@@ -243,29 +245,20 @@ def _attention(name: str, layout: Layout) -> Callable:
     """A replacement for a block's cross-attention; it gets query, key and value projected, each (batch, tokens, c)."""
 
     def attend_prompt(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
-        def plain(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            # safe: the call that CrossAttention itself makes
-            return optimized_attention(
-                query,
-                key,
-                value,
-                options["n_heads"],
-                attn_precision=options["attn_precision"],
-                transformer_options=options,
-            )
-
         loan, _ = options.get(LOAN, (None, None))
         if loan is None or loan.layout is None:
-            return plain(query, key, value)
+            return host_attention(query, key, value, options)
         source = loan.source_of(name)
         if source[0].shape[1] != query.shape[1]:
             raise TavError("keep_layout needs a prompt for whole frames, but the sampler's is for an area; remove it.")
-        ids, output = options["uuids"], plain(query, key, value)
-        parts = zip(ids, *(x.chunk(len(ids)) for x in (query, key, value, output)), strict=True)
+        ids, heads = options["uuids"], options["n_heads"]
+        parts = zip(ids, *(x.chunk(len(ids)) for x in (query, key, value)), strict=True)
         return torch.cat(
             [
-                attend_with_layout(q, k, v, options["n_heads"], source, layout) if id in options[POSITIVE] else out
-                for id, q, k, v, out in parts
+                attend_with_layout(*part, heads, source, layout)
+                if condition in options[POSITIVE]
+                else host_attention(*part, options)
+                for condition, *part in parts
             ]
         )
 

@@ -12,7 +12,7 @@ from .latents import noise_level
 from .sd_model import transformer_places
 
 OURS = "tune_a_video_attention"
-"""The attribute by which our replacement of self-attention is known."""
+"""The attribute by which our replacements of attention are known."""
 NOISY = 4.0
 """The root mean square of latents, as the network sees them, above which they are noise: a clip's is about 1, and its
 inverted noise's above 10."""

@@ -8,11 +8,11 @@ import typer
 
 from ..attention import PATTERNS
 from ..checkpoints.lora import Lora
-from ..ddim import INVERSIONS
 from ..errors import TavError, shown
 from ..inflation import GROUP_NORMS
 from ..jobs.control_choice import FORM
 from ..precision import PRECISIONS
+from ..steps import INVERSIONS
 from ..video.choose import FITS
 
 SWITCH = {"auto": "auto", "on": True, "off": False}

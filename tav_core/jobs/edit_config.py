@@ -5,11 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..ddim import INVERSIONS
 from ..errors import TavError, need
 from ..precision import PRECISIONS, sampling_precision
 from ..source import Dials
-from ..steps import check_steps
+from ..steps import INVERSIONS, check_steps
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..control import Control
-from ..ddim import INVERSIONS, invert, sample, source_path
+from ..ddim import invert, sample, source_path
 from ..errors import TavError
 from ..files import atomic_path, locked, remove_leftovers
 from ..inflate import InflatedUNet
@@ -24,6 +24,7 @@ from ..metrics import peak_signal_to_noise
 from ..prediction import NoisePredictor
 from ..prompt import Prompt
 from ..source import SourcePath
+from ..steps import INVERSIONS
 from ..video.contact_sheet import contact_sheet, shown_frames
 from ..video.read import Clip
 from ..video.write import write_video
