@@ -13,7 +13,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
-from ..ddim import INVERSIONS, invert, sample, source_path
+from ..ddim import invert, sample, source_path
 from ..demo.settings import Settings
 from ..errors import TavError
 from ..files import read_tensors, write_tensors
@@ -26,6 +26,7 @@ from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, guided
 from ..prompt import Prompt
 from ..source import Lender, SourcePath
+from ..steps import INVERSIONS
 from ..tune import TuneConfig, tune
 from ..world.draw import draw_clip, truth
 from ..world.judge import Edit
