@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -16,20 +17,30 @@ HEAD = """\
 |---|---|---|---|---|---|---|---|---|---|"""
 
 
-def measure(python: str, worker: str, config: dict) -> dict:
-    """Runs one configuration in its own process, so that the peak memory is that of this configuration."""
-    command = [python, str(HERE / worker), json.dumps(config)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def run_python(python: str, path: str | None, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs a Python, with a folder in front of PYTHONPATH if one is given."""
+    folders = [folder for folder in (path, os.environ.get("PYTHONPATH")) if folder]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+    return subprocess.run([python, *arguments], capture_output=True, text=True, check=False, env=environment)
+
+
+def measure(python: str, path: str | None, worker: str, config: dict) -> dict:
+    """Runs one configuration in its own process, so that the peak memory is that of this configuration.
+
+    Returns the seconds of each step and peak_gib, or why it `failed`, so that the other measurements go on.
+    """
+    done = run_python(python, path, str(HERE / worker), json.dumps(config))
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    if not results:
-        raise SystemExit(f"{worker} failed on {config}:\n{done.stderr[-2000:]}")
-    return json.loads(results[0].removeprefix("RESULT "))
+    if results:
+        return json.loads(results[0].removeprefix("RESULT "))
+    print(f"{worker} failed on {config}:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+    out_of_memory = re.search("out of memory|can't allocate|ALLOC_FAILED", done.stderr)
+    return {"failed": "out of memory" if out_of_memory else "failed"}
 
 
-def torch_build(python: str) -> str:
+def torch_build(python: str, path: str | None) -> str:
     """The version of torch that a Python imports, with its build, such as 2.11.0+cpu."""
-    command = [python, "-c", "import torch; print(torch.__version__)"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_python(python, path, "-c", "import torch; print(torch.__version__)")
     if done.returncode:
         raise SystemExit(f"{python} cannot import torch:\n{done.stderr[-2000:]}")
     return done.stdout.strip()
@@ -46,6 +57,22 @@ def caption(builds: dict[str, str], *, force: bool) -> str:
     return named
 
 
+def summary(runs: list[dict]) -> dict:
+    """The median seconds of a step and the largest peak_gib of one side's runs, or why one `failed`."""
+    for run in runs:
+        if "failed" in run:
+            return run
+    seconds = statistics.median(second for run in runs for second in run["seconds"])
+    return {"seconds": seconds, "peak_gib": max(run["peak_gib"] for run in runs)}
+
+
+def cells(original: dict, ours: dict, measured: str) -> list[str]:
+    """One measured value of the original, of ours, and their ratio."""
+    shown = [f"{side[measured]:.3g}" if measured in side else side.get("failed", "") for side in (original, ours)]
+    comparable = measured in original and measured in ours
+    return [*shown, f"{ours[measured] / original[measured]:.2f}" if comparable else ""]
+
+
 def numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
@@ -54,6 +81,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--original", help="checkout of the original; without it, only ours is timed")
     parser.add_argument("--original-python", help="Python of the environment with the original's old libraries")
+    parser.add_argument(
+        "--original-path",
+        help="folder with the original's diffusers and huggingface_hub, in front of PYTHONPATH for the original alone; "
+        "its Python is then this one by default",
+    )
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="no", choices=("no", "fp16", "bf16"))
     parser.add_argument("--jobs", default=",".join(JOBS), help="comma-separated; default: all")
     parser.add_argument("--frames", type=numbers, default=[4, 8])
     parser.add_argument("--sizes", type=numbers, default=[16, 32], help="of the latents, 1/8 of the image size")
@@ -63,31 +97,32 @@ def main() -> None:
     parser.add_argument("--json", help="also write all measurements to this file")
     parser.add_argument("--force", action="store_true", help="compare different builds of torch anyway")
     args = parser.parse_args()
-    if args.original and not args.original_python:
-        parser.error("--original also needs --original-python")
-    sides = {"ours": (sys.executable, "ours_worker.py")}
+    if args.original and not (args.original_python or args.original_path):
+        parser.error("--original also needs --original-python or --original-path")
+    sides = {"ours": (sys.executable, None, "ours_worker.py")}
     if args.original:
-        sides = {"original": (args.original_python, "original_worker.py"), **sides}
-    builds = {side: torch_build(python) for side, (python, _) in sides.items()}
-    print(caption(builds, force=args.force), HEAD, sep="\n\n", flush=True)
+        python = args.original_python or sys.executable
+        sides = {"original": (python, args.original_path, "original_worker.py"), **sides}
+    builds = {side: torch_build(python, path) for side, (python, path, _) in sides.items()}
+    named = f"{caption(builds, force=args.force)}; device: {args.device}, precision: {args.precision}"
+    print(named, HEAD, sep="\n\n", flush=True)
     rows = []
     for size, frames, job in itertools.product(args.sizes, args.frames, args.jobs.split(",")):
         for checkpointing in JOBS[job]:
             config = {"job": job, "frames": frames, "size": size, "steps": args.steps, "threads": args.threads}
-            config |= {"checkpointing": checkpointing, "checkout": args.original}
+            config |= {"checkpointing": checkpointing, "device": args.device, "precision": args.precision}
+            config |= {"checkout": args.original, "among_newer": bool(args.original_path)}
             runs = {side: [] for side in sides}
             for _, (side, worker) in itertools.product(range(args.rounds), sides.items()):
                 runs[side].append(measure(*worker, config))
-            seconds = {side: statistics.median(s for run in runs[side] for s in run["seconds"]) for side in sides}
-            peak = {side: max(run["peak_gib"] for run in runs[side]) for side in sides}
-            rows.append(config | {"torch": builds, "seconds": seconds, "peak_gib": peak, "runs": runs})
-            cells = [job, frames, f"{size}x{size}", "on" if checkpointing else "off"]
-            for measured in (seconds, peak):
-                cells += [f"{measured['original']:.2f}" if "original" in measured else "", f"{measured['ours']:.2f}"]
-                cells += [f"{measured['ours'] / measured['original']:.2f}" if "original" in measured else ""]
-            print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-    if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=1))
+            summaries = {side: summary(runs[side]) for side in sides}
+            rows.append(config | {"torch": builds, "runs": runs} | summaries)
+            row = [job, str(frames), f"{size}x{size}", "on" if checkpointing else "off"]
+            for measured in ("seconds", "peak_gib"):
+                row += cells(summaries.get("original", {}), summaries["ours"], measured)
+            print("| " + " | ".join(row) + " |", flush=True)
+            if args.json:
+                Path(args.json).write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

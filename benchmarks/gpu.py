@@ -1,19 +1,74 @@
-"""Times tuning on a GPU: step time, peak memory, share of the GPU's matmul rate. See README.md in this folder."""
+"""Measures tuning, inversion and sampling on a GPU: time, memory, rate, precision. See README.md in this folder."""
 
 import argparse
+import copy
+import gc
 import sys
 import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from steps import SCHEDULE, SD15
 from torch.utils.flop_counter import FlopCounterMode
 
-from tav_core import TuneConfig, inflate, tune
-from tav_core.memory import tuning_memory
+from tav_core import InflatedUNet, NoisePredictor, TuneConfig, guided, inflate, invert, sample, tune
+from tav_core.checkpoints.checkpoint import load_checkpoint
+from tav_core.demo.miniature import miniature_path
+from tav_core.demo.settings import SETTINGS
+from tav_core.demo.world import Scene, clip_scenes, draw_clip
+from tav_core.memory import inference_memory, tuning_memory
+from tav_core.metrics import peak_signal_to_noise
+from tav_core.precision import PRECISIONS
+
+DDIM = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+GIB = 2**30
+
+
+class Measured:
+    """Counts the second step's floating-point operations; then times the others, and records their peak memory."""
+
+    def __init__(self, device: torch.device):
+        self.device, self.ends, self.counter = device, [], FlopCounterMode(display=False)
+        self.counting, self.losses = False, []
+
+    def on_step(self, step: int, total: int, loss: float | None = None, **_) -> None:
+        synchronize(self.device)
+        self.ends.append(time.perf_counter())
+        self.losses.append(loss)
+        if step == 1:
+            self.counter.__enter__()
+            self.counting = True
+        elif self.counting:
+            self.counter.__exit__(None, None, None)
+            self.counting = False
+            if self.device.type == "cuda":  # the counter keeps tensors alive
+                gc.collect()
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats(self.device)
+
+    @property
+    def seconds(self) -> float:
+        return (self.ends[-1] - self.ends[1]) / (len(self.ends) - 2)
+
+    @property
+    def peak(self) -> float:
+        return torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else float("nan")
+
+    def row(self, *names: str, estimate: float, rate: float) -> str:
+        share = self.counter.get_total_flops() / self.seconds / rate
+        cells = *names, f"{self.seconds:.3f}", f"{self.peak:.1f}", f"{estimate / GIB:.1f}", f"{share:.0%}"
+        return "| " + " | ".join(cells) + " |"
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
@@ -29,9 +84,106 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     return 10 * 2 * side**3 / (time.perf_counter() - started)
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+@contextmanager
+def going_on(what: str) -> Iterator[None]:
+    """Prints what failed, and lets the rest be measured."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        print(f"| {what} | out of memory |", flush=True)
+    except Exception:
+        print(f"| {what} | failed |\n{traceback.format_exc()}", flush=True)
+
+
+def bytes_of(unet: InflatedUNet) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in unet.parameters())
+
+
+def measure_tuning(unet: InflatedUNet, latents, prompt, steps: int, rates: dict[str, float]) -> None:
+    """Every precision and both ways, from the same start, so that their losses can be compared."""
+    start = {name: parameter.detach().clone() for name, parameter in unet.trainable_parameters().items()}
+    losses = {}
+    for precision in rates:
+        for checkpointing in (False, True):
+            names = "tune", precision, "on" if checkpointing else "off"
+            with going_on(" | ".join(names)):
+                config = TuneConfig(
+                    num_steps=steps + 2, gradient_checkpointing=checkpointing, mixed_precision=precision
+                )
+                estimate = tuning_memory(unet, latents.shape, checkpointing=checkpointing, half=precision != "no")
+                measured = Measured(latents.device)
+                tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), config, on_step=measured.on_step)
+                print(measured.row(*names, estimate=estimate + bytes_of(unet), rate=rates[precision]), flush=True)
+                losses[names] = torch.tensor(measured.losses)
+            for name, parameter in unet.trainable_parameters().items():
+                parameter.data.copy_(start[name])
+    if ("tune", "no", "on") in losses:
+        exact = losses["tune", "no", "on"]
+        worst = {names: ((each - exact).abs() / exact).max().item() for names, each in losses.items()}
+        print("largest relative difference of a step's loss from float32's with checkpointing:")
+        print("; ".join(f"{precision}, {on}: {each:.1e}" for (_, precision, on), each in worst.items()), flush=True)
+
+
+def measure_inference(unet: InflatedUNet, latents, prompt, steps: int, rates: dict[str, float]) -> None:
+    results = {}
+    for precision in reversed(rates):  # from float32 on, as each next one is a copy of it
+        network = copy.deepcopy(unet).to(PRECISIONS[precision]).eval()
+        dtype = PRECISIONS[precision]
+        clip, words = latents.to(dtype), prompt.to(dtype)
+        cond, uncond = NoisePredictor(network, words, DDIM), NoisePredictor(network, 0 * words, DDIM)
+
+        def measure(job: str, rows: int, run: Callable, precision=precision, network=network) -> None:
+            with going_on(f"{job} | {precision} | "):
+                estimate = inference_memory(network, (rows, *latents.shape[1:])) + bytes_of(network)
+                measured = Measured(latents.device)
+                others = bytes_of(unet)  # it stays in memory meanwhile
+                results[job, precision] = run(measured.on_step).float()
+                row = measured.row(job, precision, "", estimate=estimate + others, rate=rates[precision])
+                print(row, flush=True)
+
+        measure("invert", 1, lambda seen, p=uncond, c=clip: invert(p, c, DDIM, steps + 2, on_step=seen)[-1])
+        predict = guided(cond, uncond, 12.5)
+        measure("sample", 2, lambda seen, p=predict, c=clip: sample(p, c, DDIM, steps + 2, on_step=seen))
+    for (job, precision), result in results.items():
+        exact = results.get((job, "no"))
+        if precision != "no" and exact is not None:
+            print(f"{job} in {precision}: {((result - exact).norm() / exact.norm()).item():.1e} from float32's latents")
+
+
+def measure_frames(device: torch.device, steps: int) -> None:
+    """Tunes, inverts, reconstructs and edits with the trained miniature; compares frames with float32's, in dB."""
+    source = Scene("red", "ball", "grass")
+    frames = torch.from_numpy(draw_clip(clip_scenes(source, "arc"))).float() / 255
+    shown = {}
+    for precision, dtype in PRECISIONS.items():
+        with going_on(f"miniature | {precision} | "):
+            checkpoint = load_checkpoint(miniature_path()).to(device)
+            unet, scheduler = inflate(checkpoint.unet), checkpoint.scheduler
+            latents = checkpoint.encode_video(frames)
+            words, empty, edit = (
+                checkpoint.encode_prompt(text) for text in (source.caption, "", "a yellow star is moving on grass")
+            )
+            config = TuneConfig(num_steps=steps, learning_rate=SETTINGS.learning_rate, mixed_precision=precision)
+            started = time.perf_counter()
+            report = tune(unet, latents, words, DDPMScheduler.from_config(scheduler.config), config)
+            unet.to(dtype).eval()
+            cond, uncond, edited = (
+                NoisePredictor(unet, prompt.embeds.to(dtype), scheduler) for prompt in (words, empty, edit)
+            )
+            noise = invert(cond, latents.to(dtype), scheduler, SETTINGS.inversion_steps)[-1]
+            again = sample(cond, noise, scheduler, SETTINGS.inversion_steps)
+            new = sample(guided(edited, uncond, SETTINGS.guidance_scale), noise, scheduler, SETTINGS.steps)
+            seconds = time.perf_counter() - started
+            shown[precision] = [checkpoint.decode_video(each.float()).cpu() for each in (again, new)]
+            loss, quality = sum(report.losses[-10:]) / 10, peak_signal_to_noise(shown[precision][0], frames)
+            line = f"miniature in {precision}: {seconds:.1f} s, last losses {loss:.4f}, reconstruction {quality:.1f} dB"
+            if precision != "no" and "no" in shown:
+                worst = [
+                    min(peak_signal_to_noise(a[None], b[None]) for a, b in zip(mine, exact, strict=True))
+                    for mine, exact in zip(shown[precision], shown["no"], strict=True)
+                ]
+                line += f"; worst frame against float32's: reconstruction {worst[0]:.1f} dB, edit {worst[1]:.1f} dB"
+            print(line, flush=True)
 
 
 def main() -> None:
@@ -40,42 +192,29 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--size", type=int, default=64, help="of the latents")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--precision", default="bf16", choices=("no", "bf16", "fp16"))
+    parser.add_argument("--precisions", default="bf16,fp16,no", help="any of bf16, fp16 and no; the last is exact")
+    parser.add_argument("--channels", type=int, default=SD15["block_out_channels"][0], help="fewer: a smaller network")
     parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices used to measure the matmul rate")
+    parser.add_argument("--miniature-steps", type=int, default=SETTINGS.tuning_steps, help="0 leaves it out")
     args = parser.parse_args()
-    device = torch.device(args.device)
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[args.precision]
-    rate = matmul_rate(device, dtype, args.matrix)
+    device, precisions = torch.device(args.device), args.precisions.split(",")
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    print(f"{card}, torch {torch.__version__}, {args.frames} frames of {args.size}x{args.size} latents")
+    rates = {name: matmul_rate(device, PRECISIONS[name], args.matrix) for name in precisions}
+    print("matmul rate: " + ", ".join(f"{name} {rate / 1e12:.1f} TFLOP/s" for name, rate in rates.items()))
     torch.manual_seed(0)
-    unet = inflate(UNet2DConditionModel(**SD15).eval()).to(device)
+    with device:
+        widths = {"block_out_channels": tuple(factor * args.channels for factor in (1, 2, 4, 4))}
+        unet = UNet2DConditionModel(**SD15 | widths).eval()
+    unet = inflate(unet)
     shape = (1, 4, args.frames, args.size, args.size)
     latents, prompt = torch.randn(shape, device=device), torch.randn(1, 77, 768, device=device)
-    print(f"matmul rate {rate / 1e12:.1f} TFLOP/s in {args.precision}")
-    print("| checkpointing | step s | peak GiB | estimated GiB | share of the matmul rate |\n|---|---|---|---|---|")
-    for checkpointing in (False, True):
-        config = TuneConfig(
-            num_steps=args.steps + 2, gradient_checkpointing=checkpointing, mixed_precision=args.precision
-        )
-        estimate = tuning_memory(unet, shape, checkpointing=checkpointing, half=args.precision != "no")
-        weights = sum(p.numel() * p.element_size() for p in unet.parameters())
-        ends, counter = [], FlopCounterMode(display=False)
-
-        def on_step(step: int, total: int, ends=ends, counter=counter, **_) -> None:
-            synchronize(device)
-            ends.append(time.perf_counter())
-            if step == 1:
-                counter.__enter__()  # counts the second step, which is not timed
-            if step == 2:
-                counter.__exit__(None, None, None)
-
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), config, on_step=on_step)
-        seconds = (ends[-1] - ends[1]) / args.steps
-        peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
-        share = counter.get_total_flops() / seconds / rate
-        row = ("on" if checkpointing else "off", f"{seconds:.3f}", f"{peak:.1f}")
-        print("|", " | ".join((*row, f"{(estimate + weights) / 2**30:.1f}", f"{share:.0%}")), "|", flush=True)
+    print("| job | precision | checkpointing | step s | peak GiB | estimated GiB | share of the matmul rate |")
+    print("|---|---|---|---|---|---|---|", flush=True)
+    measure_tuning(unet, latents, prompt, args.steps, rates)
+    measure_inference(unet, latents, prompt, args.steps, rates)
+    if args.miniature_steps:
+        measure_frames(device, args.miniature_steps)
 
 
 if __name__ == "__main__":

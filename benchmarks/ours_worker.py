@@ -2,14 +2,13 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
-from steps import SCHEDULE, SD15, peak_memory
+from steps import PRECISIONS, SCHEDULE, SD15, clock, forget_peak, peak_memory
 
 from tav_core import NoisePredictor, TuneConfig, guided, inflate, invert, sample, tune
 
@@ -21,11 +20,11 @@ class Enough(Exception):
 class StepTimes:
     """An `on_step` that records how long each step took, after one warm-up step."""
 
-    def __init__(self, steps: int):
-        self.steps, self.seconds, self.last = steps, [], None
+    def __init__(self, steps: int, device: str):
+        self.steps, self.device, self.seconds, self.last = steps, device, [], None
 
     def __call__(self, step: int, total: int, **_) -> None:
-        now = time.perf_counter()
+        now = clock(self.device)
         if self.last is not None:
             self.seconds.append(now - self.last)
         if len(self.seconds) == self.steps:
@@ -37,22 +36,29 @@ def main() -> None:
     config = json.loads(sys.argv[1])
     torch.set_num_threads(config["threads"])
     torch.manual_seed(0)
-    unet = inflate(UNet2DConditionModel(**SD15).eval().requires_grad_(False))
-    latents = torch.randn(1, 4, config["frames"], config["size"], config["size"])
-    prompt, empty = torch.randn(2, 1, 77, SD15["cross_attention_dim"])
+    device = config["device"]
+    with torch.device(device):  # a GPU initializes the network much faster
+        unet = UNet2DConditionModel(**SD15).eval().requires_grad_(False)
+        latents = torch.randn(1, 4, config["frames"], config["size"], config["size"])
+        prompt, empty = torch.randn(2, 1, 77, SD15["cross_attention_dim"])
+    unet = inflate(unet)
+    if config["job"] != "tune":  # tuning casts under autocast
+        dtype = PRECISIONS[config["precision"]]
+        unet, latents, prompt, empty = (x.to(dtype) for x in (unet, latents, prompt, empty))
     ddim = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     cond, uncond = NoisePredictor(unet, prompt, ddim), NoisePredictor(unet, empty, ddim)
-    times = StepTimes(config["steps"])
+    times = StepTimes(config["steps"], device)
+    forget_peak(device)
     try:
         if config["job"] == "tune":
-            settings = TuneConfig(gradient_checkpointing=config["checkpointing"], mixed_precision="no")
+            settings = TuneConfig(gradient_checkpointing=config["checkpointing"], mixed_precision=config["precision"])
             tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), settings, on_step=times)
         elif config["job"] == "invert":
             invert(uncond, latents, ddim, 50, on_step=times)
         else:
             sample(guided(cond, uncond, 12.5), latents, ddim, 50, on_step=times)
     except Enough:
-        result = {"seconds": times.seconds, "peak_gib": peak_memory()}
+        result = {"seconds": times.seconds, "peak_gib": peak_memory(device)}
         print("RESULT " + json.dumps(result), flush=True)
 
 

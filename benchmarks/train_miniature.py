@@ -46,7 +46,9 @@ def save_miniature(folder: Path, vae: AutoencoderKL, trained: nn.ModuleDict) -> 
 
 def ensure_same_run(parser: argparse.ArgumentParser, path: Path, options: argparse.Namespace) -> None:
     """Exits if the work folder holds another run's files, which must not be mixed with this one's."""
-    run = {name: value for name, value in vars(options).items() if name == "images" or name.endswith("_steps")}
+    run = {
+        name: value for name, value in vars(options).items() if name == "images" or name.endswith(("_steps", "_batch"))
+    }
     scenes = random_scenes(32)
     shown = [draw(scene).tobytes() + scene.caption.encode() for scene in scenes]
     run["world"] = hashlib.sha256(b"".join((*shown, " ".join(WORDS).encode()))).hexdigest()
@@ -60,10 +62,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("train-miniature"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--images", type=int, default=24000)
-    parser.add_argument("--vae-steps", type=int, default=6000)
-    parser.add_argument("--vae-whole-steps", type=int, default=3000, help="VAE's, on whole images")
+    parser.add_argument("--vae-steps", type=int, default=6000, help="on crops of 64 pixels")
+    parser.add_argument("--vae-whole-steps", type=int, default=3000, help="on whole images")
+    parser.add_argument(
+        "--vae-batch", type=int, default=4, help="whole images in a step of the VAE; twice as many crops"
+    )
     parser.add_argument("--decoder-steps", type=int, default=1500)
+    parser.add_argument("--decoder-batch", type=int, default=8)
     parser.add_argument("--unet-steps", type=int, default=7500)
+    parser.add_argument("--unet-batch", type=int, default=32)
     parser.add_argument("--lora-steps", type=int, default=400)
     parser.add_argument("--control-steps", type=int, default=1500)
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
@@ -77,20 +84,22 @@ def main() -> None:
     images, captions = drawn(work / "images.npy", scenes), [scene.caption for scene in scenes]
     others = drawn(work / "other-images.npy", other_scenes(1500))
     both = torch.cat([images[:-HELD_OUT], others[:-100]])
-    vae = train_vae(work, both, options.vae_steps, options.vae_whole_steps, device)
+    vae = train_vae(work, both, options.vae_steps, options.vae_whole_steps, options.vae_batch, device)
     del both
     absorb_scale(vae, images, device)
     print(f"VAE on held-out images: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
     latents = encode(work, "latents", vae, images, device)
 
     tokenizer = write_tokenizer(folder / "tokenizer")
-    trained = train_unet(work, tokenizer, latents[:-HELD_OUT], captions[:-HELD_OUT], options.unet_steps, device)
+    known = latents[:-HELD_OUT], captions[:-HELD_OUT]
+    trained = train_unet(work, tokenizer, *known, options.unet_steps, options.unet_batch, device)
     loss = held_out_loss(trained, tokenizer, latents[-HELD_OUT:], captions[-HELD_OUT:], device)
     print(f"UNet on held-out images: loss {loss:.4f}", flush=True)
-    train_decoder(work, vae, images[:-HELD_OUT], latents[:-HELD_OUT], options.decoder_steps, device)
+    pairs = images[:-HELD_OUT], latents[:-HELD_OUT]
+    train_decoder(work, vae, *pairs, options.decoder_steps, options.decoder_batch, device)
     print(f"VAE with sharpened decoder: {vae_quality(vae, images[-HELD_OUT:], device):.1f} dB", flush=True)
     save_miniature(folder, vae, trained)
-    checks.print_accuracy(folder, work)
+    checks.print_accuracy(folder, work, device)
 
     # half of a LoRA's images are what it must not change
     plain, paper = random_scenes(600, seed=4), random_scenes(1200, seed=5, style=PAPER)
@@ -102,7 +111,7 @@ def main() -> None:
     for kind, train in (("pose", additions.train_pose_controlnet), ("depth", additions.train_depth_adapter)):
         network = train(work, 6000, tokenizer, vae, trained, options.control_steps, device)
         copy.deepcopy(network).half().to("cpu").save_pretrained(folder / kind)
-        checks.print_control(folder, work, network, kind)
+        checks.print_control(folder, work, network, kind, device)
 
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:.1f} MB")

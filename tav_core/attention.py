@@ -142,5 +142,6 @@ class TemporalAttention(nn.Module):
             rearrange(project(hidden_states), "(b f) n (h d) -> b n h f d", f=num_frames, h=self.heads)
             for project in (self.to_q, self.to_k, self.to_v)
         )
+        # in five dimensions, as on GPUs the kernels for four take no more than 65,535 rows in the backward pass
         hidden_states = F.scaled_dot_product_attention(query, key, value)
         return self.to_out[0](rearrange(hidden_states, "b n h f d -> (b f) n (h d)"))

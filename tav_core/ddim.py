@@ -77,13 +77,15 @@ def sample(
     scheduler = _on_noise(DDIMScheduler, scheduler)
     timesteps = visited_timesteps(scheduler, num_steps)
     if mask is not None:
-        latents = source.at(timesteps[0]).lerp(latents, mask)
+        mask = mask.to(latents)
+        latents = source.at(timesteps[0]).to(latents).lerp(latents, mask)
     for step, timestep in enumerate(timesteps):
         noise = predict_noise(latents, timestep)
         result = scheduler.step(noise, timestep, latents, eta=eta, generator=generator)
         latents, denoised = result.prev_sample, result.pred_original_sample
         if mask is not None:
-            latents = (source.at(timesteps[step + 1]) if step + 1 < num_steps else source.clean).lerp(latents, mask)
+            clip = source.at(timesteps[step + 1]) if step + 1 < num_steps else source.clean
+            latents = clip.to(latents).lerp(latents, mask)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
     return latents

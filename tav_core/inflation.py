@@ -63,7 +63,7 @@ def _initialise_temporal(parts: Mapping[str, nn.Module], generator: torch.Genera
     parts["norm_temp"].reset_parameters()
     attn = parts["attn_temp"]
     for projection in (attn.to_q, attn.to_k, attn.to_v):
-        initial = torch.empty(projection.weight.shape)
+        initial = torch.empty(projection.weight.shape, device=generator.device)
         nn.init.kaiming_uniform_(initial, a=math.sqrt(5), generator=generator)  # nn.Linear's own default
         projection.weight.data.copy_(initial)
     nn.init.zeros_(attn.to_out[0].weight)

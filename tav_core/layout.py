@@ -146,8 +146,9 @@ def _common(source: Tokens, edit: Tokens) -> list[tuple[int, int]]:
 
 def attention_maps(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Cross-attention maps: query (b n c), key (b w c) -> (b, heads, n, w), which sum to 1 over w."""
-    query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (query, key))  # half would overflow
-    return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)
+    query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (query, key))
+    with torch.autocast(query.device.type, enabled=False):  # half precision would overflow
+        return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)
 
 
 def attend_with_layout(
@@ -166,7 +167,7 @@ def attend_with_layout(
     each, frames = len(query) // len(key), len(source[0])
     size = max(1, LARGEST // (heads * query.shape[1] * key.shape[1]))
     outputs = []
-    for rows in torch.arange(len(query)).split(size):
+    for rows in torch.arange(len(query), device=query.device).split(size):
         prompts, its = rows // each, rows % frames
         maps = attention_maps(source[0][its], source[1].expand(frames, -1, -1)[its], heads)
         maps = layout.blend(maps, attention_maps(query[rows], key[prompts], heads))

@@ -12,6 +12,7 @@ from .inflate import transformer_blocks
 from .layout import attention_maps
 from .lend import lent
 from .prediction import NoisePredictor
+from .prompt import as_prompt
 from .source import SourcePath
 
 LOOKS = 10  # noise levels at which the source is looked at
@@ -56,11 +57,11 @@ def word_mask(
     threshold: as in `above_threshold`.
     """
     heads = {name: block.attn2.heads for name, block in transformer_blocks(predict_source.unet.unet).items()}
-    maps = []
+    maps, device = [], as_prompt(predict_source.prompt_embeds).embeds.device
     with lent(predict_source.unet) as loan:
         for timestep in looked_at(path.timesteps):
             with loan.recording(structure=False, layout=True):
-                predict_source(path.at(timestep), timestep)
+                predict_source(path.at(timestep).to(device), timestep)
             maps.append(word_map(loan.kept, heads, places, tuple(path.clean.shape[-2:])))
     return above_threshold(maps, threshold)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, T2IAdapter
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from tav_core.world.draw import depth, poses
 from tav_core.world.scene import Scene
 
-from .images import drawn, random_scenes, save
+from .images import drawn, in_parallel, random_scenes, save
 from .loop import SEED, Training
-from .unet import DDIM, UNET, noise_loss, token_ids
+from .unet import DDIM, UNET, noise_loss, noisy_batch, token_ids
 from .vae import encode
 
 POSE_CONTROLNET = {
@@ -57,18 +57,20 @@ def train_lora(
     torch.manual_seed(SEED)
     unet, text = (copy.deepcopy(trained[part]).requires_grad_(False).to(device) for part in ("unet", "text"))
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
-    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers))
-    text.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "k_proj", "v_proj", "out_proj"]))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), unet)
+    layers = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), text)
+    unet, text = unet.to(device), text.to(device)
     latents, captions = captioned(work, name, scenes, vae, device)
     training = Training(work / f"{name}.pt", {"unet": unet, "text": text}, steps, rate=2e-3, decay=0.98)
     scheduler = DDIMScheduler(**DDIM)
 
-    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(latents), (32,), generator=generator)
         tokens = token_ids(tokenizer, [captions[i] for i in chosen.tolist()]).to(device)
-        return noise_loss(unet, text, scheduler, tokens, latents[chosen].float().to(device), generator)
+        return *noisy_batch(scheduler, latents[chosen].to(device), generator), tokens
 
-    return training.run(loss_of)
+    return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
 
 
 def lora_tensors(lora: nn.ModuleDict) -> dict[str, Tensor]:
@@ -103,7 +105,7 @@ def train_pose_controlnet(work: Path, count: int, tokenizer, vae, trained, steps
 
         return residuals
 
-    hints = _kept(work / "pose-hints.npy", lambda: np.stack([poses(s) for s in scenes]).transpose(0, 3, 1, 2))
+    hints = _kept(work / "pose-hints.npy", lambda: in_parallel(poses, scenes).transpose(0, 3, 1, 2))
     return _train(work, "pose", scenes, hints, control, residuals_of, tokenizer, vae, trained, steps, device)
 
 
@@ -115,7 +117,7 @@ def train_depth_adapter(work: Path, count: int, tokenizer, vae, trained, steps: 
     def residuals_of(hints: Tensor):
         return lambda noisy, timesteps, states: {"down_intrablock_additional_residuals": adapter(hints.float() / 255)}
 
-    hints = _kept(work / "depth-hints.npy", lambda: np.stack([depth(s) for s in scenes])[:, None])
+    hints = _kept(work / "depth-hints.npy", lambda: in_parallel(depth, scenes)[:, None])
     return _train(work, "depth", scenes, hints, adapter, residuals_of, tokenizer, vae, trained, steps, device)
 
 
@@ -124,15 +126,21 @@ def _train(work, name, scenes, hints, network, residuals_of, tokenizer, vae, tra
     unet, text = (trained[part].requires_grad_(False).to(device) for part in ("unet", "text"))
     training, scheduler = Training(work / f"{name}.pt", {"network": network}, steps, rate=1e-3), DDIMScheduler(**DDIM)
 
-    def loss_of(step: int, generator: torch.Generator) -> Tensor:
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(latents), (32,), generator=generator)
         # without a prompt now and then, so that the image alone has to be followed
-        dropped = torch.rand(len(chosen), generator=generator) < 0.3
-        words = ["" if drop else captions[i] for i, drop in zip(chosen.tolist(), dropped.tolist(), strict=True)]
-        batch, control = latents[chosen].float().to(device), residuals_of(hints[chosen].to(device))
-        return noise_loss(unet, text, scheduler, token_ids(tokenizer, words).to(device), batch, generator, control)
+        chances = torch.rand(len(chosen), generator=generator).tolist()
+        words = ["" if chance < 0.3 else captions[i] for i, chance in zip(chosen.tolist(), chances, strict=True)]
+        tokens, batch = (
+            token_ids(tokenizer, words).to(device),
+            noisy_batch(scheduler, latents[chosen].to(device), generator),
+        )
+        return *batch, tokens, hints[chosen].to(device)
 
-    return training.run(loss_of)["network"]
+    def loss_of(noisy: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, shown: Tensor) -> Tensor:
+        return noise_loss(unet, text, noisy, noise, timesteps, tokens, residuals_of(shown))
+
+    return training.run(draw, loss_of)["network"]
 
 
 def _fits(network: nn.Module, name: str, tensor: Tensor) -> bool:

@@ -28,13 +28,14 @@ def text_to_image(checkpoint: Checkpoint, captions: list[str], controls: tuple[C
         for prompts in (captions, "")
     )
     noise = torch.randn(len(captions), 4, 1, 16, 16, generator=torch.Generator().manual_seed(SEED))
-    latents = sample(guided(cond, uncond, 4.0), noise, checkpoint.scheduler, 25)
+    latents = sample(guided(cond, uncond, 4.0), noise.to(checkpoint.unet.device), checkpoint.scheduler, 25)
+    unet.deflate()
     frames = torch.cat([checkpoint.decode_video(latent[None]) for latent in latents])
-    return (frames.numpy() * 255 + 0.5).astype(np.uint8)
+    return (frames.cpu().numpy() * 255 + 0.5).astype(np.uint8)
 
 
-def print_accuracy(folder: Path, work: Path, count: int = 96) -> None:
-    checkpoint, scenes = load_checkpoint(folder), random_scenes(count, seed=9)
+def print_accuracy(folder: Path, work: Path, device: str, count: int = 96) -> None:
+    checkpoint, scenes = load_checkpoint(folder).to(device), random_scenes(count, seed=9)
     images = text_to_image(checkpoint, [scene.caption for scene in scenes])
     readings = [read_image(image) for image in images]
     right = np.array([list(rights(*pair).values()) for pair in zip(readings, scenes, strict=True)])
@@ -72,9 +73,9 @@ def is_whole(seen: Seen, reading: Reading) -> bool:
     return inside and not any((around & other.mask).any() for other in reading.things if other is not seen)
 
 
-def print_control(folder: Path, work: Path, network, kind: str, count: int = 24) -> None:
+def print_control(folder: Path, work: Path, network, kind: str, device: str, count: int = 24) -> None:
     """How far what is drawn overlaps with the control image's things, with the control and without."""
-    checkpoint = load_checkpoint(folder)
+    checkpoint = load_checkpoint(folder).to(device)
     scenes = [s for s in random_scenes(4 * count, seed=8) if len(s.things) == 1 and s.things[0].is_figure][:count]
     images, overlaps = [], {}
     for strength in (0.0, 1.0):

@@ -1,5 +1,7 @@
 """Captioned images of the drawn world, drawn once and kept in the work folder."""
 
+from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +36,14 @@ def other_scenes(count: int) -> list[Scene]:
 def drawn(path: Path, scenes: list[Scene]) -> Tensor:
     """Images (n, 3, 128, 128), uint8."""
     if not path.exists():
-        save(path, np.stack([draw(scene) for scene in scenes]).transpose(0, 3, 1, 2))
+        save(path, in_parallel(draw, scenes).transpose(0, 3, 1, 2))
     return torch.from_numpy(np.load(path))
+
+
+def in_parallel(draw_one: Callable[[Scene], np.ndarray], scenes: list[Scene]) -> np.ndarray:
+    """What a function of the module draws for each scene, stacked; drawn by all cores."""
+    with get_context("spawn").Pool() as pool:  # not fork: PyTorch's threads do not survive it
+        return np.stack(pool.map(draw_one, scenes, chunksize=32))
 
 
 def save(path: Path, array: np.ndarray) -> None:

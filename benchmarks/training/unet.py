@@ -64,13 +64,17 @@ def caption_for(caption: str, generator: torch.Generator) -> str:
     return caption
 
 
-def noise_loss(
-    unet, text, scheduler, tokens: Tensor, latents: Tensor, generator: torch.Generator, residuals_of=None
-) -> Tensor:
-    """residuals_of: from noisy latents, timesteps and text embeddings to a control network's residual arguments."""
+def noisy_batch(scheduler, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Noisy latents, the noise and the timesteps, on the latents' device."""
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     timesteps = torch.randint(1000, (len(latents),), generator=generator).to(latents.device)
-    noisy = scheduler.add_noise(latents, noise, timesteps)
+    return scheduler.add_noise(latents.float(), noise, timesteps), noise, timesteps
+
+
+def noise_loss(
+    unet, text, noisy: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, residuals_of=None
+) -> Tensor:
+    """residuals_of: from noisy latents, timesteps and text embeddings to a control network's residual arguments."""
     states = text(tokens).last_hidden_state
     residuals = residuals_of(noisy, timesteps, states) if residuals_of else {}
     return F.mse_loss(unet(noisy, timesteps, states, **residuals).sample, noise)
@@ -82,18 +86,19 @@ def train_unet(
     latents: Tensor,
     captions: list[str],
     steps: int,
+    batch: int,
     device: str,
 ) -> nn.ModuleDict:
     unet, text = networks(tokenizer, device)
-    scheduler = DDIMScheduler(**DDIM)
+    scheduler, latents = DDIMScheduler(**DDIM), latents.to(device)
     training = Training(work / "unet.pt", {"unet": unet, "text": text}, steps, rate=1.5e-3)
 
-    def loss_of(step: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(latents), (32,), generator=generator)
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        chosen = torch.randint(len(latents), (batch,), generator=generator)
         tokens = token_ids(tokenizer, [caption_for(captions[i], generator) for i in chosen.tolist()]).to(device)
-        return noise_loss(unet, text, scheduler, tokens, latents[chosen].float().to(device), generator)
+        return *noisy_batch(scheduler, latents[chosen.to(device)], generator), tokens
 
-    return training.run(loss_of)
+    return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
 
 
 @torch.no_grad()
@@ -101,6 +106,6 @@ def held_out_loss(trained: nn.ModuleDict, tokenizer, latents: Tensor, captions: 
     scheduler, generator, losses = DDIMScheduler(**DDIM), torch.Generator().manual_seed(SEED), []
     for part in torch.arange(len(latents)).split(64):
         tokens = token_ids(tokenizer, [captions[i] for i in part.tolist()]).to(device)
-        batch = latents[part].float().to(device)
-        losses.append(noise_loss(trained["unet"], trained["text"], scheduler, tokens, batch, generator).item())
+        batch = noisy_batch(scheduler, latents[part].to(device), generator)
+        losses.append(noise_loss(trained["unet"], trained["text"], *batch, tokens).item())
     return sum(losses) / len(losses)

@@ -25,30 +25,38 @@ VAE = {
 }
 
 
-def train_vae(work: Path, images: Tensor, steps: int, whole_steps: int, device: str) -> AutoencoderKL:
-    """Trains on crops of 64 pixels, which cost a quarter, and then, in a second cycle, on whole images."""
-    torch.manual_seed(SEED)
-    vae = AutoencoderKL(**VAE).to(device)
-    let_colours_pass(vae)
+def train_vae(work: Path, images: Tensor, steps: int, whole_steps: int, batch: int, device: str) -> AutoencoderKL:
+    """Trains on crops of 64 pixels, which cost a quarter, and then, in a second cycle, on `batch` whole images a step.
 
-    def loss_of(whole: bool, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(images), (4 if whole else 8,), generator=generator)
-        top, left = (8 * torch.randint(9, (2,), generator=generator)).tolist()
+    images: uint8; kept on the device, if that is a GPU.
+    """
+    torch.manual_seed(SEED)
+    vae = AutoencoderKL(**VAE)
+    let_colours_pass(vae)
+    vae, images = vae.to(device), images.to(device)
+
+    def draw(whole: bool, generator: torch.Generator) -> tuple[Tensor, ...]:
+        chosen = torch.randint(len(images), (batch if whole else 2 * batch,), generator=generator).to(device)
+        top, left = (8 * number for number in torch.randint(9, (2,), generator=generator).tolist())
         window = slice(None) if whole else slice(top, top + 64), slice(None) if whole else slice(left, left + 64)
-        batch = pixels(images[chosen][:, :, window[0], window[1]], device)
-        posterior = vae.encode(batch).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-        rebuilt = vae.decode(posterior.mean + posterior.std * noise).sample
-        error = rebuilt - batch
+        shown = pixels(images[chosen][:, :, window[0], window[1]], device)
+        noise = torch.randn(
+            len(shown), VAE["latent_channels"], *(side // 8 for side in shown.shape[2:]), generator=generator
+        )
+        return shown, noise.to(device)
+
+    def loss_of(shown: Tensor, noise: Tensor) -> Tensor:
+        posterior = vae.encode(shown).latent_dist
+        error = vae.decode(posterior.mean + posterior.std * noise).sample - shown
         return (
             error.square().mean() + 0.1 * error.abs().mean() + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
         )
 
     crops = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
-    trained = crops.run(lambda step, generator: loss_of(step >= 0.9 * steps, generator))
+    trained = crops.run(lambda step, generator: draw(step >= 0.9 * steps, generator), loss_of)
     vae.load_state_dict(trained["vae"].state_dict())
     whole = Training(work / "vae-whole.pt", {"vae": vae}, whole_steps, rate=1e-3, decay=0.995)
-    return whole.run(lambda _, generator: loss_of(True, generator))["vae"]
+    return whole.run(lambda _, generator: draw(True, generator), loss_of)["vae"]
 
 
 @torch.no_grad()
@@ -88,25 +96,31 @@ def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: st
     """Scaled latents (n, 4, 16, 16), the mean of the posterior; encoded once."""
     path = work / f"{name}.npy"
     if not path.exists():
-        parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(16)]
+        parts = [vae.encode(pixels(part, device)).latent_dist.mean.cpu() * SCALE for part in images.split(64)]
         save(path, torch.cat(parts).half().numpy())
     return torch.from_numpy(np.load(path))
 
 
-def train_decoder(work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, steps: int, device: str) -> None:
+def train_decoder(
+    work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, steps: int, batch: int, device: str
+) -> None:
     """Trains the decoder further, in place, for sharper images; the latents stay those the UNet was trained on."""
     parts = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}
     copies = {name: copy.deepcopy(part).requires_grad_() for name, part in parts.items()}
     training = Training(work / "decoder.pt", copies, steps, rate=1e-3, decay=0.995)
+    images, latents = images.to(device), latents.to(device)
 
-    def loss_of(step: int, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(images), (8,), generator=generator)
-        noise = 0.03 * torch.randn(latents[chosen].shape, generator=generator)  # as sampled latents are not exact
-        noisy = ((latents[chosen].float() + noise) / SCALE).to(device)
-        error = training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - pixels(images[chosen], device)
+    def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        chosen = torch.randint(len(images), (batch,), generator=generator)
+        noise = 0.03 * torch.randn(batch, *latents.shape[1:], generator=generator)  # as sampled latents are not exact
+        chosen = chosen.to(device)
+        return (latents[chosen].float() + noise.to(device)) / SCALE, pixels(images[chosen], device)
+
+    def loss_of(noisy: Tensor, shown: Tensor) -> Tensor:
+        error = training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - shown
         return error.square().mean() + error.abs().mean()
 
-    trained = training.run(loss_of)
+    trained = training.run(draw, loss_of)
     for name, part in parts.items():
         part.load_state_dict(trained[name].state_dict())
 
