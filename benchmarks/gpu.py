@@ -21,10 +21,11 @@ from tav_core import InflatedUNet, NoisePredictor, TuneConfig, guided, inflate, 
 from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.miniature import miniature_path
 from tav_core.demo.settings import SETTINGS
-from tav_core.demo.world import Scene, clip_scenes, draw_clip
 from tav_core.memory import inference_memory, tuning_memory
 from tav_core.metrics import peak_signal_to_noise
 from tav_core.precision import PRECISIONS
+from tav_core.world.draw import draw_clip
+from tav_core.world.protocol import clips_to_choose_by
 
 DDIM = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 GIB = 2**30
@@ -152,17 +153,15 @@ def measure_inference(unet: InflatedUNet, latents, prompt, steps: int, rates: di
 
 def measure_frames(device: torch.device, steps: int) -> None:
     """Tunes, inverts, reconstructs and edits with the trained miniature; compares frames with float32's, in dB."""
-    source = Scene("red", "ball", "grass")
-    frames = torch.from_numpy(draw_clip(clip_scenes(source, "arc"))).float() / 255
+    clip = clips_to_choose_by()[0]
+    frames = torch.from_numpy(draw_clip(clip.scenes(SETTINGS.frames))).float() / 255
     shown = {}
     for precision, dtype in PRECISIONS.items():
         with going_on(f"miniature | {precision} | "):
             checkpoint = load_checkpoint(miniature_path()).to(device)
             unet, scheduler = inflate(checkpoint.unet), checkpoint.scheduler
             latents = checkpoint.encode_video(frames)
-            words, empty, edit = (
-                checkpoint.encode_prompt(text) for text in (source.caption, "", "a yellow star is moving on grass")
-            )
+            words, empty, edit = (checkpoint.encode_prompt(text) for text in (clip.prompt, "", clip.edits[0].prompt))
             config = TuneConfig(num_steps=steps, learning_rate=SETTINGS.learning_rate, mixed_precision=precision)
             started = time.perf_counter()
             report = tune(unet, latents, words, DDPMScheduler.from_config(scheduler.config), config)

@@ -17,7 +17,7 @@ from tav_core.attention import PATTERNS
 from tav_core.checkpoints.lora import Lora, fuse_loras
 from tav_core.control import Control, residuals
 from tav_core.ddim import source_path
-from tav_core.demo.miniature import STRIPED_BALL, miniature_path
+from tav_core.demo.miniature import SKS_LORA, miniature_path
 from tav_core.layout import Tokens, align
 from tav_core.lend import lent
 from tav_core.masks import latent_mask, word_mask
@@ -335,7 +335,7 @@ def test_a_lora_is_fused_on_the_device():
     fused, on_cpu = load_checkpoint(miniature_path(), device=DEVICE), load_checkpoint(miniature_path())
     before = {name: weight.clone() for name, weight in on_cpu.unet.state_dict().items()}
     for checkpoint in (fused, on_cpu):
-        fuse_loras(checkpoint, [Lora(STRIPED_BALL, 0.8)])
+        fuse_loras(checkpoint, [Lora(SKS_LORA, 0.8)])
     weights = on_cpu.unet.state_dict()
     assert any(not torch.equal(weights[name], before[name]) for name in before)
     assert all(error(weight, weights[name]) < 1e-4 for name, weight in fused.unet.state_dict().items())

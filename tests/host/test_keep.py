@@ -298,7 +298,7 @@ def test_words_are_those_between_spaces_whatever_their_weights(sd, prompt, words
 def test_prompts_of_one_structure_exchange_all_words_as_in_the_shell(sd):
     host, shell = pack("nodes.host.words").tokens_of, pack("tav_core.checkpoints.tokenizer").tokens_of
     align = pack("tav_core.layout").align
-    tokenizer = pack("tav_core.demo.vocabulary").write_tokenizer
+    tokenizer = pack("tav_core.world.vocabulary").write_tokenizer
     with tempfile.TemporaryDirectory() as folder:
         own = tokenizer(Path(folder))
         theirs = align(shell(own, CLIP_PROMPT), shell(own, EDIT))
