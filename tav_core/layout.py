@@ -2,6 +2,7 @@
 "Prompt-to-Prompt", arXiv 2208.01626)."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -147,7 +148,8 @@ def _common(source: Tokens, edit: Tokens) -> list[tuple[int, int]]:
 def attention_maps(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Cross-attention maps: query (b n c), key (b w c) -> (b, heads, n, w), which sum to 1 over w."""
     query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (query, key))
-    with torch.autocast(query.device.type, enabled=False):  # half precision would overflow
+    whole = torch.autocast(query.device.type, enabled=False) if query.device.type != "meta" else nullcontext()
+    with whole:  # half precision would overflow
         return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)
 
 

@@ -1,5 +1,6 @@
 """The miniature's UNet and text encoder, trained together on captioned images."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -48,7 +49,12 @@ def networks(tokenizer: CLIPTokenizer, device: str) -> tuple[UNet2DConditionMode
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return torch.stack([_token_ids(tokenizer, caption) for caption in captions])
+
+
+@functools.lru_cache(maxsize=100_000)
+def _token_ids(tokenizer: CLIPTokenizer, caption: str) -> Tensor:
+    return tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
 
 
 def caption_for(caption: str, generator: torch.Generator) -> str:

@@ -50,7 +50,7 @@ def test_an_edit_is_compared_with_the_truth(ran):
 
 def test_an_unknown_word_is_reported_and_used(ran):
     said, folder = ran
-    assert "does not know zebra. It knows: a an the is moving" in said.err
+    assert "does not know zebra. It knows: a an and the is are moving" in said.err
     zebra = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["edits"][1]
     assert (zebra["kind"], zebra["attribute_right"]) == ("other", None)
 

@@ -135,7 +135,7 @@ def losses_of(run) -> list[float]:
 def test_a_lora_before_tuning_is_tuned_with_and_one_after_it_only_drawn_with(client, drawn):
     plain, latents = drawn("tune-with-lora")
     after = client.run(sampled(small("tune-with-lora", {"lora_after": {"strength_model": 0.0}})))
-    assert losses_of(after) == losses_of(plain)
+    assert "tune" not in after.outputs or losses_of(after) == losses_of(plain)  # the host shows no cached node again
     assert not torch.equal(saved_latents(client, after), latents)
     before = client.run(ending_in(small("tune-with-lora", {"lora": {"strength_model": 0.0}}), "save_weights"))
     assert losses_of(before) != losses_of(plain)
