@@ -11,8 +11,8 @@ class LoadMiniature(io.ComfyNode):
             node_id="LoadMiniature",
             display_name="Load Miniature",
             category=CATEGORY,
-            description="A tiny Stable Diffusion that comes with this pack and draws shapes and small figures at 128x128. "
-            "Lets you try a workflow on any CPU before downloading a checkpoint.",
+            description="A tiny Stable Diffusion that comes with this pack and draws shapes and small figures at "
+            "128x128. Lets you try a workflow on any CPU before downloading a checkpoint.",
             inputs=[
                 io.Boolean.Input(
                     "personalised",
