@@ -29,10 +29,11 @@ from tav_core.world.protocol import clips_to_choose_by
 
 DDIM = DDIMScheduler(**SCHEDULE, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 GIB = 2**30
+UNTIMED = 3  # steps: to warm up, counted, and after the counter has emptied the allocator
 
 
 class Measured:
-    """Counts the second step's floating-point operations; then times the others, and records their peak memory."""
+    """Counts the second step's floating-point operations; times those from the fourth on; records the peak memory."""
 
     def __init__(self, device: torch.device):
         self.device, self.ends, self.counter = device, [], FlopCounterMode(display=False)
@@ -46,16 +47,21 @@ class Measured:
             self.counter.__enter__()
             self.counting = True
         elif self.counting:
+            self.close()
+
+    def close(self, *, forget: bool = True) -> None:
+        """Stops counting. forget: the peak so far, as the counter keeps tensors alive."""
+        if self.counting:
             self.counter.__exit__(None, None, None)
-            self.counting = False
-            if self.device.type == "cuda":  # the counter keeps tensors alive
-                gc.collect()
-                torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats(self.device)
+        self.counting = False
+        if forget and self.device.type == "cuda":
+            gc.collect()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     @property
     def seconds(self) -> float:
-        return (self.ends[-1] - self.ends[1]) / (len(self.ends) - 2)
+        return (self.ends[-1] - self.ends[2]) / (len(self.ends) - 3)
 
     @property
     def peak(self) -> float:
@@ -102,18 +108,21 @@ def bytes_of(unet: InflatedUNet) -> int:
 
 def measure_tuning(unet: InflatedUNet, latents, prompt, steps: int, rates: dict[str, float]) -> None:
     """Every precision and both ways, from the same start, so that their losses can be compared."""
-    start = {name: parameter.detach().clone() for name, parameter in unet.trainable_parameters().items()}
+    start = {name: parameter.detach().cpu().clone() for name, parameter in unet.trainable_parameters().items()}
     losses = {}
     for precision in rates:
         for checkpointing in (False, True):
             names = "tune", precision, "on" if checkpointing else "off"
             with going_on(" | ".join(names)):
                 config = TuneConfig(
-                    num_steps=steps + 2, gradient_checkpointing=checkpointing, mixed_precision=precision
+                    num_steps=steps + UNTIMED, gradient_checkpointing=checkpointing, mixed_precision=precision
                 )
                 estimate = tuning_memory(unet, latents.shape, checkpointing=checkpointing, half=precision != "no")
                 measured = Measured(latents.device)
-                tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), config, on_step=measured.on_step)
+                try:
+                    tune(unet, latents, prompt, DDPMScheduler(**SCHEDULE), config, on_step=measured.on_step)
+                finally:
+                    measured.close(forget=False)
                 print(measured.row(*names, estimate=estimate + bytes_of(unet), rate=rates[precision]), flush=True)
                 losses[names] = torch.tensor(measured.losses)
             for name, parameter in unet.trainable_parameters().items():
@@ -126,29 +135,35 @@ def measure_tuning(unet: InflatedUNet, latents, prompt, steps: int, rates: dict[
 
 
 def measure_inference(unet: InflatedUNet, latents, prompt, steps: int, rates: dict[str, float]) -> None:
-    results = {}
-    for precision in reversed(rates):  # from float32 on, as each next one is a copy of it
-        network = copy.deepcopy(unet).to(PRECISIONS[precision]).eval()
+    unet, results = unet.cpu(), {}
+    for precision in rates:
         dtype = PRECISIONS[precision]
-        clip, words = latents.to(dtype), prompt.to(dtype)
-        cond, uncond = NoisePredictor(network, words, DDIM), NoisePredictor(network, 0 * words, DDIM)
-
-        def measure(job: str, rows: int, run: Callable, precision=precision, network=network) -> None:
+        network = copy.deepcopy(unet).to(latents.device, dtype).eval()
+        for job, latents_of in _inference(network, latents.to(dtype), prompt.to(dtype), steps).items():
             with going_on(f"{job} | {precision} | "):
-                estimate = inference_memory(network, (rows, *latents.shape[1:])) + bytes_of(network)
                 measured = Measured(latents.device)
-                others = bytes_of(unet)  # it stays in memory meanwhile
-                results[job, precision] = run(measured.on_step).float()
-                row = measured.row(job, precision, "", estimate=estimate + others, rate=rates[precision])
-                print(row, flush=True)
-
-        measure("invert", 1, lambda seen, p=uncond, c=clip: invert(p, c, DDIM, steps + 2, on_step=seen)[-1])
-        predict = guided(cond, uncond, 12.5)
-        measure("sample", 2, lambda seen, p=predict, c=clip: sample(p, c, DDIM, steps + 2, on_step=seen))
+                try:
+                    results[job, precision] = latents_of(measured.on_step).float()
+                finally:
+                    measured.close(forget=False)
+                rows = 2 if job == "sample" else 1
+                estimate = inference_memory(network, (rows, *latents.shape[1:])) + bytes_of(network)
+                print(measured.row(job, precision, "", estimate=estimate, rate=rates[precision]), flush=True)
+        del network, latents_of  # or its memory would count in the next one's
     for (job, precision), result in results.items():
         exact = results.get((job, "no"))
         if precision != "no" and exact is not None:
             print(f"{job} in {precision}: {((result - exact).norm() / exact.norm()).item():.1e} from float32's latents")
+
+
+def _inference(network: InflatedUNet, latents, prompt, steps: int) -> dict[str, Callable]:
+    """on_step -> the latents after inversion, and after guided sampling."""
+    cond, uncond = NoisePredictor(network, prompt, DDIM), NoisePredictor(network, 0 * prompt, DDIM)
+    steps += UNTIMED
+    return {
+        "invert": lambda on_step: invert(uncond, latents, DDIM, steps, on_step=on_step)[-1],
+        "sample": lambda on_step: sample(guided(cond, uncond, 12.5), latents, DDIM, steps, on_step=on_step),
+    }
 
 
 def measure_frames(device: torch.device, steps: int) -> None:
@@ -161,16 +176,17 @@ def measure_frames(device: torch.device, steps: int) -> None:
             checkpoint = load_checkpoint(miniature_path()).to(device)
             unet, scheduler = inflate(checkpoint.unet), checkpoint.scheduler
             latents = checkpoint.encode_video(frames)
-            words, empty, edit = (checkpoint.encode_prompt(text) for text in (clip.prompt, "", clip.edits[0].prompt))
+            words = checkpoint.encode_prompt(clip.prompt)
             config = TuneConfig(num_steps=steps, learning_rate=SETTINGS.learning_rate, mixed_precision=precision)
             started = time.perf_counter()
             report = tune(unet, latents, words, DDPMScheduler.from_config(scheduler.config), config)
             unet.to(dtype).eval()
-            cond, uncond, edited = (
-                NoisePredictor(unet, prompt.embeds.to(dtype), scheduler) for prompt in (words, empty, edit)
+            uncond, edited = (
+                NoisePredictor(unet, checkpoint.encode_prompt(prompt).embeds.to(dtype), scheduler)
+                for prompt in ("", clip.edits[0].prompt)
             )
-            noise = invert(cond, latents.to(dtype), scheduler, SETTINGS.inversion_steps)[-1]
-            again = sample(cond, noise, scheduler, SETTINGS.inversion_steps)
+            noise = invert(uncond, latents.to(dtype), scheduler, SETTINGS.inversion_steps)[-1]
+            again = sample(uncond, noise, scheduler, SETTINGS.inversion_steps)
             new = sample(guided(edited, uncond, SETTINGS.guidance_scale), noise, scheduler, SETTINGS.steps)
             seconds = time.perf_counter() - started
             shown[precision] = [checkpoint.decode_video(each.float()).cpu() for each in (again, new)]
@@ -191,7 +207,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--size", type=int, default=64, help="of the latents")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--precisions", default="bf16,fp16,no", help="any of bf16, fp16 and no; the last is exact")
+    parser.add_argument("--precisions", default="bf16,fp16,no", help="any of bf16, fp16 and no, which is float32")
     parser.add_argument("--channels", type=int, default=SD15["block_out_channels"][0], help="fewer: a smaller network")
     parser.add_argument("--matrix", type=int, default=8192, help="side of the matrices used to measure the matmul rate")
     parser.add_argument("--miniature-steps", type=int, default=SETTINGS.tuning_steps, help="0 leaves it out")

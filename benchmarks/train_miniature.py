@@ -101,7 +101,7 @@ def main() -> None:
     save_miniature(folder, vae, trained)
     checks.print_accuracy(folder, work, device)
 
-    # half of a LoRA's images are what it must not change
+    # half of the images of "sks" are without bands, so that it changes nothing else
     plain, paper = random_scenes(600, seed=4), random_scenes(1200, seed=5, style=PAPER)
     banded = [striped(one) for one in random_scenes(600, seed=6)]
     for name, its_scenes in (("sks", plain + banded), ("paper", paper)):

@@ -55,7 +55,7 @@ def train_lora(
     device: str,
 ) -> nn.ModuleDict:
     torch.manual_seed(SEED)
-    unet, text = (copy.deepcopy(trained[part]).requires_grad_(False).to(device) for part in ("unet", "text"))
+    unet, text = (copy.deepcopy(trained[part]).requires_grad_(False) for part in ("unet", "text"))
     layers = ["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2"]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), unet)
     layers = ["q_proj", "k_proj", "v_proj", "out_proj"]

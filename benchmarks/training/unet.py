@@ -58,7 +58,7 @@ def _token_ids(tokenizer: CLIPTokenizer, caption: str) -> Tensor:
 
 
 def caption_for(caption: str, generator: torch.Generator) -> str:
-    """The caption, or sometimes none, one without its verbs or one with a meaningless word, as in users' prompts."""
+    """The caption, or sometimes none, one without its shapes' verb, or one with a meaningless word, as users write."""
     chance = torch.rand((), generator=generator).item()
     if chance < 0.12:
         return ""

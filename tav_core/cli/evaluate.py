@@ -161,7 +161,8 @@ def _measure(
                 bar.write(_line(outcome), file=sys.stderr)
                 bar.update()
             if outcome.clip == shown:
-                rows[outcome.variant] = f"{outcome.variant}: {shown.edits[0].prompt}", outcome.edits[0]
+                prompt = shown.prompt if outcome.variant == "source" else shown.edits[0].prompt
+                rows[outcome.variant] = f"{outcome.variant}: {prompt}", outcome.edits[0]
     values = by_variant(measured)
     head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
     tables = as_tables(values)

@@ -6,9 +6,6 @@ from ..errors import TavError
 
 MINIATURE = Path(__file__).parent / "miniature"
 SKS_LORA = MINIATURE / "sks-lora.safetensors"  # draws "sks" shapes with white bands; kohya's keys
-PAPER_LORA = MINIATURE / "paper-lora.safetensors"  # draws everything as cut out of paper; with it, a sibling checkpoint
-POSE_CONTROLNET = MINIATURE / "pose"  # a diffusers ControlNet for OpenPose's skeletons
-DEPTH_ADAPTER = MINIATURE / "depth"  # a diffusers T2I-Adapter for inverse depth
 
 
 def miniature_path() -> Path:

@@ -11,8 +11,8 @@ class Settings:
     """How a clip of the drawn world is tuned on and edited.
 
     steps: DDIM steps of each edit; inversion_steps: DDIM steps of the inversion and of the reconstruction.
-    group_norm: per frame. Over the whole video, as in the original, groups of so few channels signal to each frame
-        that the object is already there, and some frames lack it (docs/eval.md).
+    group_norm: per frame. Over the whole video, as in the original, some frames of an earlier miniature lacked the
+        object (docs/eval.md).
     """
 
     tuning_steps: int = 100
