@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
-from steps import SCHEDULE, SD15
+from steps import SCHEDULE, SD15, clock
 from torch.utils.flop_counter import FlopCounterMode
 
 from tav_core import InflatedUNet, NoisePredictor, TuneConfig, guided, inflate, invert, sample, tune
@@ -40,8 +40,7 @@ class Measured:
         self.counting, self.losses = False, []
 
     def on_step(self, step: int, total: int, loss: float | None = None, **_) -> None:
-        synchronize(self.device)
-        self.ends.append(time.perf_counter())
+        self.ends.append(clock(self.device.type))
         self.losses.append(loss)
         if step == 1:
             self.counter.__enter__()
@@ -73,22 +72,15 @@ class Measured:
         return "| " + " | ".join(cells) + " |"
 
 
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def matmul_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
     """FLOP/s of a large matrix product on random data."""
     a, b = torch.randn(2, side, side, device=device, dtype=dtype)
     for _ in range(3):
         a @ b
-    synchronize(device)
-    started = time.perf_counter()
+    started = clock(device.type)
     for _ in range(10):
         a @ b
-    synchronize(device)
-    return 10 * 2 * side**3 / (time.perf_counter() - started)
+    return 10 * 2 * side**3 / (clock(device.type) - started)
 
 
 @contextmanager

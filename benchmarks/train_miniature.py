@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
     options = parser.parse_args()
     work, device = options.work, options.device
+    if device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")  # TF32
     folder = work / "miniature"
     folder.mkdir(parents=True, exist_ok=True)
     ensure_same_run(parser, work / "run.json", options)

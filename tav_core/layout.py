@@ -148,8 +148,8 @@ def _common(source: Tokens, edit: Tokens) -> list[tuple[int, int]]:
 def attention_maps(query: Tensor, key: Tensor, heads: int) -> Tensor:
     """Cross-attention maps: query (b n c), key (b w c) -> (b, heads, n, w), which sum to 1 over w."""
     query, key = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (query, key))
-    whole = torch.autocast(query.device.type, enabled=False) if query.device.type != "meta" else nullcontext()
-    with whole:  # half precision would overflow
+    device = query.device.type
+    with torch.autocast(device, enabled=False) if device != "meta" else nullcontext():  # half precision would overflow
         return (query * query.shape[-1] ** -0.5 @ key.mT).softmax(dim=-1)
 
 
