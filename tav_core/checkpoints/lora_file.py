@@ -40,6 +40,11 @@ STYLES = {
 }
 KEY = re.compile(rf"(.+?)({'|'.join(map(re.escape, STYLES))})(?:\.default)?\.weight")
 OWNERS = ("unet.", "text_encoder.", "lora_")
+# a layer of the text encoder, in kohya's names and in dotted ones; the oldest call its projections as the UNet's
+TEXT_LAYER = re.compile(
+    r"(?:lora_te1?_|text_encoder\.)(?:text_model[._])?encoder[._]layers[._](\d+)[._](self_attn|mlp)[._](\w+)"
+)
+OLD_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def read_lora(path: Path, family: str) -> dict[str, Tensor]:
@@ -108,7 +113,15 @@ def _number(alpha: Tensor, key: str) -> float:
 
 
 def _diffusers_key(layer: str, style: str) -> str:
-    """A key that diffusers knows: it does not take kohya's style after the dotted layer names of other formats."""
+    """A key that diffusers knows whatever other layers the file has.
+
+    It does not take kohya's style after the dotted layer names of other formats, and it judges all of a text encoder's
+    keys by whether one of them is for a certain layer, except in this form.
+    """
+    if match := TEXT_LAYER.fullmatch(layer):
+        number, block, part = match.groups()
+        layer = f"text_encoder.text_model.encoder.layers.{number}.{block}.{OLD_PROJECTIONS.get(part, part)}"
+        return f"{layer}.lora_linear_layer.{STYLES[style]}.weight"
     if style in (".lora_down", ".lora_up") and not layer.startswith("lora_"):
         style = {".lora_down": ".lora_A", ".lora_up": ".lora_B"}[style]
     return f"{layer}{style}.weight"
