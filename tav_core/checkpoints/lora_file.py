@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TavError, shown
 from ..families import check_addition, family_of_addition
 from ..files import read_header
+from .configs import read_json
 from .networks import ensure_numbers, read_safetensors
 
 # Tensor names in other formats of weight changes, some of which diffusers would silently skip.
@@ -78,8 +80,8 @@ def read_lora(path: Path, family: str) -> dict[str, Tensor]:
         )
     ensure_numbers({key: tensor for pair in pairs.values() for key, tensor in pair.values()}, path.name)
     for layer, pair in pairs.items():
-        shapes = [tuple(tensor.shape) for _, tensor in pair.values()]
-        if not all(len(shape) in (2, 4) and all(shape) for shape in shapes):
+        shapes = down, up = [tuple(pair[half][1].shape) for half in ("down", "up")]
+        if not all(len(shape) in (2, 4) and all(shape) for shape in shapes) or down[0] != up[1]:
             raise TavError(f"{path.name} is damaged: {layer} has the shapes {shapes}; download it again.")
     return _scaled(pairs, alphas, _settings(path))
 
@@ -107,7 +109,7 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict], dict[str, f
 
 
 def _number(alpha: Tensor, key: str) -> float:
-    if alpha.numel() == 1 and not alpha.is_complex() and alpha.float().isfinite():
+    if alpha.numel() == 1 and not alpha.is_complex() and alpha.dtype != torch.bool and alpha.float().isfinite():
         return alpha.item()
     raise TavError(f"The LoRA is damaged: {key} is not one number; download it again.")
 
@@ -159,14 +161,16 @@ def _settings(path: Path) -> dict[str, dict]:
             for name, value in _table(json.loads(header)).items():
                 network, _, setting = name.partition(".")
                 settings.setdefault(network, {})[setting] = value
-        elif path.name.startswith("adapter_model") and beside.is_file():
-            settings = dict.fromkeys(("unet", "text_encoder"), _table(json.loads(beside.read_text(encoding="utf-8"))))
+        elif path.name.startswith("adapter_model") and beside.exists():
+            settings = dict.fromkeys(("unet", "text_encoder"), _table(read_json(beside)))
         else:
             return {}
         for own in settings.values():
             alphas = [own.get("lora_alpha"), *_table(own.get("alpha_pattern") or {}).values()]
-            if not all(alpha is None or (isinstance(alpha, (int, float)) and math.isfinite(alpha)) for alpha in alphas):
+            if not all(alpha is None or (type(alpha) in (int, float) and math.isfinite(alpha)) for alpha in alphas):
                 raise ValueError("an alpha is not a number")
+            if own.get("use_rslora") not in (None, True, False):
+                raise ValueError(f"use_rslora is {shown(own['use_rslora'])}")
         return settings
     except (ValueError, OSError, OverflowError, RecursionError) as error:
         raise TavError(f"The settings of {path.name} cannot be read ({error}): download it again.") from error

@@ -2,13 +2,16 @@
 
 import functools
 import json
+import re
 import tempfile
 from pathlib import Path
 
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
+from ..errors import TavError, is_out_of_memory, shown
 from ..layout import Tokens
+from .configs import read_json, read_text
 
 # CLIP's public byte-pair merges, in order of rank: the first 48894 of OpenAI's bpe_simple_vocab_16e6 (MIT licence).
 MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
@@ -24,6 +27,57 @@ def clip_tokenizer(pad_token: str = "<|endoftext|>") -> CLIPTokenizer:
         config = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "pad_token": pad_token}
         Path(folder, "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def open_tokenizer(folder: Path, length: int, size: int) -> CLIPTokenizer:
+    """Opens the tokenizer of a diffusers folder; raises TavError for one that is not whole.
+
+    length: of a prompt, in tokens. size: of the text encoder's vocabulary.
+    """
+    name = f"{folder.parent.name}/{folder.name}"
+    if not any((folder / vocabulary).is_file() for vocabulary in ("vocab.json", "tokenizer.json")):
+        raise TavError(f"{name} has no vocabulary: download the folder again.")
+    try:
+        _check_files(folder)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True)
+        ids = tokenizer("a b", padding="max_length", max_length=length, truncation=True).input_ids
+    except Exception as error:  # transformers and tokenizers fail in many ways
+        if is_out_of_memory(error):
+            raise
+        raise TavError(f"The tokenizer {name} is damaged ({shown(str(error))}): download the folder again.") from error
+    ends = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if len(ids) != length or ids[0] != ends[0] or ids[3] != ends[1] or len(tokenizer) > size:
+        raise TavError(
+            f"The tokenizer {name} has {len(tokenizer)} tokens and does not fit its text encoder, which takes {length} "
+            f"of {size}: download the folder again."
+        )
+    return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """Raises an exception for files that are cut or not there; of cut merges, CLIP's tokenizer makes other tokens."""
+    for path in folder.iterdir():
+        if not path.is_dir():
+            text = read_text(path)
+            if path.suffix == ".json" and not isinstance(json.loads(text), dict):
+                raise ValueError(f"{path.name} is not a JSON object")
+    whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
+    if whole.is_file():
+        model = read_json(whole)["model"]
+        _check_merges(model["vocab"], [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]])
+    if not whole.is_file() or any(part.is_file() for part in parts):
+        lines = [line for line in read_text(parts[1]).splitlines() if line and not line.startswith("#version")]
+        _check_merges(read_json(parts[0]), [line.split(" ") for line in lines])
+
+
+def _check_merges(vocabulary: dict[str, int], merges: list[list[str]]) -> None:
+    """Raises ValueError unless merges and vocabulary belong together: each merge makes a token, and none lacks one."""
+    made = {"".join(pair) for pair in merges if len(pair) == 2}
+    if len(made) != len(merges) or not made <= vocabulary.keys():
+        raise ValueError("merges that make no token of its vocabulary")
+    whole = [token for token in vocabulary if len(token.removesuffix("</w>")) > 1 and not re.fullmatch("<.+>", token)]
+    if lost := [token for token in whole if token not in made]:
+        raise ValueError(f"{len(lost)} tokens that no merge makes, such as {shown(lost[0])}")
 
 
 def tokens_of(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
