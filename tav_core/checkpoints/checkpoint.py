@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .configs import check, read_config
 from .networks import clip_names, diffusers_network, read_weights, text_encoder
 from .original import image_config, image_tensors, is_original, is_original_config
 from .single_file import open_single_file
-from .tokenizer import open_tokenizer, tokens_of
+from .tokenizer import all_ids, open_tokenizer, token_ids, tokens_of
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ORIGINAL_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
@@ -51,11 +52,21 @@ class Checkpoint:
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | list[str]) -> Prompt:
-        """Encodes n prompts as StableDiffusionPipeline does: embeds (n, 77, d), padded or truncated to 77 tokens."""
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        ids = tokens.input_ids.reshape(-1, length)
-        return Prompt(self.text_encoder(ids.to(self.text_encoder.device))[0])
+        """Encodes n prompts as StableDiffusionPipeline does: embeds (n, 77, d), padded or truncated to 77 tokens.
+
+        Words with weights, as in `(red:1.3)`, are moved away from the empty prompt, as ComfyUI does.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        ids, weights = zip(*(token_ids(self.tokenizer, prompt) for prompt in prompts), strict=True)
+        embeds, weights = self._encoded(ids), torch.tensor(weights)[..., None].to(self.text_encoder.device)
+        if (weights != 1).any():
+            empty = self._encoded([token_ids(self.tokenizer, "")[0]])
+            weighted = empty + weights * (embeds.float() - empty.float())
+            embeds = torch.where(weights == 1, embeds, weighted.to(embeds))
+        return Prompt(embeds)
+
+    def _encoded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        return self.text_encoder(torch.tensor(ids).to(self.text_encoder.device))[0]
 
     def tokens(self, prompt: str) -> Tokens:
         """The prompt's tokens, as `encode_prompt` encodes them, and their words."""
@@ -63,7 +74,7 @@ class Checkpoint:
 
     def truncated_words(self, prompt: str) -> str:
         """The end of the prompt, beyond 77 tokens, that the model does not see; "" if all of it fits."""
-        ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        ids = all_ids(self.tokenizer, prompt)
         return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 2 :])
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 from ..errors import TavError, is_out_of_memory, shown
 from ..layout import Tokens
 from .configs import read_json, read_text
+from .prompt_weights import weighted_parts
 
 # CLIP's public byte-pair merges, in order of rank: the first 48894 of OpenAI's bpe_simple_vocab_16e6 (MIT licence).
 MERGES = Path(__file__).parent / "assets" / "clip_merges.txt"
@@ -80,14 +81,40 @@ def _check_merges(vocabulary: dict[str, int], merges: list[list[str]]) -> None:
         raise ValueError(f"{len(lost)} tokens that no merge makes, such as {shown(lost[0])}")
 
 
+def token_ids(tokenizer: CLIPTokenizer, prompt: str) -> tuple[list[int], list[float]]:
+    """A prompt's tokens, padded or truncated to the tokenizer's length, and the weight of each."""
+    ids, weights = [], []
+    for part, weight in weighted_parts(prompt):
+        ids += (own := _spelled(tokenizer, part))
+        weights += [weight] * len(own)
+    length = tokenizer.model_max_length
+    ids = [tokenizer.bos_token_id, *ids[: length - 2], tokenizer.eos_token_id]
+    weights = [1.0, *weights[: length - 2], 1.0]
+    padding = length - len(ids)
+    return ids + [tokenizer.pad_token_id] * padding, weights + [1.0] * padding
+
+
+def all_ids(tokenizer: CLIPTokenizer, prompt: str) -> list[int]:
+    """All tokens of a prompt, without start and end, however many they are."""
+    return [token for part, _ in weighted_parts(prompt) for token in _spelled(tokenizer, part)]
+
+
 def tokens_of(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
     """A prompt's tokens as `Checkpoint.encode_prompt` encodes them, and the words, apart by spaces, that they spell."""
-    length = tokenizer.model_max_length
-    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True, verbose=False).input_ids
-    spelled = [tokenizer(word, add_special_tokens=False, verbose=False).input_ids for word in prompt.split()]
-    words = [number for number, word in enumerate(spelled, 1) for _ in word][: length - 2]
+    length, (ids, _) = tokenizer.model_max_length, token_ids(tokenizer, prompt)
+    words, number, inside = [], 0, False
+    for part, _ in weighted_parts(prompt):
+        for place, word in enumerate(part.split()):
+            number += not (place == 0 and inside and not part[0].isspace())  # a weight may begin within a word
+            words += [number] * len(_spelled(tokenizer, word))
+        inside = bool(part) and not part[-1].isspace()
+    words = words[: length - 2]
     ends = {place for place, token in enumerate(tokenizer.convert_ids_to_tokens(ids)) if token.endswith("</w>")}
     return Tokens(tuple(ids), (0, *words, *(0,) * (length - 1 - len(words))), frozenset(ends))
+
+
+def _spelled(tokenizer: CLIPTokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
 
 def _vocabulary(merges: list[str]) -> dict[str, int]:
