@@ -39,6 +39,9 @@ def _checked(metadata: dict, path: str | os.PathLike) -> dict:
     for name, kind in kinds.items():
         if not isinstance(metadata.get(name, ...), kind) or isinstance(metadata[name], bool):
             raise TavError(f"{path} is damaged: its {name} is missing or of another type.")
+    numbers = [*metadata["losses"], *metadata["grad_norms"]]
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TavError(f"{path} is damaged: its losses are not numbers.")
     if metadata["step"] < 0 or len(metadata["losses"]) != metadata["step"]:
         raise TavError(f"{path} is damaged: it has {metadata['step']} steps, but {len(metadata['losses'])} losses.")
     return metadata
@@ -137,6 +140,7 @@ class TuneState:
                 f"The tuning checkpoint {self.path} belongs to another run (another clip, prompt, model, device or "
                 "setting). Restore those to resume, give another path, or delete it."
             )
+        self._check_tensors(tensors)
         moments = {}
         for number, (name, parameter) in enumerate(self.parameters.items()):
             parameter.data.copy_(tensors[f"parameter.{name}"])
@@ -150,6 +154,19 @@ class TuneState:
             self.scaler.load_state_dict(metadata["scaler"])
         self.step, self.losses, self.grad_norms = metadata["step"], metadata["losses"], metadata["grad_norms"]
         self._saved_step = self.step
+
+    def _check_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        needed = {"generator": self._generator_state}
+        for name, parameter in self.parameters.items():
+            needed[f"parameter.{name}"] = parameter
+            if f"step.{name}" in tensors:
+                needed |= {f"{key}.{name}": parameter for key in ("exp_avg", "exp_avg_sq")}
+        for name, tensor in needed.items():
+            if name not in tensors or tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+                raise TavError(
+                    f"{self.path} is damaged: its {name} is missing or does not fit. Delete this tuning checkpoint to "
+                    "start again."
+                )
 
 
 @contextmanager
