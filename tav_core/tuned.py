@@ -117,7 +117,7 @@ class TunedWeights:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             family = NAMES.get(self.facts.family) or "another model family"
             raise TavError(
-                f"These tuned weights do not fit this network: {'; '.join(wrong[:3])}{more}. They were tuned on {family}; "
-                "use a checkpoint of that family, inflated in the same way "
+                f"These tuned weights do not fit this network: {'; '.join(wrong[:3])}{more}. They were tuned on "
+                f"{family}; use a checkpoint of that family, inflated in the same way "
                 f"(temporal={self.facts.inflation.temporal})."
             )

@@ -112,9 +112,7 @@ def test_weights_of_another_shape_name_the_layers(tmp_path):
     unet, base = tuned_network()
     weights = TunedWeights.from_unet(unet, base=base, family="sd1")
     wider = inflate(tiny_unet(block_out_channels=(32, 64)))
-    with pytest.raises(
-        TavError, match=r"down_blocks\.0.*\(16, 16\) for \(32, 32\).*and 25 more.*on Stable Diff"
-    ):
+    with pytest.raises(TavError, match=r"down_blocks\.0.*\(16, 16\) for \(32, 32\).*and 25 more.*on Stable Diff"):
         weights.apply(wider)
     with pytest.raises(TavError, match=r"attn_temp.* for nothing"):
         weights.apply(inflate(tiny_unet(), temporal=False))
