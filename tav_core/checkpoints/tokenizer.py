@@ -73,8 +73,10 @@ def _check_files(folder: Path) -> None:
 
 def _check_merges(vocabulary: dict[str, int], merges: list[list[str]]) -> None:
     """Raises ValueError unless merges and vocabulary belong together: each merge makes a token, and none lacks one."""
-    made = {"".join(pair) for pair in merges if len(pair) == 2}
-    if len(made) != len(merges) or not made <= vocabulary.keys():
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError("tokens that share a number, or have none")
+    made = {"".join(pair) for pair in merges}
+    if not all(len(pair) == 2 for pair in merges) or not made <= vocabulary.keys():
         raise ValueError("merges that make no token of its vocabulary")
     whole = [token for token in vocabulary if len(token.removesuffix("</w>")) > 1 and not re.fullmatch("<.+>", token)]
     if lost := [token for token in whole if token not in made]:

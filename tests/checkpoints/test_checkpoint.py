@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.checkpoints.single_file import unet_config, vae_config
-from tav_core.checkpoints.tokenizer import clip_tokenizer
+from tav_core.checkpoints.tokenizer import clip_tokenizer, open_tokenizer
 from tav_core.errors import TavError
 from tav_core.families import TEXT_ENCODER, UNET, VAE, family_of_tensors
 from tav_core.world.vocabulary import write_tokenizer
@@ -675,16 +675,19 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" +
     + [
         ("vocab.json", lambda text: "[1]"),
         ("vocab.json", lambda text: text.replace("</w>", "")),
+        ("vocab.json", lambda text: text.replace(": 100,", ": 101,")),
         ("merges.txt", lambda text: text + "c at\n"),
         ("tokenizer_config.json", lambda text: '{"bos_token": 7}'),
     ],
 )
-def test_a_tokenizer_that_was_not_downloaded_whole_is_refused(folder, name, damage):
-    shutil.rmtree(folder / "tokenizer")
-    write_tokenizer(folder / "tokenizer").save_pretrained(folder / "tokenizer")
-    path = folder / "tokenizer" / name
+def test_a_tokenizer_that_was_not_downloaded_whole_is_refused(tmp_path, name, damage):
+    folder = tmp_path / "sd" / "tokenizer"
+    write_tokenizer(folder).save_pretrained(folder)
+    assert len(open_tokenizer(folder, 77, 309)) == 309
+    path = folder / name
     path.write_text(damage(path.read_text() if path.exists() else '{"bos_token": "<|startoftext|>"}'))
-    assert "folder/tokenizer " in refusal(folder)
+    with pytest.raises(TavError, match=r"tokenizer sd/tokenizer (is damaged|has \d+ tokens)"):
+        open_tokenizer(folder, 77, 309)
 
 
 def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(folder):
@@ -716,11 +719,9 @@ def test_a_text_encoder_of_another_width_than_the_unet_s_is_refused(folder, tmp_
         TEXT_ENCODER + "transformer.text_model.encoder.layers.0.mlp.fc1.weight",
     ],
 )
-@pytest.mark.parametrize("shape", [(), (-1,), (1, 1, 1, 1, 1, -1)])
-def test_a_tensor_of_another_rank_is_refused(variant, name, shape):
+def test_a_tensor_of_another_rank_is_refused(variant, name):
     def reshaped(tensors):
-        tensor = tensors[name].flatten()
-        return tensors | {name: tensor[0].clone() if shape == () else tensor.reshape(shape)}
+        return tensors | {name: tensors[name].flatten()}
 
     assert re.search("damaged|looks like|intact|in its config", refusal(variant(reshaped)))
 
