@@ -63,6 +63,7 @@ UNET = {
     "transformer_layers_per_block": LAYERS | several(whole(0, 16)),
     "attention_head_dim": WIDTH | several(WIDTH),
     "use_linear_projection": SWITCH,
+    "only_cross_attention": one_of(False) | several(one_of(False)),
     "upcast_attention": SWITCH | NOTHING,
     "class_embed_type": one_of(None, "projection"),  # of ComfyUI's models; of files, the family is refused first
     "projection_class_embeddings_input_dim": NOTHING | WIDTH,
