@@ -65,6 +65,7 @@ def prepare_edit(
     _protect_inputs(folder, selection.clip, Path(weights), path)
     began = time.perf_counter()
     frames = selection.read()
+    config.windows.check(len(frames.frames))
     base = _opened(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
     opened, dtype = base.checkpoint, config.dtype(device)
     keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened)
@@ -164,12 +165,14 @@ def _key(
 
 
 def _memory(opened: Checkpoint, unet: InflatedUNet, latents: Tensor, config: EditConfig) -> MemoryPlan:
+    _, channels, frames, *size = latents.shape
+    shape = channels, min(frames, config.window or frames), *size
     if config.dials:  # the clip, the prompt and the negative prompt then run one after the other
         kept = {"structure": config.keep_structure > 0, "layout": config.keep_layout > 0}
-        sampling = inference_memory(unet, (1, *latents.shape[1:]), **kept)
+        sampling = inference_memory(unet, (1, *shape), **kept)
     else:
         batch = 2 if config.guidance_scale > 1 else 1  # guidance also runs the negative prompt
-        sampling = inference_memory(unet, (batch, *latents.shape[1:]))
+        sampling = inference_memory(unet, (batch, *shape))
     return MemoryPlan.on(latents.device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:])))
 
 
