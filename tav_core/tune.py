@@ -130,7 +130,7 @@ def tune(
     autocast = torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
     generator = torch.Generator(device).manual_seed(config.seed)
     windows, count, prompt = Windows(config.window), clean.shape[2], as_prompt(prompt_embeds)
-    if draw and windows.divide(count):
+    if draw and windows.divides(count):
         raise TavError("Draws of your own are of the whole clip; tune without a window.")
     random = partial(draw_noise, num_train_timesteps=scheduler.config.num_train_timesteps, generator=generator)
     unet.keep_base_queries()

@@ -45,13 +45,13 @@ class Windows:
                 "or 0 for the whole clip."
             )
 
-    def divide(self, num_frames: int) -> bool:
+    def divides(self, num_frames: int) -> bool:
         """Whether a clip of so many frames is divided at all."""
         return 0 < self.length < num_frames
 
     def over(self, num_frames: int) -> list[list[int]]:
         """The windows of a clip, in order; all have `length` frames, so the last may overlap more."""
-        if not self.divide(num_frames):
+        if not self.divides(num_frames):
             return [list(range(num_frames))]
         consecutive = self.length - 1
         starts = range(1, num_frames - consecutive, consecutive - self.overlap)
@@ -59,7 +59,7 @@ class Windows:
 
     def drawn(self, num_frames: int, generator: torch.Generator) -> list[int]:
         """A random window, to tune on; draws nothing if the clip is not divided."""
-        if not self.divide(num_frames):
+        if not self.divides(num_frames):
             return list(range(num_frames))
         consecutive = self.length - 1
         last = num_frames - consecutive
@@ -85,7 +85,7 @@ def windowed(predict_noise: PredictNoise, windows: Windows) -> PredictNoise:
 
     def predict(latents: Tensor, timestep: int) -> Tensor:
         count = latents.shape[2]
-        if not windows.divide(count):
+        if not windows.divides(count):
             return predict_noise(latents, timestep)
         if count not in kept:
             kept[count] = [(frames, predict_noise.on_frames(frames)) for frames in windows.over(count)]

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ def prepare_edit(
     _protect_inputs(folder, selection.clip, Path(weights), path)
     began = time.perf_counter()
     frames = selection.read()
-    config.windows.check(len(frames.frames))
+    config = _divided_as_tuned(config, tuned.facts, len(frames.frames))
     base = _opened(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
     opened, dtype = base.checkpoint, config.dtype(device)
     keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened)
@@ -115,6 +116,15 @@ def selection_as_tuned(clip: Path, facts: TunedFacts, changed: Mapping) -> Selec
     """Selects the frames the weights were tuned on, except for the fields in `changed`."""
     fields = {name: getattr(facts, name) for name in ("frames", "size", "start", "stride", "fit")}
     return Selection(clip, **{name: value for name, value in fields.items() if value is not None} | dict(changed))
+
+
+def _divided_as_tuned(config: EditConfig, facts: TunedFacts, num_frames: int) -> EditConfig:
+    """The settings with a window, by default that of the tuning."""
+    if config.window is None:
+        window = (facts.config or {}).get("window", 0)
+        config = replace(config, window=window if window < num_frames else 0)
+    config.windows.check(num_frames)
+    return config
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:
