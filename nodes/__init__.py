@@ -15,6 +15,7 @@ from .mask_from_words import MaskFromWords
 from .one_shot_tune import OneShotTune
 from .save_tuned_weights import SaveTunedWeights
 from .tav_sample import TAVSample
+from .video_windows import VideoWindows
 
 NODES = [
     LoadVideoFrames,
@@ -27,6 +28,7 @@ NODES = [
     TAVSample,
     KeepFromSource,
     MaskFromWords,
+    VideoWindows,
     LoadMiniature,
     LoadExampleClip,
 ]

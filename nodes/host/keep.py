@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import comfy.model_management
 import comfy.samplers
@@ -22,14 +23,16 @@ from ...tav_core.errors import TavError
 from ...tav_core.layout import Layout, attend_with_layout
 from ...tav_core.masks import above_threshold, looked_at, word_map
 from ...tav_core.source import Dials, SourcePath
+from ...tav_core.windows import per_window
 from .borrow import KEEP, LOAN, Borrowing
 from .conditioning import PARTIAL
-from .control import check_controls
+from .control import check_controls, of_frames
 from .inflate import host_attention, inflated_of
 from .latents import ends_at
 from .noise import NOISY, OURS
 from .schedule import sigmas_of
 from .sd_model import blocks_of, transformer_places
+from .windows import FRAMES_SEEN, conditioned, conditions_on, windows_of, without_windows
 
 SOURCE = "tune_a_video_source"
 """Key of a guider's conditions: the clip's own."""
@@ -196,11 +199,12 @@ def _around_prediction(keep: Keep) -> Callable:
         if run is None:  # a guider called without its sampling
             return executor(x, timestep, model_options, seed)
         options = model_options.get("transformer_options", {})
+        frames = list(options.get(FRAMES_SEEN) or range(len(keep.path.clean)))
         dials = keep.dials.at(sigma, keep.path.sigmas)
         lending = nullcontext()
         if dials or run.mask is not None:
             # the host's noisy latents are z * sqrt(sigma^2 + 1)
-            source = (keep.path.at_sigma(sigma) * (sigma**2 + 1) ** 0.5).to(x)
+            source = (keep.path.at_sigma(sigma)[frames] * (sigma**2 + 1) ** 0.5).to(x)
         if dials:
             loan = run.loan
             model_options = {**model_options, "transformer_options": {**options, LOAN: (loan, run.borrowing)}}
@@ -217,10 +221,10 @@ def _around_prediction(keep: Keep) -> Callable:
         if run.mask is None:
             with lending:
                 return executor(x, timestep, model_options, seed)
-        mask = run.mask.to(x).expand_as(x)
+        mask = of_frames(run.mask, frames).to(x).expand_as(x)
         with lending:
             denoised = executor(source.lerp(x, mask), timestep, model_options, seed)
-        return keep.path.clean.to(denoised).lerp(denoised, mask)
+        return keep.path.clean[frames].to(denoised).lerp(denoised, mask)
 
     return predict
 
@@ -275,7 +279,7 @@ def mask_of_words(
     """
     check_source(source)
     _check_options(patcher.model_options, "Mask From Words")
-    maps, clean = [], path.clean
+    maps, clean, windows = [], path.clean, windows_of(patcher)
     heads = {name: block.heads for name, block in blocks_of(patcher, "transformer").items()}
     borrowing = Borrowing.of(patcher)
 
@@ -284,17 +288,21 @@ def mask_of_words(
 
         def sample(self, guider, sigmas, extra_args, callback, *args, **kwargs):
             options = extra_args["model_options"]
-            for sigma in sigmas[:-1]:
+
+            def look(sigma: Tensor, frames: list[int]) -> Tensor:
                 loan = Loan()
                 given = {**options["transformer_options"], LOAN: (loan, borrowing)}
-                noisy = (path.at_sigma(sigma.item()) * (sigma**2 + 1).sqrt().item()).to(sigmas.device)
-                with loan.recording(structure=False, layout=True):
+                noisy = (path.at_sigma(sigma.item())[frames] * (sigma**2 + 1).sqrt().item()).to(sigmas.device)
+                conds = conditions_on(guider, frames, len(clean))
+                with loan.recording(structure=False, layout=True), conditioned(guider, conds):
                     guider(noisy, sigma.expand(len(noisy)), model_options={**options, "transformer_options": given})
-                maps.append(word_map(loan.kept, heads, places, tuple(clean.shape[-2:])).cpu())
                 comfy.model_management.throw_exception_if_processing_interrupted()
+                return word_map(loan.kept, heads, places, tuple(clean.shape[-2:])).cpu()
+
+            maps.extend(per_window(windows, len(clean), partial(look, sigma)) for sigma in sigmas[:-1])
             return clean.to(sigmas.device)
 
-    guider = CFGGuider(without_kept(patcher.clone()))
+    guider = CFGGuider(without_windows(without_kept(patcher.clone())))
     guider.inner_set_conds({"positive": source})
     guider.set_cfg(1.0)
     sigmas = torch.cat([sigmas_of(patcher)[sorted(looked_at(path.timesteps), reverse=True)].cpu(), torch.zeros(1)])
