@@ -26,8 +26,8 @@ def residuals_of(
 ) -> Iterator[Residuals | None]:
     """Yields a function from noisy latents (1, c, f, h, w) and timesteps (1,) to an inflated UNet's residual arguments.
 
-    None without control. conditions: as `conditions_of` gives them. ControlNets stay on the device until the context
-    ends.
+    Its third argument `frames` says which of the clip's frames they are, if they are not all. None without control.
+    conditions: as `conditions_of` gives them. ControlNets stay on the device until the context ends.
     """
     if control is None:
         yield None
@@ -39,11 +39,13 @@ def residuals_of(
     model = SimpleNamespace(model_sampling=sampling, diffusion_model=patcher.model.diffusion_model)
     control.pre_run(model, sampling.percent_to_sigma)
 
-    def residuals(noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor | tuple]:
+    def residuals(noisy: Tensor, timesteps: Tensor, frames: Sequence[int] | None = None) -> dict[str, Tensor | tuple]:
         sigma = sigmas[timesteps.cpu()].to(noisy)
         latents = rearrange(noisy, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
-        given = {name: c.to(noisy.device).expand(len(latents), *c.shape[1:]) for name, c in conditions.items()}
-        with torch.inference_mode():  # the host's weights may be inference tensors
+        given = {name: _of_frames(c, frames).to(noisy.device) for name, c in conditions.items()}
+        given = {name: c.expand(len(latents), *c.shape[1:]) for name, c in given.items()}
+        # the host's weights may be inference tensors
+        with torch.inference_mode(), _images_of_frames(control, frames):
             outputs = control.get_control(latents, sigma.expand(len(latents)), given, 1, {})
         return _as_diffusers(outputs or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
 
@@ -51,6 +53,34 @@ def residuals_of(
         yield residuals
     finally:
         control.cleanup()
+
+
+def _of_frames(of_clip: Tensor, frames: Sequence[int] | None) -> Tensor:
+    """What belongs to these frames; one for all frames stays as it is."""
+    return of_clip if frames is None or len(of_clip) == 1 else of_clip[list(frames)]
+
+
+@contextmanager
+def _images_of_frames(control: ControlBase, frames: Sequence[int] | None) -> Iterator[None]:
+    """In this context, the controls have the images of these frames alone."""
+    chain = list(chain_of(control))
+    whole = [(one, one.cond_hint_original, one.extra_concat_orig) for one in chain]
+    if frames is None or all(len(images) <= len(frames) for _, images, _ in whole):
+        yield
+        return
+    try:
+        for one, images, more in whole:
+            _give(one, _of_frames(images, frames), [_of_frames(each, frames) for each in more])
+        yield
+    finally:
+        for one, images, more in whole:
+            _give(one, images, more)
+
+
+def _give(control: ControlBase, images: Tensor, more: list[Tensor]) -> None:
+    control.cond_hint_original, control.extra_concat_orig = images, more
+    # safe: what the host itself resets when it is given other images: those of the video's size, an adapter's features
+    control.cond_hint = control.control_input = None
 
 
 def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dict[str, Tensor | tuple | list]:

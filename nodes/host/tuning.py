@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...tav_core.errors import TavError
 from ...tav_core.files import locked
-from ...tav_core.fingerprints import FREE
 from ...tav_core.inflate import InflatedUNet, inflate
 from ...tav_core.inflation import Inflation
 from ...tav_core.precision import PRECISIONS
@@ -86,7 +85,7 @@ def tune_model(
         "network": [kind, str(dtype), device.type],
         "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
         "control": controls,
-        "config": {name: value for name, value in asdict(config).items() if name not in FREE},
+        "config": config.decisive(),
     }
     with torch.inference_mode(False), torch.no_grad():
         latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))

@@ -91,6 +91,14 @@ def edit(
     source_prompt: Annotated[
         str | None, typer.Option(help="The clip's prompt, for what is kept.", show_default="as tuned")
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(help="For long clips: frames that the network sees at once; 0 for all.", show_default="as tuned"),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="Frames that two neighbouring windows share.", show_default="a quarter of the window"),
+    ] = None,
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance scale; 1 or less is off, and twice as fast.")
     ] = 12.5,
@@ -134,6 +142,8 @@ def edit(
         keep_structure=keep_structure,
         keep_layout=keep_layout,
         source_prompt=source_prompt,
+        window=window,
+        overlap=overlap,
     )
     changed = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
     say(f"Reading {clip.name}, opening {(checkpoint or weights).name} with {weights.name}.")

@@ -73,6 +73,10 @@ def tune(
             help="Sample the VAE posterior at every step, as the original does, instead of using its mean.",
         ),
     ] = False,
+    window: Annotated[
+        int,
+        typer.Option(help="For long clips: frames per step, drawn at random, so that memory does not grow; 0 for all."),
+    ] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Save the run's state every N steps.")] = 50,
     lora: Loras = None,
     control: Controls = None,
@@ -96,6 +100,7 @@ def tune(
         mixed_precision=value_of(precision),
         gradient_checkpointing=SWITCH[value_of(gradient_checkpointing)],
         checkpoint_every=checkpoint_every,
+        window=window,
     )
     say(f"Reading {frames} frames of {clip.name} and opening {checkpoint.name}.")
     job = prepare_tuning(
