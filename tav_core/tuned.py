@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import TavError
 from .families import NAMES, family_of_config
-from .files import read_tensors, write_tensors
+from .files import read_tensors, without_numbers, write_tensors
 from .fingerprints import fingerprint
 from .inflate import InflatedUNet
 from .inflation import difference_names
@@ -73,8 +73,11 @@ class TunedWeights:
             facts = TunedFacts.from_metadata(metadata)
         except TavError as error:
             raise TavError(f"The metadata of {path} cannot be used: {error}") from error
-        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise TavError(f"{path} holds NaN or infinite values, for example in {broken[0]}; tune the clip again.")
+        if broken := without_numbers(tensors):
+            raise TavError(
+                f"{path} holds NaN or infinite values, or no numbers at all, for example in {broken[0][:200]}; tune "
+                "the clip again."
+            )
         return cls(tensors, facts)
 
     def apply(self, unet: InflatedUNet, strength: float = 1.0) -> None:

@@ -1,9 +1,10 @@
 """The metadata of a tuned-weights file: one typed schema for every reader and writer."""
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import UnionType
-from typing import get_args, get_type_hints
+from typing import NamedTuple, get_args, get_type_hints
 
 from .errors import TavError, shown
 from .inflation import Inflation
@@ -60,6 +61,8 @@ class TunedFacts:
         for name, value in known.items():
             if name != "inflation" and not _is(value, types[name]):
                 raise TavError(f"{name} must be {_named(types[name])}; got {shown(value)}.")
+            if isinstance(value, (list, tuple)) and not PARTS[name].holds(value):
+                raise TavError(f"{name} must be {PARTS[name].words}; got {shown(value)}.")
         return cls(**known, more={name: value for name, value in given.items() if name not in names})
 
     @classmethod
@@ -100,9 +103,34 @@ def missing_names(recorded: list[dict] | None, present: Collection[str], key: st
     return ", ".join(missing)
 
 
+class _Parts(NamedTuple):
+    """What a list must hold, and how to say it."""
+
+    holds: Callable[[Sequence], bool]
+    words: str
+
+
+def _tables_with(name: str) -> _Parts:
+    def holds(values: Sequence) -> bool:
+        return all(isinstance(each, dict) and isinstance(each.get(name), (str, type(None))) for each in values)
+
+    return _Parts(holds, f"a list of tables with the text {name!r}")
+
+
+PARTS = {
+    "prompt": _Parts(lambda values: all(isinstance(text, str) for text in values), "a text, or a list of texts"),
+    "size": _Parts(lambda values: [type(side) for side in values] == [int, int], "[width, height]"),
+    "loras": _tables_with("file"),
+    "controls": _tables_with("network"),
+}
+
+
 def _is(value: object, kind: UnionType) -> bool:
+    options = get_args(kind)
+    if isinstance(value, (bool, float)):  # no bool is a number here, and JSON knows numbers that are none
+        return type(value) in options and (value is True or value is False or math.isfinite(value))
     wider = {float: (int, float), list: (list, tuple)}
-    return any(isinstance(value, wider.get(option, option)) for option in get_args(kind))
+    return any(isinstance(value, wider.get(option, option)) for option in options)
 
 
 def _named(kind: UnionType) -> str:

@@ -13,9 +13,9 @@ from comfy.utils import repeat_to_batch_size
 from einops import rearrange
 from torch import Tensor
 
-from ...tav_core.errors import TavError
 from ...tav_core.windows import Windows, windowed
 from .control import of_frames, on_frames
+from .keep_checks import check_calls
 
 WINDOWS = "tune_a_video_windows"
 KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.PREPARE_SAMPLING, WrappersMP.PREDICT_NOISE)
@@ -66,8 +66,7 @@ def conditioned(guider, conds: dict[str, list]) -> Iterator[None]:
 def _around_sampling(windows: Windows) -> Callable:
     def sample(executor, noise, *args, **kwargs):
         guider = executor.class_obj  # safe: the CFGGuider whose sampling is wrapped
-        if "context_handler" in guider.model_options:
-            raise TavError("Video Windows does not work with Context Windows; remove one of the two nodes.")
+        check_calls(guider.model_options, "Video Windows")
         windows.check(len(noise))
         guider.tune_a_video_windows = windowed(_Clip(guider, len(noise)), windows)
         try:
