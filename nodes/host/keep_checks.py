@@ -29,7 +29,9 @@ def check_options(model_options: Mapping, node: str) -> None:
 def check_calls(model_options: Mapping, node: str) -> None:
     """Raises TavError for nodes that divide a prediction themselves, or answer for one without the network."""
     if "context_handler" in model_options:
-        raise TavError(f"{node} does not work with Context Windows; remove that node. Video Windows divides long videos.")
+        raise TavError(
+            f"{node} does not work with Context Windows; remove that node. Video Windows divides long videos."
+        )
     for wrappers in model_options.get("transformer_options", {}).get("wrappers", {}).values():
         for key, title in (("easycache", "EasyCache"), ("lazycache", "LazyCache")):
             if wrappers.get(key):

@@ -393,6 +393,11 @@ def test_what_cannot_be_tuned_gets_a_clear_error_message(files, tmp_path, change
     ("changes", "message"),
     [
         ({"prompt": ""}, "Prompt 2 of 2 is empty"),
+        ({"prompt": "a \ud800 ball"}, "holds half a character"),
+        ({"negative": "a \ud800 ball"}, "holds half a character"),
+        ({"mask": "WORD:\ud800"}, "holds half a character"),
+        ({"prompt": "a (red:nan) ball"}, "has a weight that is not a number"),
+        ({"seed": 2**63}, "below 2^63"),
         ({"weights": "absent.safetensors"}, "There is no file"),
         ({"weights": "sd.safetensors"}, "has format 'pt'"),
         ({"weights": "ball.mp4"}, "is damaged, or not a .safetensors file"),
@@ -526,13 +531,27 @@ def test_weights_know_their_checkpoint_in_every_precision(tuned, tmp_path):
     assert "fingerprint" not in edited.err
 
 
-def test_an_edit_that_fails_midway_leaves_no_manifest_of_other_videos(tuned, tmp_path, monkeypatch):
+def test_an_edit_that_fails_midway_leaves_the_older_one_as_it_was(tuned, tmp_path, monkeypatch):
     assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
-    monkeypatch.setattr(edit_run, "sample", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
-    failed = tav(*editing(tuned, tmp_path, "a cube", "a dog"))
+    before, sample = {path.name: path.read_bytes() for path in tmp_path.iterdir()}, edit_run.sample
+    done = []
+
+    def fails_at_the_third(*given, **options):
+        if len(done) == 2:
+            raise MemoryError
+        done.append(sample(*given, **options))
+        return done[-1]
+
+    monkeypatch.setattr(edit_run, "sample", fails_at_the_third)
+    failed = tav(*editing(tuned, tmp_path, "a dog", "a cube", "a cat", seed=1, eta=1))
     assert failed.code == 2
-    assert not (tmp_path / "manifest.json").exists()
-    assert (tmp_path / "a-cube.mp4").exists()
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after.keys() - before.keys() == {"a-dog.mp4"}  # done, and in the place of none
+    assert {name: after[name] for name in before} == before
+    monkeypatch.setattr(edit_run, "sample", sample)
+    assert tav(*editing(tuned, tmp_path, "a cube", seed=1, eta=1)).code == 0
+    assert (tmp_path / "a-cube.mp4").read_bytes() != before["a-cube.mp4"]
+    assert manifest(tmp_path)["settings"]["seed"] == 1
 
 
 def test_another_output_s_interrupted_run_is_not_called_this_one_s(files, tmp_path):
