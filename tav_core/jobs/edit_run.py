@@ -204,7 +204,7 @@ class EditRun:
         return {
             **sources,
             **self.used,
-            "selection": self.selection.as_metadata() | {"fps": self.clip.fps},
+            "selection": self.selection.as_metadata() | {"by_time": self.clip.by_time, "fps": self.clip.fps},
             "settings": asdict(self.config) | {"device": str(self.latents.device), "dtype": str(self.unet.dtype)},
             "prediction_type": self.checkpoint.scheduler.config.prediction_type,
             "inversion": {"path": INVERSION, "reused": self.kept is not None} if inverted else None,
