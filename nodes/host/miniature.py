@@ -22,6 +22,10 @@ from ...tav_core.world.draw import draw_clip
 from .versions import known
 
 HOST_VOCAB_SIZE = 49408
+COLOURS = ([-0.1021, 0.0733, 0.0589], [0.3747, 0.2264, 0.0162], [-0.0121, -0.018, -0.0758], [-0.1175, -0.1833, -0.3916])
+"""What each channel of its latents adds to red, green and blue in -1..1: a least-squares fit to drawn scenes."""
+GREY = [-0.0409, -0.0038, 0.0543]
+"""The colour of latents that are zero."""
 
 
 def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
@@ -83,6 +87,8 @@ def _model(folder: Path) -> ModelPatcher:
     model = settings.get_model(weights, "")
     model.load_model_weights(weights, "")
     _set_groups(model.diffusion_model, config["norm_num_groups"])
+    # safe: where the host's previews look for colours; SD 1.5's would be wrong for another VAE
+    model.latent_format.latent_rgb_factors, model.latent_format.latent_rgb_factors_bias = COLOURS, GREY
     return ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
 
 

@@ -45,6 +45,7 @@ FRONT_END_ONLY = {"video-preview"}  # sent along with a prompt, and no input of 
 def server(new_server):
     """A server of its own, for it is given settings, a clip to look at, and weights that hold nothing."""
     server = new_server()
+    server.options = ["--preview-method", "none"]  # as ComfyUI is installed
     clips.encode(server.base / "input" / CLIP, skiing(), fps=CLIP_FPS)
     weights = server.base / "models" / "tune_a_video" / "man-skiing_00001.safetensors"
     weights.parent.mkdir(parents=True)
@@ -157,6 +158,27 @@ class Page:
         graph = {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0}
         self.tab.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
 
+    def look_at(self, kind: str) -> None:
+        """Fits the view to the one node of a kind."""
+        self.tab.evaluate(
+            """async kind => {
+                const {pos, size} = app.graph._nodes.find(node => node.type === kind);
+                app.canvas.ds.fitToBounds([pos[0] - 50, pos[1] - 100, size[0] + 100, size[1] + 150], {zoom: 1});
+                app.canvas.setDirty(true);
+                await new Promise(requestAnimationFrame);
+            }""",
+            kind,
+        )
+
+    def changes(self, element) -> bool:
+        """Whether an element looks otherwise within a few seconds."""
+        before = element.screenshot()
+        for _ in range(30):
+            self.tab.wait_for_timeout(100)
+            if element.screenshot() != before:
+                return True
+        return False
+
     def help(self, node: str) -> None:
         """Opens a node's help as a user does: the node selected, the i pressed."""
         self.load(node)
@@ -268,6 +290,35 @@ def test_the_info_button_shows_a_nodes_help(page, node):
     page.help(node)
     page.tab.get_by_role("heading", name=stored("en")[node]["display_name"], exact=True).last.wait_for(timeout=30_000)
     page.tab.get_by_role("heading", name="Inputs", exact=True).last.wait_for()
+
+
+# What a test needs of a workflow, with few steps; the rest of the nodes go.
+TUNE_A_LITTLE = """() => {
+    const few = {steps: 2, validate_every: 1, gradient_checkpointing: 'off', frames: 4};
+    const kept = ['LoadMiniature', 'LoadVideoFrames', 'CLIPTextEncode', 'VAEEncode', 'InflateUNet', 'OneShotTune',
+                  'LossGraphNode'];
+    for (const node of [...app.graph._nodes]) {
+        if (!kept.includes(node.type)) app.graph.remove(node);
+        for (const widget of node.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
+    }
+    app.queuePrompt(0);
+}"""
+
+
+def test_a_run_shows_the_chosen_frames_and_the_clip_as_the_network_sees_it(page):
+    """In the loader as a video, to play; in One-Shot Tune as an animation, though the host's previews are off."""
+    page.open_workflow("try-with-the-miniature")
+    page.tab.evaluate(TUNE_A_LITTLE)
+    video = page.tab.locator("video[src*=tune_a_video]")
+    for kind, shown in (("LoadVideoFrames", video), ("OneShotTune", page.tab.locator("img[src*=tune_a_video]"))):
+        shown.wait_for(state="attached", timeout=180_000)
+        page.look_at(kind)
+        shown.wait_for()
+        if kind == "LoadVideoFrames":
+            video.evaluate("video => { video.muted = true; return video.play() }")
+        assert page.changes(shown), kind
+        box = shown.bounding_box()
+        assert min(box["width"], box["height"]) > 100, kind
 
 
 def test_a_missing_node_would_be_seen(browser, server):
