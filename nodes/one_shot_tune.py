@@ -138,7 +138,18 @@ class OneShotTune(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
                 io.Schema,
-                search_aliases=["Tune-A-Video", "one-shot tuning", "train on video", "fine-tune video", "finetune"],
+                search_aliases=[
+                    "Tune-A-Video",
+                    "TuneAVideo",
+                    "one-shot tuning",
+                    "train on video",
+                    "train UNet",
+                    "fine-tune video",
+                    "finetune",
+                    "video2video",
+                    "vid2vid",
+                    "video to video",
+                ],
             ),
         )
 

@@ -321,6 +321,38 @@ def test_a_run_shows_the_chosen_frames_and_the_clip_as_the_network_sees_it(page)
         assert min(box["width"], box["height"]) > 100, kind
 
 
+SEARCHES = {
+    "LoadVideoFrames": ["load video", "frame_load_cap", "skip_first_frames", "select_every_nth", "force_rate", "VHS"],
+    "InflateUNet": ["inflate", "cross-frame attention", "temporal attention", "tune-a-video"],
+    "OneShotTune": ["tune a video", "tuneavideo", "one shot", "finetune", "fine-tune", "train unet", "vid2vid"],
+    "SaveTunedWeights": ["save tuned", "export tuned"],
+    "LoadTunedWeights": ["load tuned", "load motion"],
+    "ApplyTunedWeights": ["apply tuned", "tuned weights"],
+    "DDIMInvert": ["ddim inversion", "inversion", "invert", "unsampler", "ddim", "vid2vid"],
+    "TAVSample": ["video2video", "vid2vid", "video to video", "edit video", "text2video", "ddim sampling"],
+    "KeepFromSource": ["pnp", "plug and play", "prompt2prompt", "prompt to prompt", "fatezero"],
+    "MaskFromWords": ["attention map", "mask from text", "segment"],
+    "LoadMiniature": ["miniature", "tiny model", "without download"],
+    "LoadExampleClip": ["example video", "demo clip", "openpose"],
+}
+
+
+def test_the_front_ends_search_finds_each_node_by_what_people_type(page):
+    page.command("Workspace.SearchBox.Toggle")
+    search = page.tab.get_by_role("combobox", name="Add a node...")
+    missing = []
+    for node, queries in SEARCHES.items():
+        for query in queries:
+            search.fill(query)
+            found = page.tab.get_by_role("option").filter(has_text=stored("en")[node]["display_name"])
+            try:
+                found.first.wait_for(timeout=5_000)
+            except playwright.TimeoutError:
+                missing.append((node, query, page.tab.get_by_role("option").all_inner_texts()[:5]))
+    assert missing == []
+    assert set(SEARCHES) == set(stored("en"))
+
+
 def test_a_missing_node_would_be_seen(browser, server):
     page = Page(browser, server)
     page.load("NoSuchNode")

@@ -171,6 +171,29 @@ def test_a_missing_part_is_named(monkeypatch, tmp_path):
         host.load_miniature(personalised=False)
 
 
+def test_the_node_that_encodes_an_unknown_word_says_so_until_it_is_gone(client):
+    def said(prompt: str) -> list[str]:
+        graph = {
+            "miniature": new("LoadMiniature", personalised=False),
+            "prompt": new("CLIPTextEncode", text=prompt, clip=["miniature", 1]),
+            "save": new("SaveLatent", samples=["noise", 0], filename_prefix="noise"),
+            "noise": new("KSampler", **SAMPLING, positive=["prompt", 0], negative=["prompt", 0]),
+            "empty": new("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
+        }
+        run = client.run(graph)
+        assert run.status == "success", run.message
+        return [event.data["text"] for event in run.of("prompt", "text")]
+
+    assert said("a (red:1.2) ball") == []
+    assert "does not know gigantic, hedgehog;" in said("a gigantic hedgehog on the beach")[0]
+    assert said("a blue ball") == ["The miniature knows these words."]
+    assert said("a green ball") == []
+
+
+SAMPLING = {"model": ["miniature", 0], "latent_image": ["empty", 0], "seed": 0, "steps": 1, "cfg": 1.0}
+SAMPLING |= {"sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0}
+
+
 def test_the_workflow_has_the_settings_of_tav_demo():
     nodes = {name: node["inputs"] for name, node in WORKFLOW.items()}
     assert (nodes["caption"]["text"], nodes["clip"]["frames"]) == (SOURCE.caption, SETTINGS.frames)
