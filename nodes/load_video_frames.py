@@ -40,15 +40,16 @@ class LoadVideoFrames(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="The first frame to read, 0 to 1000000, counted from 0.",
+                    tooltip="The first frame to read, 0 to 1000000, counted from 0 (skip_first_frames in "
+                    "VideoHelperSuite).",
                 ),
                 io.Int.Input(
                     "stride",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Reads every nth frame, 1 to 1000; 0 spaces the frames evenly from start to the end of the "
-                    "clip.",
+                    tooltip="Reads every nth frame, 1 to 1000 (select_every_nth in VideoHelperSuite); 0 spaces the "
+                    "frames evenly from start to the end of the clip (instead of force_rate).",
                 ),
                 io.Int.Input(
                     "width",
@@ -102,6 +103,12 @@ class LoadVideoFrames(io.ComfyNode):
                     tooltip="The frame rate at which the chosen frames play at the clip's speed.",
                 ),
                 io.Int.Output("frame_count", display_name="frame_count", tooltip="How many frames were read."),
+                io.Audio.Output(
+                    "audio",
+                    display_name="audio",
+                    tooltip="The clip's sound from the first of the frames on, for as long as they play at fps, for "
+                    "Create Video; nothing if the clip has none.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
@@ -112,6 +119,7 @@ class LoadVideoFrames(io.ComfyNode):
                     "video to images",
                     "extract frames",
                     "VHS load video",
+                    "VHS_LoadVideo",
                     "frame_load_cap",
                     "skip_first_frames",
                     "select_every_nth",
@@ -140,6 +148,7 @@ class LoadVideoFrames(io.ComfyNode):
         from .host.differences import warn
         from .host.memory import readable_errors
         from .host.previews import as_video
+        from .host.sound import sound_of, sound_of_file
 
         _check_size(width, height)
         if clip is None and not video:
@@ -153,6 +162,8 @@ class LoadVideoFrames(io.ComfyNode):
                 with opened(clip) as source:
                     chosen = take_frames(source, frames, **selection)
             images, fps = chosen
+            span = start, len(images) / fps
+            audio = sound_of_file(input_file(video), *span) if clip is None else sound_of(clip, *span)
             preview = as_video(images, fps)
         notes = list(chosen.notes)
         if len(images) < frames:
@@ -165,7 +176,7 @@ class LoadVideoFrames(io.ComfyNode):
         values = ui_values(
             frames=len(images), fps=fps, width=width, height=height, file=video if clip is None else None, note=note
         )
-        return io.NodeOutput(images, fps, len(images), ui=preview | values)
+        return io.NodeOutput(images, fps, len(images), audio, ui=preview | values)
 
 
 def _check_size(width: int, height: int) -> None:
