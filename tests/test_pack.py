@@ -90,10 +90,10 @@ def test_what_users_install_holds_all_that_runs_and_nothing_that_only_tests():
     kept = tracked - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
     folders = {Path(path).parts[0] for path in kept}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= folders
-    assert {"nodes", "tav_core", "web", "locales", "workflows"} <= folders
+    assert {"nodes", "tav_core", "web", "locales", "workflows", "subgraphs"} <= folders
     assert folders.isdisjoint({"tests", "benchmarks", ".ci"})
     assert "docs/icon.svg" in kept
-    assert not [path for path in kept if path.startswith("workflows/layout/")]
+    assert not [path for path in kept if path.startswith(("workflows/layout/", "subgraphs/layout/"))]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -118,8 +118,10 @@ def placed(plan: dict) -> list[str]:
     return [key for columns in groups for column in columns for key in column]
 
 
-def node_of(node: dict, info: dict, number: int, ours: bool) -> dict:
-    """A node without its place: sockets without links, and the values of its settings in the front end's order."""
+def node_of(node: dict, info: dict, number: int, ours: bool, exposed=frozenset()) -> dict:
+    """A node without its place: sockets without links, and the values of its settings in the front end's order.
+
+    exposed: settings that have a socket without being linked in the workflow."""
     kind, inputs, values = node["class_type"], [], []
     for name, (socket, *options) in described(info).items():
         options, given = (options or [{}])[0], node["inputs"].get(name)
@@ -129,7 +131,7 @@ def node_of(node: dict, info: dict, number: int, ours: bool) -> dict:
             more = {"widget": {"name": name}}
         else:
             more = {"shape": 7} if name in info["input"].get("optional", {}) else {}
-        if not setting or isinstance(given, list):
+        if not setting or isinstance(given, list) or name in exposed:
             inputs.append({"name": name, "type": type_of(socket), **more, "link": None})
     if any("video_upload" in (options or [{}])[0] for _, *options in info["input"]["required"].values()):
         values.insert(settings_among(info["input"]["required"]), "image")  # a button has a value, too
@@ -265,9 +267,13 @@ def linked(text: str) -> str:
 
 
 if __name__ == "__main__":
+    from tests.host import blueprints
+
     with tempfile.TemporaryDirectory() as base, Server(find_comfyui(), Path(base)) as server:
         client = Client(server)
         object_info, ours = client.get("/object_info"), set(nodes_of(client))
-    for name in NAMES:
-        content = json.dumps(template(name, object_info, ours), indent=2, ensure_ascii=False)
-        (FOLDER / f"{name}.json").write_text(content + "\n", encoding="utf-8")
+    made = {FOLDER / f"{name}.json": template(name, object_info, ours) for name in NAMES}
+    for name in blueprints.NAMES:
+        made[blueprints.FOLDER / f"{name}.json"] = blueprints.blueprint(name, object_info, ours)
+    for path, content in made.items():
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

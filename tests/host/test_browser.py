@@ -155,6 +155,56 @@ class Page:
         graph = {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0}
         self.tab.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
 
+    def run(self) -> str:
+        """Runs the workflow that is open, and says how it ended."""
+        return self.tab.evaluate(
+            """() => new Promise(resolve => {
+                for (const end of ["success", "error", "interrupted"])
+                    app.api.addEventListener(`execution_${end}`, ({detail}) =>
+                        resolve(detail.exception_message ?? end), {once: true});
+                app.queuePrompt(0).then(queued => queued || resolve("refused"));
+            })"""
+        )
+
+    def add_from_search(self, name: str) -> None:
+        """As a user does: a double click on an empty place, the name, Enter, a click where the node shall be."""
+        self.tab.evaluate("async () => { await app.loadGraphData({nodes: [], links: [], version: 0.4}) }")
+        self.tab.evaluate("() => { app.canvas.ds.reset(); app.canvas.setDirty(true) }")
+        self.tab.mouse.dblclick(700, 500)
+        search = self.tab.get_by_placeholder("Add a node...")
+        search.fill(name)
+        self.tab.get_by_role("option").get_by_text("Subgraph Blueprints / Tune-A-Video").wait_for()
+        search.press("Enter")
+        search.wait_for(state="hidden")
+        self.tab.mouse.move(600, 300)
+        self.tab.mouse.click(600, 300)
+        self.tab.wait_for_function("title => app.graph._nodes.some(node => node.title === title)", arg=name)
+
+    def surround(self, settings: dict) -> None:
+        """Gives the one node that is there what it needs: the miniature and frames of its clip; and saves its video."""
+        self.tab.evaluate(
+            """settings => {
+                const [blueprint] = app.graph._nodes;
+                const set = (node, values) => {
+                    for (const widget of node.widgets) if (widget.name in values) widget.value = values[widget.name];
+                };
+                const add = (kind, values) => {
+                    const node = LiteGraph.createNode(kind);
+                    app.graph.add(node);
+                    set(node, values);
+                    return node;
+                };
+                const model = add("LoadMiniature", {});
+                const clip = add("LoadVideoFrames", {frames: 3, width: 64, height: 64});
+                model.connect(3, clip, "clip");
+                ["model", "clip", "vae"].forEach((name, slot) => model.connect(slot, blueprint, name));
+                ["images", "fps"].forEach((name, slot) => clip.connect(slot, blueprint, name));
+                blueprint.connect(0, add("SaveVideo", {filename_prefix: "video/blueprint"}), "video");
+                set(blueprint, settings);
+            }""",
+            settings,
+        )
+
     def help(self, node: str) -> None:
         """Opens a node's help as a user does: the node selected, the i pressed."""
         self.load(node)
@@ -268,6 +318,24 @@ def test_the_info_button_shows_a_nodes_help(page, node):
     page.help(node)
     page.tab.get_by_role("heading", name=stored("en")[node]["display_name"], exact=True).last.wait_for(timeout=30_000)
     page.tab.get_by_role("heading", name="Inputs", exact=True).last.wait_for()
+
+
+def test_a_blueprint_is_found_by_its_name_and_is_one_node_that_runs(page, server):
+    """The first saves the weights that the second loads."""
+    few = {"steps": 2, "cfg": 2.5, "seed": 1, "edit": "a red ball is moving on the beach"}
+    tuning = {"caption": "a red ball is moving on the grass", "tuning_steps": 1, "weights_name": "blueprint"}
+    weights = {"tuned_weights_name": "blueprint_00001.safetensors", "strength": 0.5}
+    for name, settings in {"Tune and Edit a Clip": tuning, "Edit with Tuned Weights": weights}.items():
+        videos = set((server.base / "output").rglob("*.mp4"))
+        page.add_from_search(name)
+        page.surround(few | settings)
+        assert page.run() == "success"
+        assert len(set((server.base / "output").rglob("*.mp4")) - videos) == 1
+        given = [
+            node["inputs"] for node in page.prompt().values() if node["class_type"] in ("TAVSample", "OneShotTune")
+        ]
+        assert all(inputs["seed"] == 1 for inputs in given)
+        assert all(inputs["steps"] == (1 if "learning_rate" in inputs else 2) for inputs in given)
 
 
 def test_a_missing_node_would_be_seen(browser, server):

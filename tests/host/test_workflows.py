@@ -20,7 +20,7 @@ from tav_core.jobs.control_choice import ControlChoice
 from tav_core.jobs.edit_config import EditConfig
 from tav_core.jobs.editing import prepare_edit
 from tav_core.tuned import FORMAT
-from tests.host import templates
+from tests.host import blueprints, templates
 from tests.host.assets import CHECKPOINT, CLIP, CONTROLNET, LORA, PERSONALISED, T2I_ADAPTER
 from tests.host.client import Client
 from tests.host.interface import nodes_of
@@ -86,10 +86,23 @@ def test_each_title_is_its_nodes_name_or_tells_several_of_one_kind_apart(object_
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_template_is_made_of_its_workflow_and_its_layout(object_info, name):
-    ours = {kind for kind, info in object_info.items() if info["python_module"] == "custom_nodes.tune-a-video"}
+def test_a_template_is_made_of_its_workflow_and_its_layout(client, object_info, name):
     stored = json.loads((templates.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
-    assert stored == templates.template(name, object_info, ours), "python -m tests.host.templates makes it anew"
+    assert stored == templates.template(name, object_info, set(nodes_of(client))), (
+        "python -m tests.host.templates makes it anew"
+    )
+
+
+@pytest.mark.parametrize("name", blueprints.NAMES)
+def test_the_server_hands_out_a_blueprint_made_of_its_workflow_and_its_layout(client, object_info, name):
+    ours = set(nodes_of(client))
+    (number,) = (key for key, entry in client.get("/global_subgraphs").items() if entry["name"] == name)
+    entry = client.get(f"/global_subgraphs/{number}")
+    assert entry["info"]["node_pack"] == "custom_nodes.tune-a-video"
+    made = blueprints.blueprint(name, object_info, ours)
+    assert json.loads(entry["data"]) == made, "python -m tests.host.templates makes it anew"
+    assert made["extra"]["BlueprintDescription"]
+    assert "video to video" in made["extra"]["BlueprintSearchAliases"]
 
 
 @pytest.mark.parametrize("name", NAMES)
