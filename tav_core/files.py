@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .errors import TavError, shown
+from .errors import TavError, reason, shown
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def _metadata_in(header: Mapping[str, str], path: str | os.PathLike, kind: str) 
     try:
         metadata = json.loads(header["facts"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise TavError(f"{path} is damaged: its metadata cannot be read ({error}).") from error
+        raise TavError(f"{path} is damaged: its metadata cannot be read ({reason(error)}).") from error
     if not isinstance(metadata, dict):
         raise TavError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}.")
     return metadata
@@ -178,6 +178,11 @@ def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
     return tensors, metadata
 
 
+def without_numbers(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold anything but finite real numbers, of float32's range."""
+    return [name for name, t in tensors.items() if not (t.is_floating_point() and t.float().isfinite().all())]
+
+
 def read_header(path: str | os.PathLike) -> dict[str, str]:
     """Reads the metadata strings in the header of a .safetensors file; raises TavError for any other file."""
     _ensure_file(path)
@@ -194,7 +199,7 @@ def _ensure_file(path: str | os.PathLike) -> None:
 
 
 def _not_tensors(path: str | os.PathLike, error: SafetensorError) -> TavError:
-    return TavError(f"{path} is damaged, or not a .safetensors file ({error}).")
+    return TavError(f"{path} is damaged, or not a .safetensors file ({reason(error)}).")
 
 
 def ensure_writable(folder: str | os.PathLike) -> None:

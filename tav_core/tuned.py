@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import TavError, shown
 from .families import NAMES, family_of_config
-from .files import read_tensors, write_tensors
+from .files import read_tensors, without_numbers, write_tensors
 from .fingerprints import fingerprint
 from .inflate import InflatedUNet
 from .inflation import difference_names
@@ -75,9 +75,12 @@ class TunedWeights:
         except TavError as error:
             raise TavError(f"The metadata of {path} cannot be used: {error}") from error
         if odd := [name for name, tensor in tensors.items() if tensor.dtype not in STORED]:
-            raise TavError(f"{path} is damaged: {odd[0]} holds {tensors[odd[0]].dtype} instead of weights.")
-        if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
-            raise TavError(f"{path} holds NaN or infinite values, for example in {broken[0]}; tune the clip again.")
+            raise TavError(f"{path} is damaged: {shown(odd[0])} holds {tensors[odd[0]].dtype} instead of weights.")
+        if broken := without_numbers(tensors):
+            raise TavError(
+                f"{path} holds NaN or infinite values, or no numbers at all, for example in {broken[0][:200]}; tune "
+                "the clip again."
+            )
         return cls(tensors, facts)
 
     def apply(self, unet: InflatedUNet, strength: float = 1.0) -> None:

@@ -29,7 +29,8 @@ class TunedFacts:
     family: "sd1" or "sd2". checkpoint: the base's file name. base_fingerprint: by `fingerprints.fingerprint`.
     prediction_type: "epsilon" or "v_prediction". inflation: how the network was inflated.
     prompt: describes the clip. clip: its file name. frames, size ([width, height]), start, stride, fit: which of its
-        frames, as in `Selection`. fps: of these frames. posterior: whether the VAE's posterior was sampled.
+        frames, as in `Selection`. by_time: whether they were chosen by time. fps: of these frames.
+    posterior: whether the VAE's posterior was sampled.
     loras: {"file", "strength"} of each LoRA. controls: {"kind", "network", "pictures", "strength", "start", "end"} of
         each.
     config: the fields of TuneConfig. steps: done. final_loss: of the last step. run: the run's fingerprint.
@@ -49,6 +50,7 @@ class TunedFacts:
     start: int | None = None
     stride: int | None = None
     fit: str | None = None
+    by_time: bool | None = None
     fps: float | None = None
     posterior: bool | None = None
     loras: list | None = None

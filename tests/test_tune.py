@@ -76,7 +76,7 @@ def test_training_leaves_the_network_as_ready_to_use_as_before():
 def test_a_posterior_is_sampled_at_every_step():
     mean, std = video(), torch.full_like(video(), 0.5)
     generator = torch.Generator().manual_seed(0)
-    first, second = (draw_noise((mean, std), 1000, generator, step)[0] for step in range(2))
+    first, second = (draw_noise((mean, std), 1000, generator)[0] for step in range(2))
     assert not torch.equal(first, second)
     assert (first - mean).std() == pytest.approx(0.5, rel=0.2)
     once = replace(FAST, num_steps=1)
@@ -86,7 +86,7 @@ def test_a_posterior_is_sampled_at_every_step():
 def test_control_joins_every_step(whole):
     given = []
 
-    def control(noisy, timesteps):
+    def control(noisy, timesteps, frames):
         given.append(noisy.shape)
         return {"down_intrablock_additional_residuals": [torch.ones(4, 16, 8, 8), torch.ones(4, 32, 4, 4)]}
 
@@ -124,7 +124,7 @@ def test_a_step_computes_in_the_precision_asked_for(precision, stored, computes)
 
 
 def test_half_precision_latents_are_noised_in_float32():
-    clean, noise, _ = draw_noise(video().half(), 1000, torch.Generator().manual_seed(0), 0)
+    clean, noise, _ = draw_noise(video().half(), 1000, torch.Generator().manual_seed(0))
     assert clean.dtype == noise.dtype == torch.float32
 
 

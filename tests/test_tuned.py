@@ -104,7 +104,7 @@ def test_weights_of_another_kind_of_number_are_refused(tmp_path, dtype):
     weights = TunedWeights.from_unet(unet, base=base)
     name = next(iter(weights.tensors))
     TunedWeights(weights.tensors | {name: weights.tensors[name].to(dtype)}).save(tmp_path / "tuned.safetensors")
-    with pytest.raises(TavError, match=f"{name} holds {dtype} instead of weights"):
+    with pytest.raises(TavError, match=f"{name}' holds {dtype} instead of weights"):
         TunedWeights.load(tmp_path / "tuned.safetensors")
 
 

@@ -28,6 +28,7 @@ from ..steps import INVERSIONS
 from ..video.contact_sheet import contact_sheet, shown_frames
 from ..video.read import Clip
 from ..video.write import write_video
+from ..windows import windowed
 from .base import MemoryPlan, versions
 from .edit_config import EditConfig
 from .keeping import Keeping
@@ -111,7 +112,7 @@ class EditRun:
                 inversion.trajectory.to(self.latents), self.checkpoint.scheduler, self.config.inversion_steps
             )
             with self._timed("mask"):
-                mask = self.keeping.mask_on(path, self._source())
+                mask = self.keeping.mask_on(path, self._source(), self.config.windows)
             if mask is not None:
                 rows.append(("mask", _shown(mask, frames)))
         edits = []
@@ -131,7 +132,8 @@ class EditRun:
     def _inversion(self, on_step: Callable | None) -> Inversion:
         if self.kept:
             return self.kept
-        predict_noise, steps = self._predictor(self.config.inversion_prompt), self.config.inversion_steps
+        predict_noise = windowed(self._predictor(self.config.inversion_prompt), self.config.windows)
+        steps = self.config.inversion_steps
         scheduler = self.checkpoint.scheduler
         with self._timed("inversion"):
             on_inversion = on_step and partial(on_step, part="inversion")
@@ -160,7 +162,7 @@ class EditRun:
         scale = self.config.guidance_scale
         with self.keeping.guided(cond, uncond, scale, prompt, path, self._source()) as predict_noise:
             return sample(
-                predict_noise,
+                windowed(predict_noise, self.config.windows),
                 noise,
                 scheduler,
                 steps,
@@ -202,7 +204,7 @@ class EditRun:
         return {
             **sources,
             **self.used,
-            "selection": self.selection.as_metadata() | {"fps": self.clip.fps},
+            "selection": self.selection.as_metadata() | {"by_time": self.clip.by_time, "fps": self.clip.fps},
             "settings": asdict(self.config) | {"device": str(self.latents.device), "dtype": str(self.unet.dtype)},
             "prediction_type": self.checkpoint.scheduler.config.prediction_type,
             "inversion": {"path": INVERSION, "reused": self.kept is not None} if inverted else None,

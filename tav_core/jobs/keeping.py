@@ -13,6 +13,7 @@ from ..lend import lent
 from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, PredictNoise, guided
 from ..source import Dials, Lender, SourcePath
+from ..windows import Windows
 from .edit_config import EditConfig
 from .mask_choice import MaskChoice
 from .selection import Selection
@@ -42,14 +43,15 @@ class Keeping:
         }
         return [f"{shown(prompt)}: {ways[layout.replaces]}." for prompt, layout in self.layouts.items()]
 
-    def mask_on(self, path: SourcePath, predict_source: NoisePredictor | None) -> Tensor | None:
+    def mask_on(self, path: SourcePath, predict_source: NoisePredictor | None, windows: Windows) -> Tensor | None:
         """The mask in the latents' size, (1, 1, f, h, w); None without one."""
         if self.mask is None:
             return None
         frames, *size = path.clean.shape[2:]
         if self.images is not None:
             return latent_mask(self.images.to(path.clean), frames, tuple(size), self.mask.grow)
-        return latent_mask(word_mask(predict_source, path, self.places), frames, tuple(size), self.mask.grow)
+        found = word_mask(predict_source, path, self.places, windows=windows)
+        return latent_mask(found, frames, tuple(size), self.mask.grow)
 
     @contextmanager
     def guided(
