@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..errors import TavError, is_out_of_memory, shown
+from ..errors import TavError, is_out_of_memory, reason
 from .configs import check, check_network
 
 
@@ -52,7 +52,7 @@ def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
             if is_out_of_memory(error):
                 raise
             raise TavError(
-                f"The settings of {name[0].lower()}{name[1:]} do not go together ({shown(str(error))}): choose an "
+                f"The settings of {name[0].lower()}{name[1:]} do not go together ({reason(error)}): choose an "
                 "intact checkpoint."
             ) from error
 
@@ -72,7 +72,7 @@ def inferring(name: str) -> Iterator[None]:
         if isinstance(error, (TavError, SafetensorError)) or is_out_of_memory(error):
             raise
         raise TavError(
-            f"{name} is damaged: its tensors have other names or shapes than a network's ({shown(str(error))}); "
+            f"{name} is damaged: its tensors have other names or shapes than a network's ({reason(error)}); "
             "download it again."
         ) from error
 

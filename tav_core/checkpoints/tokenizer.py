@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-from ..errors import TavError, is_out_of_memory, shown
+from ..errors import TavError, is_out_of_memory, reason, shown
 from ..layout import Tokens
 from .configs import read_json, read_text
 from .prompt_weights import weighted_parts
@@ -45,7 +45,7 @@ def open_tokenizer(folder: Path, length: int, size: int) -> CLIPTokenizer:
     except Exception as error:  # transformers and tokenizers fail in many ways
         if is_out_of_memory(error):
             raise
-        raise TavError(f"The tokenizer {name} is damaged ({shown(str(error))}): download the folder again.") from error
+        raise TavError(f"The tokenizer {name} is damaged ({reason(error)}): download the folder again.") from error
     ends = tokenizer.bos_token_id, tokenizer.eos_token_id
     if len(ids) != length or ids[0] != ends[0] or ids[3] != ends[1] or len(tokenizer) > size:
         raise TavError(
@@ -57,11 +57,9 @@ def open_tokenizer(folder: Path, length: int, size: int) -> CLIPTokenizer:
 
 def _check_files(folder: Path) -> None:
     """Raises an exception for files that are cut or not there; of cut merges, CLIP's tokenizer makes other tokens."""
-    for path in folder.iterdir():
-        if not path.is_dir():
-            text = read_text(path)
-            if path.suffix == ".json" and not isinstance(json.loads(text), dict):
-                raise ValueError(f"{path.name} is not a JSON object")
+    for path in folder.glob("*.json"):
+        if not path.name.startswith(".") and not isinstance(json.loads(read_text(path)), dict):
+            raise ValueError(f"{path.name} is not a JSON object")
     whole, parts = folder / "tokenizer.json", (folder / "vocab.json", folder / "merges.txt")
     if whole.is_file():
         model = read_json(whole)["model"]

@@ -683,6 +683,8 @@ POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" +
 def test_a_tokenizer_that_was_not_downloaded_whole_is_refused(tmp_path, name, damage):
     folder = tmp_path / "sd" / "tokenizer"
     write_tokenizer(folder).save_pretrained(folder)
+    for other in (".DS_Store", "._tokenizer.json", "notes.txt"):  # as macOS and people leave there
+        (folder / other).write_bytes(b"\x00\xff")
     assert len(open_tokenizer(folder, 77, 309)) == 309
     path = folder / name
     path.write_text(damage(path.read_text() if path.exists() else '{"bos_token": "<|startoftext|>"}'))
