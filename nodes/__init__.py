@@ -17,6 +17,7 @@ from .one_shot_tune import OneShotTune
 from .replacements import register_replacements
 from .save_tuned_weights import SaveTunedWeights
 from .tav_sample import TAVSample
+from .video_windows import VideoWindows
 
 NODES = [
     LoadVideoFrames,
@@ -30,6 +31,7 @@ NODES = [
     DDIMSampler,
     KeepFromSource,
     MaskFromWords,
+    VideoWindows,
     LoadMiniature,
     LoadExampleClip,
 ]

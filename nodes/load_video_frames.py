@@ -24,8 +24,8 @@ class LoadVideoFrames(io.ComfyNode):
                     "video",
                     options=videos_in_input_folder(),
                     upload=io.UploadType.video,
-                    tooltip="A video or GIF in ComfyUI's input folder; the button uploads one. Ignored if a clip is "
-                    "connected.",
+                    tooltip="A video, GIF or animated WebP in ComfyUI's input folder; the button uploads one. Ignored "
+                    "if a clip is connected.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -87,6 +87,13 @@ class LoadVideoFrames(io.ComfyNode):
                     optional=True,
                     tooltip="A video from another node; used instead of the file, including its trim.",
                 ),
+                io.Boolean.Input(
+                    "by_time",
+                    optional=True,
+                    force_input=True,  # as strict
+                    tooltip="With stride 0: true spaces the frames evenly in time, false by number. If not connected: "
+                    "in time if the clip's frame rate varies.",
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="The chosen frames, RGB, 0 to 1."),
@@ -132,7 +139,9 @@ class LoadVideoFrames(io.ComfyNode):
         return stamp(input_file, video) if clip is UNLINKED else ""
 
     @classmethod
-    def execute(cls, video, frames, start, stride, width, height, fit, clip=None, strict=False) -> io.NodeOutput:
+    def execute(
+        cls, video, frames, start, stride, width, height, fit, clip=None, strict=False, by_time=None
+    ) -> io.NodeOutput:
         from ..tav_core.video.cuts import cut_in
         from ..tav_core.video.read import read_frames, take_frames
         from .host.clips import opened
@@ -145,16 +154,18 @@ class LoadVideoFrames(io.ComfyNode):
         if clip is None and not video:
             raise TavError("No video is chosen; choose one, upload one, or connect a clip.")
         selection = {"size": (width, height), "start": start, "stride": stride, "fit": fit, "at_most": not strict}
+        selection["by_time"] = None if stride else by_time
         with readable_errors("use fewer frames or a smaller size"):
             if clip is None:
-                images, fps = read_frames(input_file(video), frames, **selection)
+                chosen = read_frames(input_file(video), frames, **selection)
             else:
                 with opened(clip) as source:
-                    images, fps = take_frames(source, frames, **selection)
+                    chosen = take_frames(source, frames, **selection)
+            images, fps = chosen
             span = start, len(images) / fps
             audio = sound_of_file(input_file(video), *span) if clip is None else sound_of(clip, *span)
             preview = as_video(images, fps)
-        notes = []
+        notes = list(chosen.notes)
         if len(images) < frames:
             notes.append(f"The clip has only {len(images)} frames from there on; all of them are used.")
         if cut := cut_in(images):

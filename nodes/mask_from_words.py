@@ -55,9 +55,9 @@ class MaskFromWords(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent_image, source, clip, words, threshold) -> io.NodeOutput:
-        from .host.keep import mask_of_words
         from .host.latents import path_of
         from .host.memory import readable_errors
+        from .host.word_mask import mask_of_words
         from .host.words import tokens_behind, tokens_of
 
         path = path_of(latent_image, model, "Mask From Words")

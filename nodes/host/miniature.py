@@ -52,7 +52,7 @@ def example_clip() -> Input.Video:
 
 
 def _model(folder: Path) -> ModelPatcher:
-    config, weights = _config(folder), _weights(folder)
+    config, weights = read_config(folder), read_weights(folder)
     levels, width = len(config["block_out_channels"]), config["block_out_channels"][0]
     layers = config["layers_per_block"]
 
@@ -90,7 +90,7 @@ def _model(folder: Path) -> ModelPatcher:
     settings.set_inference_dtype(dtype, cast)
     model = settings.get_model(weights, "")
     model.load_model_weights(weights, "")
-    _set_groups(model.diffusion_model, config["norm_num_groups"])
+    set_groups(model.diffusion_model, config["norm_num_groups"])
     # safe: where the host's previews look for colours; SD 1.5's would be wrong for another VAE
     model.latent_format.latent_rgb_factors, model.latent_format.latent_rgb_factors_bias = COLOURS, GREY
     return ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
@@ -98,8 +98,10 @@ def _model(folder: Path) -> ModelPatcher:
 
 def _clip(folder: Path) -> sd.CLIP:
     # safe: the names under which the host's text encoders load weights, as in its own checkpoint format
-    weights = {f"text_model.{name}": tensor for name, tensor in clip_names(_weights(folder / "text_encoder")).items()}
-    config = _config(folder / "text_encoder")
+    weights = {
+        f"text_model.{name}": tensor for name, tensor in clip_names(read_weights(folder / "text_encoder")).items()
+    }
+    config = read_config(folder / "text_encoder")
     # safe: the host's embedding table has SD's length; the miniature's tokenizer never uses the padded rows
     embeddings = weights["text_model.embeddings.token_embedding.weight"]
     weights["text_model.embeddings.token_embedding.weight"] = F.pad(
@@ -165,7 +167,7 @@ def _warn_of_unknown(prompt: str, warned: set[str | None]) -> None:
 
 
 def _vae(folder: Path) -> sd.VAE:
-    config = _config(folder)
+    config = read_config(folder)
     width = config["block_out_channels"][0]
     sizes = {
         "double_z": True,
@@ -180,22 +182,22 @@ def _vae(folder: Path) -> sd.VAE:
         "dropout": 0.0,
     }
     # safe: `config` is how the host accepts a VAE of other sizes; it converts diffusers' names itself
-    vae = sd.VAE(_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
-    _set_groups(vae.first_stage_model, config["norm_num_groups"])
+    vae = sd.VAE(read_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
+    set_groups(vae.first_stage_model, config["norm_num_groups"])
     return vae
 
 
-def _set_groups(network: torch.nn.Module, count: int) -> None:
+def set_groups(network: torch.nn.Module, count: int) -> None:
     """The host's classes fix 32 groups, too many for networks with so few channels."""
     for module in network.modules():
         if isinstance(module, torch.nn.GroupNorm):
             module.num_groups = count
 
 
-def _config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def _weights(folder: Path) -> dict:
+def read_weights(folder: Path) -> dict:
     (file,) = folder.glob("*.safetensors")
     return {name: tensor.float() for name, tensor in load_file(file).items()}

@@ -459,6 +459,22 @@ def test_self_attention_guidance_is_refused_wherever_it_stands(sd, clip, first):
         sampled(model, sd, {"samples": torch.zeros_like(clip)}, 2)
 
 
+def test_another_replacement_of_self_attention_computes_it_in_an_inflated_model(sd, clip):
+    """One that stands at the whole block is called with the frames that ours chose, also after another inflation."""
+    inflate, own = pack("nodes.host.inflate").inflate, pack("nodes.host.inflate").host_attention
+    empty, seen, replaced = {"samples": torch.zeros_like(clip)}, [], sd.model.clone()
+
+    def attend(query, key, value, options):
+        seen.append(key.shape[1] / query.shape[1])
+        return 0.5 * own(query, key, value, options)
+
+    replaced.set_model_attn1_replace(attend, "middle", 0)
+    once = sampled(inflate(replaced), sd, empty, 2)
+    assert set(seen) == {0.5, 2.0}  # two frames attend to the first, then one to the first and the previous one
+    assert torch.equal(sampled(inflate(inflate(replaced, attention="full")), sd, empty, 2), once)
+    assert relative(once, sampled(inflate(sd.model), sd, empty, 2)) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["EasyCacheNode", "LazyCacheNode"])
 def test_caches_for_sampling_leave_an_inversion_as_it_is(sd, tuned, clip, name):
     node = getattr(core("comfy_extras.nodes_easycache"), name)
