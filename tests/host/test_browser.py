@@ -385,6 +385,7 @@ SEARCHES = {
     "LoadMiniature": ["miniature", "tiny model", "without download"],
     "LoadExampleClip": ["example video", "demo clip", "openpose"],
     "TAVDDIMSampler": ["ddim sampler", "ddim"],
+    "VideoWindows": ["long video", "context windows", "sliding window"],
 }
 
 
