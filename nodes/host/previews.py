@@ -97,8 +97,14 @@ class Decoder:
         if longer > DECODED:
             size = [max(1, round(side * DECODED / longer)) for side in clean.shape[-2:]]
             clean = F.interpolate(clean.float(), size=size, mode="area")
+        manage = comfy.model_management
+        others = [loaded.model for loaded in manage.current_loaded_models]  # the ControlNets of this run
         frames = self.vae.decode(self.unscaled(clean))
-        comfy.model_management.unload_all_models()  # there was no other, and tuning may need the memory
+        # safe: the host's own functions to make room; tuning needs the VAE's, and the VAE may have taken a ControlNet's
+        keep = [loaded for loaded in manage.current_loaded_models if loaded.model is not self.vae.patcher]
+        manage.free_memory(1e30, self.vae.patcher.load_device, keep)
+        if others:
+            manage.load_models_gpu(others)
         return [Image.fromarray(to_uint8(frame)) for frame in frames]
 
 

@@ -227,6 +227,18 @@ def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is
         previews.Decoder(inflated, other)
 
 
+def test_a_preview_leaves_loaded_what_was_and_nothing_else(sd, inflated):
+    """As a ControlNet, with which the next step is tuned."""
+    manage, decoder = core("comfy.model_management"), pack("nodes.host.previews").Decoder(inflated, sd.vae)
+    manage.unload_all_models()
+    decoder.images(CLIP)
+    assert manage.current_loaded_models == []
+    predict(sd.model, *inputs(sd.model, 2))
+    before = [loaded.model for loaded in manage.current_loaded_models]
+    decoder.images(CLIP)
+    assert [loaded.model for loaded in manage.current_loaded_models] == before != []
+
+
 def test_a_large_clip_is_decoded_small(sd, inflated):
     clip = random(2, 4, 48, 64, seed=4)
     assert [image.size for image in pack("nodes.host.previews").Decoder(inflated, sd.vae).images(clip)] == [
