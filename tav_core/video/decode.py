@@ -186,7 +186,9 @@ class VideoFile:
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
         try:
-            container = av.open(address_of(self.path), metadata_errors="replace", options=only(f"{VIDEOS},{IMAGES}"))
+            container = av.open(
+                address_of(self.path), metadata_errors="replace", container_options=only(f"{VIDEOS},{IMAGES}")
+            )
         except (OSError, *DAMAGE) as error:
             raise TavError(
                 f"{self.path} is not a video, or an incomplete one ({getattr(error, 'strerror', None) or error}); "
