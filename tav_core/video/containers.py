@@ -18,7 +18,10 @@ IMAGES = "png_pipe,jpeg_pipe,jpegls_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,g
 
 
 def only(formats: str) -> dict[str, str]:
-    """The options of `av.open` that allow only these formats (FFmpeg's names), and local files."""
+    """The `container_options` of `av.open` that allow only these formats (FFmpeg's names), and local files.
+
+    Never as its `options`: PyAV 14 writes those past the end of its list if a stream shows up late (mpg, flv).
+    """
     return {"format_whitelist": formats, "protocol_whitelist": "file"}
 
 

@@ -160,33 +160,33 @@ class VideoFile:
             for time in times:
                 keyframe = self.keyframes[bisect_right(self.keyframes, time) - 1] if self.keyframes else now
                 if keyframe > now:
-                    shots = self._shots(_packets_from(container, stream, keyframe), _decoder(stream), keyframe)
+                    shots = self._shots(_packets_from(container, stream, keyframe), _decoder(stream))
                 shot = next((shot for shot in shots if shot.now >= time), None)
                 if shot is None or shot.now != time:
                     raise _Lost
                 now = time
                 yield whole(shot)
 
-    def _shots(self, packets: Iterator[av.Packet], decode: Decode, keyframe: int | None = None) -> Iterator[Shot]:
-        return with_neighbours(self._timed(packets, decode, keyframe))
+    def _shots(self, packets: Iterator[av.Packet], decode: Decode) -> Iterator[Shot]:
+        return with_neighbours(self._timed(packets, decode))
 
-    def _timed(
-        self, packets: Iterator[av.Packet], decode: Decode, keyframe: int | None
-    ) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _timed(self, packets: Iterator[av.Packet], decode: Decode) -> Iterator[tuple[int, av.VideoFrame]]:
         index = itertools.count()
         for packet in packets:
             for frame in decode(packet):
                 if self.keyframes and frame.pts is None:
                     raise _Lost
                 now = frame.pts if self.keyframes else next(index)
-                if frame.is_corrupt and (keyframe is None or now >= keyframe):  # those before it lack their references
+                if frame.is_corrupt:
                     self.corrupt.add(bisect_left(self.times, now))
                 yield now, frame
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
         try:
-            container = av.open(address_of(self.path), metadata_errors="replace", options=only(f"{VIDEOS},{IMAGES}"))
+            container = av.open(
+                address_of(self.path), metadata_errors="replace", container_options=only(f"{VIDEOS},{IMAGES}")
+            )
         except (OSError, *DAMAGE) as error:
             raise TavError(
                 f"{self.path} is not a video, or an incomplete one ({getattr(error, 'strerror', None) or error}); "

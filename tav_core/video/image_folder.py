@@ -74,7 +74,7 @@ def read_image(path: Path) -> np.ndarray:
     try:
         # as bytes without a name, in which %d would be a pattern
         data = path.read_bytes()
-        with av.open(io.BytesIO(data), options=only(IMAGES)) as container:
+        with av.open(io.BytesIO(data), container_options=only(IMAGES)) as container:
             codec = container.streams.video[0].codec_context
             codec.options = STRICT.get(codec.name, {})
             image = _by_pillow(data) if codec.name == "tiff" else None

@@ -76,6 +76,29 @@ def test_a_cut_between_two_shots_is_told(server, client):
     assert "Frames 4 and 5 look like two shots" in values_of(client.run(loading(video="cut.mp4", frames=8)))["note"]
 
 
+def test_frames_are_chosen_by_time_where_the_rate_varies_unless_a_socket_says_otherwise(server, client):
+    times = [*range(0, 6000, 1000), *range(6000, 8000, 50)]  # milliseconds
+    pictures = [np.full((SIZE, SIZE, 3), time // 40, np.uint8) for time in times]
+    clips.encode(server.base / "input" / "varying.mp4", pictures, times=times)
+
+    def seconds_shown(**inputs) -> list[int]:
+        no = {"no": new("PrimitiveBoolean", value=False)}
+        (reported,) = client.run(loading(video="varying.mp4", **inputs) | no).outputs["clip"]["images"]
+        with av.open(io.BytesIO(client.view(reported))) as video:
+            return [int(frame.to_ndarray(format="rgb24").mean() / 25 + 0.1) for frame in video.decode(video=0)]
+
+    assert FRAMES == 3
+    assert seconds_shown() == [0, 3, 7]
+    assert seconds_shown(by_time=["no", 0]) == [0, 6, 7]
+    assert seconds_shown(by_time=["no", 0], stride=5) == [0, 5, 6]
+
+
+def test_a_damaged_frame_is_told(server, client):
+    path = clips.encode(server.base / "input" / "damaged.avi", clips.moving(9), codec="mpeg4", options={"q": "3"})
+    path.write_bytes(clips.broken(path, 5))
+    assert "damaged.avi is damaged at frame 5" in values_of(client.run(loading(video="damaged.avi")))["note"]
+
+
 def test_the_miniatures_clip_and_words_need_no_file(client):
     miniature = new("LoadMiniature", personalised=False)
     run = client.run(loading(video="gone.mp4", clip=["miniature", 3]) | {"miniature": miniature})

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from tav_core import TavError, read_frames, write_video
+from tav_core.jobs.control_choice import control_images
+from tav_core.jobs.selection import Selection
 from tav_core.video.decode import VideoFile
 from tests.clips import encode, number_in, numbered
 
@@ -73,19 +75,21 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     os.mkfifo(images / "1.png")
+    selection = Selection(encode(tmp_path / "plain.mp4", numbered(2)), frames=2, size=SIZE)
     for path in (tmp_path / "clip.mp4", images, Path("/dev/zero")):
-        failed = []
+        for read in (lambda path: read_frames(path, 1, size=SIZE), lambda path: control_images(path, selection)):
+            failed = []
 
-        def read(path=path, failed=failed):
-            try:
-                read_frames(path, 1, size=SIZE)
-            except TavError as error:
-                failed.append(str(error))
+            def reading(read=read, path=path, failed=failed):
+                try:
+                    read(path)
+                except TavError as error:
+                    failed.append(str(error))
 
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        reader.join(10)
-        assert failed, f"{path} is still being read"
+            reader = threading.Thread(target=reading, daemon=True)
+            reader.start()
+            reader.join(10)
+            assert failed, f"{path} is still being read"
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
@@ -171,7 +175,7 @@ def with_still(path, *, codec: str = "mjpeg", audio: bool = False, video: bool =
         still = container.add_stream(codec, rate=1)
         still.width, still.height, still.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "rgb24"
         if audio:
-            still.disposition = av.stream.Disposition.attached_pic
+            still.disposition = av.stream.Disposition.attached_pic.value  # PyAV 14 takes numbers alone
         streams = [(still, [np.full((48, 64, 3), 255, np.uint8)])]
         if video:
             moving = container.add_stream("libx264", rate=8)

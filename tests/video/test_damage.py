@@ -76,6 +76,7 @@ EXIF = Image.Exif()
 EXIF[0x0112] = 1
 KINDS = {
     "jpg": {"kind": "JPEG", "quality": 90},
+    "fine.jpg": {"kind": "JPEG", "quality": 95, "subsampling": 0},
     "progressive.jpg": {"kind": "JPEG", "quality": 90, "progressive": True, "exif": EXIF},
     "png": {"kind": "PNG"},
     "webp": {"kind": "WEBP"},

@@ -1,5 +1,6 @@
 """Clips whose frames are not one whole image every so often: interlaced, at a varying rate, or animated WebP."""
 
+import gc
 from fractions import Fraction
 
 import av
@@ -140,6 +141,19 @@ def test_interlaced_frames_lose_their_combs_and_stay_where_they_were(tmp_path, n
         assert combs(image[..., 0].astype(float)) < 0.01 * 220  # 12 with combs
         middle = np.flatnonzero(image[48, :, 0] > 128).mean()
         assert abs(middle - (8 * number + 13)) <= 2.5
+
+
+def test_interlaced_frames_are_let_go_without_waiting_for_the_garbage_collector(tmp_path):
+    source = open_source(interlaced(tmp_path / "a.mpg", "mpeg2video", flags="+ildct+ilme", q="2"))
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in source.frames(range(11)):
+            pass
+        living = sum(type(thing) is av.VideoFrame and thing.width > 0 for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert living <= 2  # of eleven; one whose side data was read, and its last neighbour
 
 
 def test_whole_frames_are_not_filtered(tmp_path, monkeypatch):
