@@ -118,6 +118,10 @@ class Page:
 
     def open_workflow(self, name: str) -> None:
         """The file that the template browser would open, without its dialog, which takes ten times longer."""
+        self.fetch_workflow(name)
+        self.wait_for(name)
+
+    def fetch_workflow(self, name: str) -> None:
         self.tab.evaluate(
             """async name => {
                 const answer = await fetch(`/api/workflow_templates/tune-a-video/${name}.json`);
@@ -125,7 +129,6 @@ class Page:
             }""",
             name,
         )
-        self.wait_for(name)
 
     def wait_for(self, name: str) -> None:
         titles = [*NOTES.values(), *(node["_meta"]["title"] for node in workflow(name).values())]
@@ -273,7 +276,7 @@ def test_the_template_browser_shows_an_image_of_each_workflow_and_opens_it(page)
         assert image.evaluate("async img => { await img.decode(); return img.naturalWidth }") >= 256
         assert (PACK / "workflows" / f"{name}.jpg").stat().st_size < 100_000
     if SCREENSHOTS:
-        page.tab.set_viewport_size({"width": 1500, "height": 1850})  # all of them
+        page.tab.set_viewport_size({"width": 1500, "height": 2200})  # all of them
         page.tab.wait_for_timeout(1000)
         page.tab.get_by_role("dialog").screenshot(path=Path(SCREENSHOTS) / "templates.jpg", type="jpeg", quality=75)
         page.tab.set_viewport_size(SIZE)
@@ -326,6 +329,11 @@ def test_the_front_end_speaks_chinese(browser, server):
             names = [word["name"] for kind in ("inputs", "outputs") for word in words[kind].values()]
             assert shown[0] == words["display_name"]
             assert set(names) <= set(shown), (name, shown)
+        page.fetch_workflow("tune-and-edit")
+        titles = page.tab.evaluate("Object.fromEntries(app.graph._nodes.map(node => [node.type, node.title]))")
+        kinds = titles.keys() & stored("zh").keys()
+        assert len(kinds) == 6
+        assert {kind: titles[kind] for kind in kinds} == {kind: stored("zh")[kind]["display_name"] for kind in kinds}
     finally:
         page.tab.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
         page.tab.close()
@@ -359,8 +367,8 @@ def test_a_blueprint_is_found_by_its_name_and_is_one_node_that_runs(page, server
 
 def test_one_workflow_opens_as_an_app_and_runs_there(page):
     """A form of a clip and two prompts, in both languages, and what was saved beside it."""
-    page.open_workflow("tune-and-edit-app")
-    for label in layout("tune-and-edit-app")["app"]["inputs"].values():
+    page.open_workflow("tune-and-edit.app")
+    for label in layout("tune-and-edit.app")["app"]["inputs"].values():
         page.tab.get_by_text(label, exact=True).wait_for()
     page.take_the_miniature()
     if (skip := page.tab.get_by_text("Skip", exact=True)).is_visible():  # a tour, the first time
