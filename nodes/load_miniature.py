@@ -17,7 +17,8 @@ class LoadMiniature(io.ComfyNode):
                 io.Boolean.Input(
                     "personalised",
                     default=False,
-                    tooltip='Applies a LoRA that adds one concept: a "sks ball" is striped.',
+                    tooltip="Applies a LoRA that adds one concept: a shape with the word sks before it, as in a red "
+                    "sks ball, has white bands.",
                 ),
             ],
             outputs=[
@@ -31,9 +32,27 @@ class LoadMiniature(io.ComfyNode):
                     display_name="video",
                     tooltip="A clip to start with, for Load Video Frames: 8 frames of a red ball on the grass.",
                 ),
+                io.ControlNet.Output(
+                    "pose_controlnet",
+                    display_name="pose_controlnet",
+                    tooltip="Its ControlNet for poses, for Apply ControlNet with the skeletons of Load Example Clip.",
+                ),
+                io.ControlNet.Output(
+                    "depth_adapter", display_name="depth_adapter", tooltip="Its T2I-Adapter for depth, likewise."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
-            **known(io.Schema, search_aliases=["demo checkpoint", "test model", "toy model", "tiny model"]),
+            **known(
+                io.Schema,
+                search_aliases=[
+                    "load checkpoint",
+                    "demo checkpoint",
+                    "test model",
+                    "toy model",
+                    "tiny model",
+                    "without download",
+                ],
+            ),
         )
 
     @classmethod
@@ -41,9 +60,11 @@ class LoadMiniature(io.ComfyNode):
         from ..tav_core.demo.showcase import SOURCE
         from ..tav_core.world.vocabulary import WORDS
         from .host.miniature import example_clip, load_miniature
+        from .host.miniature_control import load_depth_adapter, load_pose_controlnet
         from .host.progress import say
 
         words = " ".join(WORDS)
         say(f"Known words: {words}", place_in_graph(cls)[1])
         values = ui_values(words=words, caption=SOURCE.caption)
-        return io.NodeOutput(*load_miniature(personalised), example_clip(), ui=values)
+        controls = load_pose_controlnet(), load_depth_adapter()
+        return io.NodeOutput(*load_miniature(personalised), example_clip(), *controls, ui=values)

@@ -40,14 +40,24 @@ class MaskFromWords(io.ComfyNode):
                 io.Mask.Output("mask", display_name="mask", tooltip="One mask per frame, of the clip's size in pixels.")
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            **known(io.Schema, search_aliases=["attention mask", "segment", "mask from text", "local blend"]),
+            **known(
+                io.Schema,
+                search_aliases=[
+                    "attention mask",
+                    "attention map",
+                    "segment",
+                    "mask from text",
+                    "mask by prompt",
+                    "local blend",
+                ],
+            ),
         )
 
     @classmethod
     def execute(cls, model, latent_image, source, clip, words, threshold) -> io.NodeOutput:
-        from .host.keep import mask_of_words
         from .host.latents import path_of
         from .host.memory import readable_errors
+        from .host.word_mask import mask_of_words
         from .host.words import tokens_behind, tokens_of
 
         path = path_of(latent_image, model, "Mask From Words")

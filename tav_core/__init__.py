@@ -24,6 +24,7 @@ _MODULES = {
     "TuneConfig": "tune",
     "TuneReport": "tune",
     "TunedWeights": "tuned",
+    "Windows": "windows",
     "as_noise": "prediction",
     "fuse_loras": "checkpoints.lora",
     "guided": "prediction",
@@ -35,6 +36,7 @@ _MODULES = {
     "read_frames": "video.read",
     "sample": "ddim",
     "tune": "tune",
+    "windowed": "windows",
     "write_video": "video.write",
 }
 __all__ = ["__version__", *_MODULES]

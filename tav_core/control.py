@@ -5,7 +5,7 @@ arXiv 2302.08453); their residuals enter the inflated network at the same layers
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -46,6 +46,20 @@ class Control:
         acts = (timesteps <= LAST_TIMESTEP * (1 - self.start)) & (timesteps >= LAST_TIMESTEP * (1 - self.end))
         return self.strength * acts
 
+    def on_frames(self, frames: Sequence[int]) -> "Control":
+        """The control of these frames alone; always the same object for the same frames, so that what is computed of
+        its images is kept, and predictors that share a control still do."""
+        frames = tuple(frames)
+        if len(self.images) == 1 or frames == tuple(range(len(self.images))):
+            return self
+        if frames not in self._parts:
+            self._parts[frames] = replace(self, images=self.images[list(frames)])
+        return self._parts[frames]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, ...], "Control"]:
+        return {}
+
     @cached_property
     def features(self) -> list[Tensor]:
         """A T2I-Adapter's features of the images, (f, c, h, w) per level; independent of noise and prompt."""
@@ -65,13 +79,21 @@ def check_control(strength: float, start: float, end: float) -> None:
 
 @torch.no_grad()
 def residuals(
-    controls: Sequence[Control], latents: Tensor, timesteps: Tensor | int, prompt_embeds: Tensor | Prompt
+    controls: Sequence[Control],
+    latents: Tensor,
+    timesteps: Tensor | int,
+    prompt_embeds: Tensor | Prompt,
+    frames: Sequence[int] | None = None,
 ) -> dict[str, Tensor | tuple | list]:
     """Computes the residual arguments of InflatedUNet for these noisy latents.
 
     latents: (b, c, f, h, w); timesteps: (b,), (1,) or an int; prompt_embeds: as InflatedUNet takes them.
+    frames: which frames of the clip the latents are, if they are not all; controls and prompt are the whole clip's.
     """
-    batch, frames, prompt = len(latents), latents.shape[2], as_prompt(prompt_embeds)
+    prompt = as_prompt(prompt_embeds)
+    if frames is not None:
+        controls, prompt = [control.on_frames(frames) for control in controls], prompt.on_frames(frames)
+    batch, frames = len(latents), latents.shape[2]
     timesteps = torch.as_tensor(timesteps, device=latents.device).reshape(-1).expand(batch)
     skips, middles, features = [], [], []
     for control in controls:

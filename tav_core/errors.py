@@ -26,6 +26,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
+def reason(error: BaseException) -> str:
+    """The message of another library's exception, for one of ours: on one line, escaped, and cut short."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(str(error).split()))
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
 def is_text(text: str) -> bool:
     """Whether a string can be written as UTF-8, which lone halves of surrogate pairs cannot."""
     try:

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .errors import TavError, shown
+from .errors import TavError, reason, shown
 
 
 @contextlib.contextmanager
@@ -45,6 +45,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     if os.name == "posix":
         with contextlib.suppress(OSError):  # the rename should survive a power cut, too
             _sync(path.parent)
+
+
+@contextlib.contextmanager
+def staged(folder: str | os.PathLike, last: str) -> Iterator[Path]:
+    """Yields a temporary folder inside `folder`; if the block succeeds, the files in it replace those in `folder`.
+
+    last: the file that describes the others. It is removed first and moved last, so that it never describes older ones.
+    After an exception, all that was in `folder` is as it was. `remove_leftovers(folder / "staged")` tidies up after
+    killed processes.
+    """
+    folder = Path(folder)
+    staging = folder / f".staged.{secrets.token_hex(4)}"
+    staging.mkdir()
+    try:
+        yield staging
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
@@ -126,7 +146,7 @@ def _metadata_in(header: Mapping[str, str], path: str | os.PathLike, kind: str) 
     try:
         metadata = json.loads(header["facts"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise TavError(f"{path} is damaged: its metadata cannot be read ({error}).") from error
+        raise TavError(f"{path} is damaged: its metadata cannot be read ({reason(error)}).") from error
     if not isinstance(metadata, dict):
         raise TavError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}.")
     return metadata
@@ -158,6 +178,11 @@ def read_tensors(path: str | os.PathLike, kind: str) -> tuple[dict[str, Tensor],
     return tensors, metadata
 
 
+def without_numbers(tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that hold anything but finite real numbers, of float32's range."""
+    return [name for name, t in tensors.items() if not (t.is_floating_point() and t.float().isfinite().all())]
+
+
 def read_header(path: str | os.PathLike) -> dict[str, str]:
     """Reads the metadata strings in the header of a .safetensors file; raises TavError for any other file."""
     _ensure_file(path)
@@ -174,7 +199,7 @@ def _ensure_file(path: str | os.PathLike) -> None:
 
 
 def _not_tensors(path: str | os.PathLike, error: SafetensorError) -> TavError:
-    return TavError(f"{path} is damaged, or not a .safetensors file ({error}).")
+    return TavError(f"{path} is damaged, or not a .safetensors file ({reason(error)}).")
 
 
 def ensure_writable(folder: str | os.PathLike) -> None:

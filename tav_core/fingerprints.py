@@ -5,7 +5,6 @@ from __future__ import annotations  # networks are only annotations, and diffuse
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
     from .control import Control
     from .inflate import InflatedUNet
+    from .tune import TuneConfig
 
 FREE = ("num_steps", "checkpoint_every", "gradient_checkpointing")
 """Settings that may change when a run resumes; apart from rounding, they do not affect what a step computes."""
@@ -50,7 +50,7 @@ def run_fingerprint(
     latents: Tensor | tuple[Tensor, Tensor],
     prompt_embeds: Tensor | Prompt,
     scheduler: SchedulerMixin,
-    config: object,
+    config: TuneConfig,
 ) -> str:
     """Identifies a tuning run by what determines its result: base, inflation, clip, prompt, schedule, settings, device.
 
@@ -62,7 +62,7 @@ def run_fingerprint(
         fingerprint(unet),
         [*inflation, str(unet.dtype), tensors[0].device.type],
         schedule_of(scheduler),
-        {name: value for name, value in asdict(config).items() if name not in FREE},
+        config.decisive(),
     ]
     return _digest([*tensors, *as_prompt(prompt_embeds).tensors], settings)
 

@@ -1,6 +1,7 @@
 """Where an edit may change the clip: masks for `sample`, from images or from where a prompt's word is looked for."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from .lend import lent
 from .prediction import NoisePredictor
 from .prompt import as_prompt
 from .source import SourcePath
+from .windows import Windows, per_window
 
 LOOKS = 10  # noise levels at which the source is looked at
 THRESHOLD = 0.3  # of the range of values in a frame, as in FateZero (Qi et al. 2023, arXiv 2303.09535)
@@ -49,20 +51,28 @@ def latent_mask(mask: Tensor, frames: int, size: tuple[int, int], grow: int = 0)
 
 @torch.no_grad()
 def word_mask(
-    predict_source: NoisePredictor, path: SourcePath, places: Sequence[int], threshold: float = THRESHOLD
+    predict_source: NoisePredictor,
+    path: SourcePath,
+    places: Sequence[int],
+    threshold: float = THRESHOLD,
+    windows: Windows = Windows(),
 ) -> Tensor:
     """Where the network looks for a word in the clip: (f, 8 h, 8 w) of 0 and 1, in pixels.
 
     predict_source: with the clip's prompt, on a path of latents (1, c, f, h, w). places: the word's positions in it.
-    threshold: as in `above_threshold`.
+    threshold: as in `above_threshold`. windows: how many frames the network sees at once.
     """
     heads = {name: block.attn2.heads for name, block in transformer_blocks(predict_source.unet.unet).items()}
-    maps, device = [], as_prompt(predict_source.prompt_embeds).embeds.device
+    count, size = path.clean.shape[-3], tuple(path.clean.shape[-2:])
+    device = as_prompt(predict_source.prompt_embeds).embeds.device
     with lent(predict_source.unet) as loan:
-        for timestep in looked_at(path.timesteps):
+
+        def look(timestep: int, frames: list[int]) -> Tensor:
             with loan.recording(structure=False, layout=True):
-                predict_source(path.at(timestep).to(device), timestep)
-            maps.append(word_map(loan.kept, heads, places, tuple(path.clean.shape[-2:])))
+                predict_source.on_frames(frames)(path.at(timestep)[:, :, frames].to(device), timestep)
+            return word_map(loan.kept, heads, places, size)
+
+        maps = [per_window(windows, count, partial(look, timestep)) for timestep in looked_at(path.timesteps)]
     return above_threshold(maps, threshold)
 
 

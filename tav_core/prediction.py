@@ -1,7 +1,8 @@
 """Noise predictors for inversion and sampling, and classifier-free guidance."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from diffusers import DDIMScheduler
@@ -46,6 +47,11 @@ class NoisePredictor:
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
         return as_noise(self._predict, self.scheduler)(latents, timestep)
 
+    def on_frames(self, frames: Sequence[int]) -> "NoisePredictor":
+        """The predictor of these frames alone, with their own prompts and control images."""
+        controls = tuple(control.on_frames(frames) for control in self.controls)
+        return replace(self, prompt_embeds=as_prompt(self.prompt_embeds).on_frames(frames), controls=controls)
+
     def _predict(self, latents: Tensor, timestep: int) -> Tensor:
         return self.unet(
             latents, timestep, self.prompt_embeds, **residuals(self.controls, latents, timestep, self.prompt_embeds)
@@ -58,15 +64,27 @@ def guided(predict_cond: PredictNoise, predict_uncond: PredictNoise, guidance_sc
     A scale of 1 or less uses only the conditional prediction, as the original does. Two NoisePredictors of one
     network run in one batch.
     """
-    if guidance_scale <= 1:
-        return predict_cond
-    predict_both = _in_one_batch(predict_uncond, predict_cond)
+    return Guided(predict_cond, predict_uncond, guidance_scale) if guidance_scale > 1 else predict_cond
 
-    def predict_noise(latents: Tensor, timestep: int) -> Tensor:
-        uncond, cond = predict_both(latents, timestep)
-        return uncond + guidance_scale * (cond - uncond)
 
-    return predict_noise
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A guided predictor, made by `guided`."""
+
+    predict_cond: PredictNoise
+    predict_uncond: PredictNoise
+    guidance_scale: float
+
+    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
+        uncond, cond = self._predict_both(latents, timestep)
+        return uncond + self.guidance_scale * (cond - uncond)
+
+    def on_frames(self, frames: Sequence[int]) -> "Guided":
+        return Guided(self.predict_cond.on_frames(frames), self.predict_uncond.on_frames(frames), self.guidance_scale)
+
+    @cached_property
+    def _predict_both(self) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
+        return _in_one_batch(self.predict_uncond, self.predict_cond)
 
 
 def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:

@@ -39,6 +39,10 @@ class Prompt:
         """Indexes every tensor: `prompt[:1]` is the first of a batch, `prompt[None]` makes a batch one per frame."""
         return self._map(lambda tensor: tensor[index])
 
+    def on_frames(self, frames: Sequence[int]) -> "Prompt":
+        """The prompt of these frames alone; one for all frames stays as it is."""
+        return self._map(lambda tensor: tensor[:, list(frames)]) if self.embeds.ndim == 4 else self
+
     def expand(self, batch: int) -> "Prompt":
         """The same prompt for every sample of a batch; copies nothing."""
         return self._map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))

@@ -9,11 +9,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import TavError
-from .files import read_metadata, read_tensors, write_tensors
+from .errors import TavError, shown
+from .files import read_metadata, read_tensors, without_numbers, write_tensors
 from .watchdog import Watchdog
 
 FORMAT = "tune-a-video/run/1"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW keeps of each parameter, in its shape."""
+AGAIN = "Delete this tuning checkpoint to start again."
 
 
 def steps_kept_in(path: str | os.PathLike) -> int:
@@ -26,11 +29,26 @@ def damage_in(path: str | os.PathLike) -> str | None:
     if not os.path.exists(path):
         return None
     try:
-        tensors, metadata = read_tensors(path, FORMAT)
-        _checked(metadata, path)
+        _read(path)
     except TavError as error:
         return str(error)
-    return None if "generator" in tensors else f"{path} is damaged: it has no generator's state."
+    return None
+
+
+def _read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the metadata of a run's file; raises TavError where they are not what was written."""
+    tensors, metadata = read_tensors(path, FORMAT)
+    metadata, generator = _checked(metadata, path), tensors.get("generator")
+    if generator is None or generator.dtype != torch.uint8:
+        raise TavError(f"{path} is damaged: it has no generator's state.")
+    for key, tensor in tensors.items():
+        kind, _, name = key.partition(".")
+        of_parameter = tensors.get(f"parameter.{name}")
+        if kind in MOMENTS and (of_parameter is None or tensor.shape != of_parameter.shape):
+            raise TavError(f"{path} is damaged: {shown(key)} does not fit its parameter.")
+    if broken := without_numbers({key: tensor for key, tensor in tensors.items() if key != "generator"}):
+        raise TavError(f"{path} is damaged: {shown(broken[0])} holds values that are not finite numbers.")
+    return tensors, metadata
 
 
 def _checked(metadata: dict, path: str | os.PathLike) -> dict:
@@ -40,7 +58,12 @@ def _checked(metadata: dict, path: str | os.PathLike) -> dict:
         if not isinstance(metadata.get(name, ...), kind) or isinstance(metadata[name], bool):
             raise TavError(f"{path} is damaged: its {name} is missing or of another type.")
     if metadata["step"] < 0 or len(metadata["losses"]) != metadata["step"]:
-        raise TavError(f"{path} is damaged: it has {metadata['step']} steps, but {len(metadata['losses'])} losses.")
+        raise TavError(
+            f"{path} is damaged: it has {shown(metadata['step'])} steps, but {len(metadata['losses'])} losses."
+        )
+    for name in ("losses", "grad_norms"):
+        if not all(type(value) in (int, float) for value in metadata[name]):
+            raise TavError(f"{path} is damaged: its {name} are not numbers.")
     return metadata
 
 
@@ -128,21 +151,22 @@ class TuneState:
 
     def _resume(self) -> None:
         try:
-            tensors, metadata = read_tensors(self.path, FORMAT)
-            _checked(metadata, self.path)
+            tensors, metadata = _read(self.path)
         except TavError as error:
-            raise TavError(f"{error} Delete this tuning checkpoint to start again.") from error
+            raise TavError(f"{error} {AGAIN}") from error
         if metadata["run"] != self.run:
             raise TavError(
                 f"The tuning checkpoint {self.path} belongs to another run (another clip, prompt, model, device or "
                 "setting). Restore those to resume, give another path, or delete it."
             )
+        if not self._fits(tensors, metadata):
+            raise TavError(f"{self.path} is damaged: its tensors are not those of this network. {AGAIN}")
         moments = {}
         for number, (name, parameter) in enumerate(self.parameters.items()):
             parameter.data.copy_(tensors[f"parameter.{name}"])
             if f"step.{name}" in tensors:
                 # copied, since tensors may be views of the file, which the next save replaces
-                moments[number] = {key: tensors[f"{key}.{name}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+                moments[number] = {key: tensors[f"{key}.{name}"].clone() for key in ("step", *MOMENTS)}
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self._generator_state = tensors["generator"].clone()
         self.generator.set_state(self._generator_state)
@@ -150,6 +174,22 @@ class TuneState:
             self.scaler.load_state_dict(metadata["scaler"])
         self.step, self.losses, self.grad_norms = metadata["step"], metadata["losses"], metadata["grad_norms"]
         self._saved_step = self.step
+
+    def _fits(self, tensors: Mapping[str, Tensor], metadata: dict) -> bool:
+        """Whether the state of a run is one of these parameters, this generator and this scaler."""
+        shapes = {
+            name: tensors[f"parameter.{name}"].shape for name in self.parameters if f"parameter.{name}" in tensors
+        }
+        moments = [name for name in self.parameters if any(f"{kind}.{name}" in tensors for kind in MOMENTS)]
+        scaler = metadata["scaler"]
+        return (
+            shapes == {name: parameter.shape for name, parameter in self.parameters.items()}
+            and all(f"{kind}.{name}" in tensors for name in moments for kind in ("step", *MOMENTS))
+            and all(tensors[f"step.{name}"].numel() == 1 for name in moments)
+            and tensors["generator"].shape == self._generator_state.shape
+            and scaler.keys() == self.scaler.state_dict().keys()
+            and all(isinstance(value, (int, float)) for value in scaler.values())
+        )
 
 
 @contextmanager

@@ -114,22 +114,44 @@ class Lender:
 
     def __init__(self, loan: Loan, predict_source: PredictNoise, path: SourcePath, dials: Dials):
         self.loan, self.predict_source, self.path, self.dials = loan, predict_source, path, dials
-        self._recorded: int | None = None
+        self._recorded: tuple[int, tuple[int, ...] | None] | None = None
 
     def borrowing(self, predict: PredictNoise, layout: Layout | None = None) -> PredictNoise:
         """The predictor, with what it borrows. layout: how the prompt's words align with the source's; None for one
         that shares no words, such as a negative prompt."""
+        return _Borrowing(self, predict, self.predict_source, layout)
 
-        def predict_noise(latents: Tensor, timestep: int) -> Tensor:
-            dials = self.dials.at(timestep, self.path.timesteps)
-            if not dials:
-                self.loan.forget()
-                return predict(latents, timestep)
-            if self._recorded != timestep or not self.loan.kept:
-                with self.loan.recording(bool(dials.structure), bool(dials.layout)):
-                    self.predict_source(self.path.at(timestep).to(latents), timestep)
-                self._recorded = timestep
-            with self.loan.lending(bool(dials.structure), layout if dials.layout else None):
-                return predict(latents, timestep)
+    def record(self, predict_source: PredictNoise, frames: tuple[int, ...] | None, like: Tensor, timestep: int) -> None:
+        """Shows the network the source at a timestep, once for all predictors. frames: those of a window, or all."""
+        if self._recorded == (timestep, frames) and self.loan.kept:
+            return
+        dials, source = self.dials.at(timestep, self.path.timesteps), self.path.at(timestep)
+        source = source if frames is None else source[:, :, list(frames)]
+        with self.loan.recording(bool(dials.structure), bool(dials.layout)):
+            predict_source(source.to(like), timestep)
+        self._recorded = timestep, frames
 
-        return predict_noise
+
+@dataclass(frozen=True, eq=False)
+class _Borrowing:
+    """A predictor of all frames, or of a window's, that borrows from the same frames of the source."""
+
+    lender: Lender
+    predict: PredictNoise
+    predict_source: PredictNoise
+    layout: Layout | None
+    frames: tuple[int, ...] | None = None
+
+    def __call__(self, latents: Tensor, timestep: int) -> Tensor:
+        lender = self.lender
+        dials = lender.dials.at(timestep, lender.path.timesteps)
+        if not dials:
+            lender.loan.forget()
+            return self.predict(latents, timestep)
+        lender.record(self.predict_source, self.frames, latents, timestep)
+        with lender.loan.lending(bool(dials.structure), self.layout if dials.layout else None):
+            return self.predict(latents, timestep)
+
+    def on_frames(self, frames: Sequence[int]) -> "_Borrowing":
+        predict, source = self.predict.on_frames(frames), self.predict_source.on_frames(frames)
+        return _Borrowing(self.lender, predict, source, self.layout, tuple(frames))

@@ -1,9 +1,9 @@
 """One-shot tuning: the loop, its settings and its checks (paper, section 3.3)."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from .errors import TavError, need, shown
 from .files import ensure_writable
-from .fingerprints import run_fingerprint
+from .fingerprints import FREE, run_fingerprint
 from .inflate import InflatedUNet
 from .memory import fits, tuning_bound, tuning_memory
 from .precision import PRECISIONS, tuning_precision
 from .prompt import Prompt, as_prompt
 from .resume import TuneState
+from .windows import Windows
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class TuneConfig:
     mixed_precision: "no", "bf16" or "fp16" (autocast, trained tensors in float32); "auto" is the dtype that the network
         is stored in, except that a float32 network on a GPU is tuned in bf16, or in fp16 if the GPU lacks bf16.
     checkpoint_every: steps between checkpoints, if a checkpoint path is given.
+    window: frames per step, drawn from the clip as `Windows.drawn` does, so that memory and time do not grow with the
+        clip; 0 takes all of them at every step.
     """
 
     num_steps: int = 500
@@ -44,8 +47,10 @@ class TuneConfig:
     gradient_checkpointing: bool | str = "auto"
     mixed_precision: str = "auto"
     checkpoint_every: int = 50
+    window: int = 0
 
     def __post_init__(self):
+        Windows(self.window)
         for name, least in (("num_steps", 1), ("seed", 0), ("checkpoint_every", 1)):
             value = getattr(self, name)
             whole = isinstance(value, Integral) and not isinstance(value, bool) and least <= value < 2**63
@@ -65,6 +70,16 @@ class TuneConfig:
         choices = ("auto", *PRECISIONS)
         need(self.mixed_precision in choices, "mixed_precision", self.mixed_precision, f"one of {', '.join(choices)}")
 
+    def decisive(self) -> dict:
+        """The settings that determine a run's result; without a window, those that there were before windows."""
+        settings = {name: value for name, value in asdict(self).items() if name not in FREE}
+        return settings if self.window else {name: value for name, value in settings.items() if name != "window"}
+
+    def step_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a step's latents, for a clip's latents of a shape (b, c, f, h, w)."""
+        batch, channels, frames, *size = shape
+        return (batch, channels, min(frames, self.window or frames), *size)
+
 
 @dataclass(frozen=True)
 class TuneReport:
@@ -82,7 +97,7 @@ def tune(
     scheduler: DDPMScheduler,
     config: TuneConfig = TuneConfig(),
     *,
-    control: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+    control: Callable[..., dict[str, Tensor]] | None = None,
     draw: Callable[[int], tuple[Tensor, Tensor, Tensor]] | None = None,
     checkpoint: str | os.PathLike | None = None,
     run: str | None = None,
@@ -95,8 +110,9 @@ def tune(
     prompt_embeds: (b, n, d), of the prompt that describes the video; or (b, f, n, d), a prompt per frame; or a
         `Prompt`.
     scheduler: gives the noise schedule and the prediction type, epsilon or v_prediction.
-    control: (noisy_latents, timesteps) -> residual arguments of the network for this step.
-    draw: step -> (latents, noise, timesteps), instead of the seeded draws.
+    control: (noisy_latents, timesteps, frames=) -> residual arguments of the network for this step; frames: the numbers
+        of those that it sees, or None for all.
+    draw: step -> (latents, noise, timesteps) of the whole clip, instead of the seeded draws; not with a window.
     checkpoint: a file to resume from if it exists; written every `config.checkpoint_every` steps, at the end, and
         before an exception propagates (including one from `on_step`, which is how a host cancels).
     run: the run's fingerprint, which that of the checkpoint must match; by default `run_fingerprint`.
@@ -113,13 +129,17 @@ def tune(
     precision = tuning_precision(config.mixed_precision, unet.dtype, device)
     autocast = torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
     generator = torch.Generator(device).manual_seed(config.seed)
-    draw = draw or partial(draw_noise, latents, scheduler.config.num_train_timesteps, generator)
+    windows, count, prompt = Windows(config.window), clean.shape[2], as_prompt(prompt_embeds)
+    if draw and windows.divides(count):
+        raise TavError("Draws of your own are of the whole clip; tune without a window.")
+    random = partial(draw_noise, num_train_timesteps=scheduler.config.num_train_timesteps, generator=generator)
     unet.keep_base_queries()
     if checkpoint:
         ensure_writable(Path(checkpoint).parent)
         run = run or run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
 
-    with _training(unet, parameters, checkpointing=resolve_checkpointing(config, unet, clean.shape, device)):
+    checkpointing = resolve_checkpointing(config, unet, config.step_shape(clean.shape), device)
+    with _training(unet, parameters, checkpointing=checkpointing):
         optimizer = torch.optim.AdamW(
             parameters.values(),
             lr=config.learning_rate,
@@ -137,11 +157,14 @@ def tune(
                     f"at least {state.step}, or delete it."
                 )
             for step in range(state.step, config.num_steps):
-                clean, noise, timesteps = draw(step)
+                frames = windows.drawn(count, generator)
+                clean, noise, timesteps = draw(step) if draw else random(_frames_of(latents, frames))
                 noisy = scheduler.add_noise(clean, noise, timesteps)
-                residuals = control(noisy, timesteps) if control else {}
+                residuals = control(noisy, timesteps, frames=frames) if control else {}
                 with autocast:
-                    prediction = unet(noisy, timesteps, prompt_embeds, **residuals)
+                    prediction = unet(
+                        noisy, timesteps, prompt if frames is None else prompt.on_frames(frames), **residuals
+                    )
                 loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
                 state.backward(loss)
                 grad_norm = state.clip(config.max_grad_norm)
@@ -152,7 +175,7 @@ def tune(
 
 
 def draw_noise(
-    latents: Tensor | tuple[Tensor, Tensor], num_train_timesteps: int, generator: torch.Generator, _step: int
+    latents: Tensor | tuple[Tensor, Tensor], num_train_timesteps: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draws clean latents, noise and one timestep per video, in float32."""
     clean = (latents if torch.is_tensor(latents) else latents[0]).float()
@@ -161,6 +184,15 @@ def draw_noise(
         clean = clean + latents[1].float() * random()
     noise = random()
     return clean, noise, torch.randint(num_train_timesteps, clean.shape[:1], generator=generator, device=clean.device)
+
+
+def _frames_of(latents: Tensor | tuple[Tensor, Tensor], frames: Sequence[int] | None) -> Tensor | tuple[Tensor, Tensor]:
+    if frames is None:
+        return latents
+    if torch.is_tensor(latents):
+        return latents[:, :, frames]
+    mean, deviation = latents
+    return mean[:, :, frames], deviation[:, :, frames]
 
 
 def target(scheduler: DDPMScheduler, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

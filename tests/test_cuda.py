@@ -109,7 +109,7 @@ def test_a_network_that_was_moved_deflates_to_one_that_works_there():
 
 def draw(step: int, device=DEVICE):
     """The same draws on every device; by default, `tune` draws on that of the latents, where a seed gives others."""
-    drawn = draw_noise(video(), 1000, torch.Generator().manual_seed(step), step)
+    drawn = draw_noise(video(), 1000, torch.Generator().manual_seed(step))
     return tuple(tensor.to(device) for tensor in drawn)
 
 

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.find_comfyui import find_comfyui
 
@@ -53,8 +54,13 @@ def test_comfyui_brings_what_requirements_leave_out():
 def test_the_registry_gets_what_it_asks_for():
     told = PROJECT["tool"]["comfy"]
     assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(told)
-    assert told["Icon"].startswith("https://")
-    assert (ROOT / told["Icon"].partition("/main/")[2]).is_file()
+    for picture in (told["Icon"], told["Banner"]):
+        assert picture.startswith("https://")
+        assert (ROOT / picture.partition("/main/")[2]).is_file()
+    width, height = Image.open(ROOT / told["Banner"].partition("/main/")[2]).size
+    assert width / height == pytest.approx(21 / 9)
+    kinds = [name.partition(" :: ")[0] for name in PROJECT["project"]["classifiers"]]
+    assert {"Operating System", "Environment"} <= set(kinds)
     assert PROJECT["project"]["urls"]["Repository"].startswith("https://")
 
 

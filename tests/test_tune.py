@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler
 from torch.utils import checkpoint as torch_checkpoint
 
 from tav_core import TavError, TuneConfig, inflate, tune
-from tav_core.resume import steps_kept_in
+from tav_core.files import read_tensors, write_tensors
+from tav_core.resume import FORMAT, steps_kept_in
 from tav_core.tune import draw_noise
 from tav_core.watchdog import PATIENCE, Watchdog
 from tests.networks import SCHEDULE, text, tiny_unet, video
@@ -75,7 +76,7 @@ def test_training_leaves_the_network_as_ready_to_use_as_before():
 def test_a_posterior_is_sampled_at_every_step():
     mean, std = video(), torch.full_like(video(), 0.5)
     generator = torch.Generator().manual_seed(0)
-    first, second = (draw_noise((mean, std), 1000, generator, step)[0] for step in range(2))
+    first, second = (draw_noise((mean, std), 1000, generator)[0] for step in range(2))
     assert not torch.equal(first, second)
     assert (first - mean).std() == pytest.approx(0.5, rel=0.2)
     once = replace(FAST, num_steps=1)
@@ -85,7 +86,7 @@ def test_a_posterior_is_sampled_at_every_step():
 def test_control_joins_every_step(whole):
     given = []
 
-    def control(noisy, timesteps):
+    def control(noisy, timesteps, frames):
         given.append(noisy.shape)
         return {"down_intrablock_additional_residuals": [torch.ones(4, 16, 8, 8), torch.ones(4, 32, 4, 4)]}
 
@@ -123,7 +124,7 @@ def test_a_step_computes_in_the_precision_asked_for(precision, stored, computes)
 
 
 def test_half_precision_latents_are_noised_in_float32():
-    clean, noise, _ = draw_noise(video().half(), 1000, torch.Generator().manual_seed(0), 0)
+    clean, noise, _ = draw_noise(video().half(), 1000, torch.Generator().manual_seed(0))
     assert clean.dtype == noise.dtype == torch.float32
 
 
@@ -243,6 +244,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     path.write_bytes(b"half a file")
     with pytest.raises(TavError, match="is damaged"):
+        run(checkpoint=path)
+
+
+@pytest.mark.parametrize("name", ["generator", "parameter", "exp_avg"])
+@pytest.mark.parametrize("change", [lambda t: None, lambda t: t.flatten()[:1].clone(), lambda t: t.to(torch.int32)])
+def test_a_checkpoint_whose_tensors_do_not_fit_is_refused_with_advice(tmp_path, name, change):
+    path = tmp_path / "run.safetensors"
+    run(checkpoint=path)
+    tensors, metadata = read_tensors(path, FORMAT)
+    name = next(key for key in tensors if key.startswith(name))
+    changed = tensors | {name: change(tensors[name])}
+    write_tensors(path, {key: tensor for key, tensor in changed.items() if tensor is not None}, FORMAT, metadata)
+    with pytest.raises(TavError, match=rf"damaged: its {name} is missing or does not fit.* to start again"):
         run(checkpoint=path)
 
 

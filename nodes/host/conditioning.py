@@ -1,4 +1,4 @@
-"""What tuning requires of a CONDITIONING: one prompt, for the whole video and all timesteps."""
+"""What tuning and the source of an edit require of a CONDITIONING: one prompt, for the whole video at all steps."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from ...tav_core.errors import TavError
 from ...tav_core.prompt import Prompt
 
+WHOLE = {"start_percent": 0.0, "end_percent": 1.0}
 PARTIAL = {
     "area": "an area",
     "mask": "a mask",
@@ -22,16 +23,18 @@ PARTIAL = {
 }
 
 
-def only_prompt(conditioning: list) -> dict:
-    """The options of a CONDITIONING with a single entry; raises TavError for any other, and for a partial one."""
+def only_prompt(conditioning: list, purpose: str) -> dict:
+    """The options of a CONDITIONING that is one prompt for the whole video; for any other, raises a TavError.
+
+    purpose: what needs it, as the error's first words.
+    """
     advice = "connect CLIP Text Encode with the prompt that describes the clip"
     if len(conditioning) != 1:
-        raise TavError(f"Tuning needs one prompt, but the conditioning combines {len(conditioning)}; {advice}.")
-    _, options = conditioning[0]
+        raise TavError(f"{purpose} needs one prompt, but the conditioning combines {len(conditioning)}; {advice}.")
+    ((_, options),) = conditioning
     for key, name in PARTIAL.items():
-        whole = {"start_percent": 0.0, "end_percent": 1.0}.get(key)
-        if key in options and options[key] is not None and options[key] != whole:
-            raise TavError(f"Tuning needs a prompt for the whole video, but the conditioning has {name}; {advice}.")
+        if options.get(key) is not None and options[key] != WHOLE.get(key, ...):
+            raise TavError(f"{purpose} needs a prompt for the whole video at all steps, but it has {name}; {advice}.")
     return options
 
 

@@ -1,5 +1,6 @@
 """Turns a CONDITIONING's ControlNets into tuning residuals, and rejects mismatches early."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -26,8 +27,8 @@ def residuals_of(
 ) -> Iterator[Residuals | None]:
     """Yields a function from noisy latents (1, c, f, h, w) and timesteps (1,) to an inflated UNet's residual arguments.
 
-    None without control. conditions: as `conditions_of` gives them. ControlNets stay on the device until the context
-    ends.
+    Its third argument `frames` says which of the clip's frames they are, if they are not all. None without control.
+    conditions: as `conditions_of` gives them. ControlNets stay on the device until the context ends.
     """
     if control is None:
         yield None
@@ -39,18 +40,45 @@ def residuals_of(
     model = SimpleNamespace(model_sampling=sampling, diffusion_model=patcher.model.diffusion_model)
     control.pre_run(model, sampling.percent_to_sigma)
 
-    def residuals(noisy: Tensor, timesteps: Tensor) -> dict[str, Tensor | tuple]:
+    def residuals(noisy: Tensor, timesteps: Tensor, frames: Sequence[int] | None = None) -> dict[str, Tensor | tuple]:
         sigma = sigmas[timesteps.cpu()].to(noisy)
         latents = rearrange(noisy, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
-        given = {name: c.to(noisy.device).expand(len(latents), *c.shape[1:]) for name, c in conditions.items()}
+        given, one = conditions, control
+        if frames is not None:
+            given, one = {name: of_frames(c, frames) for name, c in given.items()}, on_frames(control, frames)
+        given = {name: c.to(noisy.device).expand(len(latents), *c.shape[1:]) for name, c in given.items()}
         with torch.inference_mode():  # the host's weights may be inference tensors
-            outputs = control.get_control(latents, sigma.expand(len(latents)), given, 1, {})
+            outputs = one.get_control(latents, sigma.expand(len(latents)), given, 1, {})
         return _as_diffusers(outputs or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
 
     try:
         yield residuals
     finally:
         control.cleanup()
+
+
+def on_frames(control: ControlBase, frames: Sequence[int]) -> ControlBase:
+    """The controls of these frames of a clip alone; they share the network. Copies made during a run are ready to use.
+
+    Raises TavError for a control of another pack, whose images may be kept in another way.
+    """
+    if type(control) not in (ControlNet, ControlLora, T2IAdapter):
+        raise TavError(
+            f"A {type(control).__name__} cannot be used in windows of frames; use a ControlNet of ComfyUI's."
+        )
+    one = copy.copy(control)
+    one.cond_hint_original = of_frames(one.cond_hint_original, frames)
+    one.extra_concat_orig = [of_frames(each, frames) for each in one.extra_concat_orig]
+    # safe: what the host itself resets when it is given other images: those of the video's size, an adapter's features
+    one.cond_hint = one.extra_concat = one.control_input = None
+    if one.previous_controlnet is not None:
+        one.previous_controlnet = on_frames(one.previous_controlnet, frames)
+    return one
+
+
+def of_frames(of_clip: Tensor, frames: Sequence[int]) -> Tensor:
+    """What belongs to these frames; one for all frames stays as it is."""
+    return of_clip if len(of_clip) == 1 else of_clip[list(frames)]
 
 
 def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dict[str, Tensor | tuple | list]:

@@ -7,7 +7,7 @@ from comfy.model_patcher import ModelPatcher
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.tuned_facts import missing_names, sibling_note
 from .graph import Graph, controls_behind, loras_behind
-from .inflate import QueryDifference, inflated_of
+from .inflate import inflated_of
 from .progress import say
 from .sd_model import file_of
 from .weights import base_fingerprint
@@ -49,8 +49,8 @@ def warn_of_missing(patcher: ModelPatcher, conditioning: list, graph: Graph, nod
 
 
 def has_loras(patcher: ModelPatcher) -> bool:
-    """Whether the MODEL has patches other than our tuned weights."""
-    return any(not isinstance(patch[1], QueryDifference) for patches in patcher.patches.values() for patch in patches)
+    """Whether the MODEL has patches; tuned weights are none."""
+    return bool(patcher.patches)
 
 
 def warn(note: str | None, node_id: str | None) -> str | None:

@@ -5,11 +5,9 @@ only while this MODEL computes, so they never affect clones, other users of the 
 interruption.
 """
 
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_patcher import ModelPatcher
@@ -20,12 +18,13 @@ from torch import Tensor, nn
 from ...tav_core.attention import attend_across_frames, attended_frames
 from ...tav_core.borrow import Loan
 from ...tav_core.inflation import PLACES, Inflation, difference_names
-from ...tav_core.precision import PRECISIONS
 from ...tav_core.tuned import TunedWeights
 from .added import AddedBlock, AddedWeights, added_model
 from .borrow import LOAN, Borrowing
 from .lora import check_loras
-from .noise import OURS, guarded
+from .noise import guarded
+from .replacements import marked, others, replacements
+from .saving import set_savable
 from .sd_model import (
     block_paths,
     blocks_of,
@@ -48,12 +47,6 @@ class InflatedModel:
     inflation: Inflation = Inflation()
     tuned: TunedWeights | None = None
     strength: float = 1.0
-
-
-class QueryDifference(tuple):
-    """Our own "diff" patch; its type distinguishes it from a LoRA's, so that we can remove it again."""
-
-    __slots__ = ()
 
 
 def inflated_of(patcher: ModelPatcher) -> InflatedModel | None:
@@ -89,11 +82,14 @@ def _with(patcher: ModelPatcher, inflated: InflatedModel) -> ModelPatcher:
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, guarded)
     paths = {theirs: ours for place in PLACES for theirs, ours in block_paths(patcher, place).items()}
     patcher.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, _wrapper(inflated, paths))
+    replaced = replacements(patcher.model_options, "attn1")
     for kind, number, _ in transformer_places(patcher).values():
-        patcher.set_model_attn1_replace(_attention(inflated.inflation.attention), kind, number)
+        attention = _attention(inflated.inflation.attention, others(replaced.get((kind, number))))
+        patcher.set_model_attn1_replace(attention, kind, number)
     patcher.remove_additional_models(KEY)
-    _remove_query_differences(patcher)
-    if inflated.tuned and inflated.strength:
+    tuned = bool(inflated.tuned and inflated.strength)
+    set_savable(patcher, not tuned)
+    if tuned:
         _add_tuned(patcher, inflated)
     return patcher
 
@@ -105,11 +101,16 @@ def host_attention(query: Tensor, key: Tensor, value: Tensor, options: dict) -> 
     return optimized_attention(query, key, value, heads, attn_precision=precision, transformer_options=options)
 
 
-def _attention(pattern: str) -> Callable:
-    """A replacement for a block's self-attention; it gets query, key and value projected, each (batch, tokens, c)."""
+def _attention(pattern: str, inner: Callable | None) -> Callable:
+    """A replacement for a block's self-attention; it gets query, key and value projected, each (batch, tokens, c).
+
+    inner: another node's, to compute the attention to the chosen frames with; the host's own by default.
+    """
 
     def attend_frames(query: Tensor, key: Tensor, value: Tensor, options: dict) -> Tensor:
-        attend = partial(host_attention, options=options)
+        def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            return (inner or host_attention)(query, key, value, options)
+
         if FRAMES not in options:  # called outside CFGGuider, without wrappers: act as an image model
             return attend(query, key, value)
         num_frames, batch = options[FRAMES]
@@ -118,8 +119,7 @@ def _attention(pattern: str) -> Callable:
         output = attend_across_frames(query, key, value, attended_frames(pattern, num_frames), attend)
         return rearrange(output, "b (t n) c -> (b t) n c", t=tiles)
 
-    setattr(attend_frames, OURS, True)
-    return attend_frames
+    return marked(attend_frames, inner)
 
 
 def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
@@ -189,39 +189,18 @@ def _block_hooks(block, own: AddedBlock, strength: float, num_frames: int) -> It
 
 
 def _add_tuned(patcher: ModelPatcher, inflated: InflatedModel) -> None:
-    """Adds tuned weights as `Inflation.at_strength` defines it: differences are scaled here, added modules when run."""
-    tensors, names, inflation = inflated.tuned.tensors, host_names(patcher), inflated.inflation
-    _check_fits(patcher, inflated.tuned, names)
-    differences = difference_names(tensors)
-    added = {name: t for name, t in tensors.items() if any(part.trains(name) for part in inflation.additions)}
-    if _holds_differences(patcher):
-        patches = {names[name]: QueryDifference(("diff", (tensors[name],))) for name in differences}
-        patcher.add_patches(patches, strength_patch=inflated.strength)
-    else:
-        added |= {name: tensors[name] for name in differences}
-    if added:
+    """Adds tuned weights, to be scaled when run, as `Inflation.at_strength` defines it.
+
+    Query differences, too, are added when run: as patches of the host's they would be saved in checkpoints and copied
+    by merging nodes without temporal attention, and drown in the rounding of weights in 8 bits.
+    """
+    _check_fits(patcher, inflated.tuned, host_names(patcher))
+    additions, tensors = inflated.inflation.additions, inflated.tuned.tensors
+    names = [*difference_names(tensors), *(n for n in tensors if any(part.trains(n) for part in additions))]
+    if names:
         heads = {path: block.heads for place in PLACES for path, block in blocks_of(patcher, place).items()}
-        added_weights = added_model(added, inflation.additions, heads, compute_dtype(patcher))
-        patcher.set_additional_models(KEY, [added_weights])
-
-
-def _holds_differences(patcher: ModelPatcher) -> bool:
-    """Whether the stored dtype is precise enough; in 8 bits, small differences are lost to rounding."""
-    path = next(iter(block_paths(patcher, "transformer").values()))
-    weight = modules_by_path(patcher.model.diffusion_model)[path].attn1.to_q.weight
-    plain = type(weight.data) is Tensor  # the host's quantized tensors are a subclass that reports the original dtype
-    return plain and weight.dtype in PRECISIONS.values()
-
-
-def _remove_query_differences(patcher: ModelPatcher) -> None:
-    # safe: a clone owns its lists of patches; a new uuid makes the host patch again
-    for key, patches in list(patcher.patches.items()):
-        kept = [patch for patch in patches if not isinstance(patch[1], QueryDifference)]
-        if len(kept) < len(patches):
-            patcher.patches_uuid = uuid.uuid4()
-            patcher.patches[key] = kept
-            if not kept:
-                del patcher.patches[key]
+        added = added_model({name: tensors[name] for name in names}, additions, heads, compute_dtype(patcher))
+        patcher.set_additional_models(KEY, [added])
 
 
 def _check_fits(patcher: ModelPatcher, tuned: TunedWeights, names: dict[str, str]) -> None:

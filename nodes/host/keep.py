@@ -3,34 +3,31 @@
 The source runs at each noise level just before the edit; the wrappers sit where all samplers ask for a prediction.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from comfy.sampler_helpers import convert_cond
-from comfy.samplers import CFGGuider, Sampler
 from torch import Tensor
 
 from ...tav_core.borrow import Loan
 from ...tav_core.errors import TavError
 from ...tav_core.layout import Layout, attend_with_layout
-from ...tav_core.masks import above_threshold, looked_at, word_map
 from ...tav_core.source import Dials, SourcePath
 from .borrow import KEEP, LOAN, Borrowing
-from .conditioning import PARTIAL
-from .control import check_controls
+from .conditioning import only_prompt
+from .control import check_controls, of_frames
 from .inflate import host_attention, inflated_of
-from .latents import ends_at
-from .noise import NOISY, OURS
-from .schedule import sigmas_of
-from .sd_model import blocks_of, transformer_places
+from .keep_checks import check_clip, check_cross_attention, check_options, ids_of
+from .replacements import is_ours, marked, replacements
+from .sd_model import transformer_places
+from .windows import FRAMES_SEEN
 
+NODE = "Keep From Source"
 SOURCE = "tune_a_video_source"
 """Key of a guider's conditions: the clip's own."""
 POSITIVE = "tune_a_video_positive"
@@ -57,8 +54,8 @@ class Keep:
 def with_kept(patcher: ModelPatcher, keep: Keep) -> ModelPatcher:
     """A clone of an inflated MODEL whose edits keep this of a clip."""
     if inflated_of(patcher) is None:
-        raise TavError("Keep From Source needs a MODEL for videos; connect it behind Inflate UNet or One-Shot Tune.")
-    check_source(keep.source)
+        raise TavError(f"{NODE} needs a MODEL for videos; connect it behind Inflate UNet or One-Shot Tune.")
+    only_prompt(keep.source, NODE)
     check_controls(keep.source, keep.path.clean, patcher)
     # safe: wrappers and replacements are meant for nodes, and clones copy them
     patcher = without_kept(patcher.clone())
@@ -66,55 +63,10 @@ def with_kept(patcher: ModelPatcher, keep: Keep) -> ModelPatcher:
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEEP, _around_sampling(keep, borrowing))
     patcher.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, KEEP, _around_prediction(keep))
     if keep.dials.layout:
-        if _others_replace(patcher.model_options):
-            raise TavError(OTHERS)
+        check_cross_attention(patcher.model_options)
         for path, place in transformer_places(patcher).items():
             patcher.set_model_attn2_replace(_attention(f"{path}.attn2", keep.layout), *place)
     return patcher
-
-
-def check_source(source: list) -> None:
-    """Raises TavError for a CONDITIONING of several prompts, or of one that does not always apply."""
-    if len(source) != 1:
-        raise TavError(
-            f"The source conditioning combines {len(source)} prompts; connect CLIP Text Encode with the prompt that "
-            "describes the clip."
-        )
-    ((_, options),) = source
-    whole = {"start_percent": 0.0, "end_percent": 1.0}
-    if partial := [n for n in PARTIAL if options.get(n) is not None and options[n] != whole.get(n, ...)]:
-        raise TavError(
-            f"The source prompt must apply to the whole video at all steps, but the conditioning has "
-            f"{PARTIAL[partial[0]]}; connect CLIP Text Encode with the prompt that describes the clip."
-        )
-
-
-OTHERS = (
-    "Another node replaces cross-attention, as IP-Adapter does, and so does keep_layout; set keep_layout to 0, or "
-    "remove that node."
-)
-
-
-def _others_replace(model_options: dict) -> bool:
-    """Whether another node replaces cross-attention."""
-    replaced = model_options.get("transformer_options", {}).get("patches_replace", {}).get("attn2", {})
-    return any(not hasattr(one, OURS) for one in replaced.values())
-
-
-def _check_options(model_options: dict, node: str) -> None:
-    """Raises TavError for other nodes' changes that the source cannot follow."""
-    if "context_handler" in model_options:
-        raise TavError(f"{node} does not work with Context Windows yet; remove one of the two nodes.")
-    options = model_options.get("transformer_options", {})
-    # these tile, merge or skip each call in another way, so that what the source lends would not fit
-    for patch in options.get("patches", {}).get("attn1_patch", ()):
-        for name, title in (("HyperTile", "HyperTile"), ("Tome", "Token Merging")):
-            if name in getattr(patch, "__qualname__", ""):
-                raise TavError(f"{node} does not work with {title}; remove one of the two nodes.")
-    for wrappers in options.get("wrappers", {}).values():
-        for key, title in (("easycache", "EasyCache"), ("lazycache", "LazyCache")):
-            if wrappers.get(key):
-                raise TavError(f"{node} does not work with {title}; remove one of the two nodes.")
 
 
 def without_kept(patcher: ModelPatcher) -> ModelPatcher:
@@ -122,8 +74,8 @@ def without_kept(patcher: ModelPatcher) -> ModelPatcher:
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE):
         patcher.remove_wrappers_with_key(kind, KEEP)
     options = patcher.model_options["transformer_options"]
-    if replaced := options.get("patches_replace", {}).get("attn2"):
-        others = {place: one for place, one in replaced.items() if not hasattr(one, OURS)}
+    if replaced := replacements(patcher.model_options, "attn2"):
+        others = {place: one for place, one in replaced.items() if not is_ours(one)}
         # safe: the host, too, makes new dicts when it adds a replacement, since clones share them
         patches = {**options["patches_replace"], "attn2": others}
         patcher.model_options["transformer_options"] = {**options, "patches_replace": patches}
@@ -143,13 +95,13 @@ def _around_sampling(keep: Keep, borrowing: Borrowing) -> Callable:
         guider, clean = executor.class_obj, keep.path.clean  # safe: the CFGGuider whose sampling is wrapped
         if noise.shape != clean.shape:
             raise TavError(
-                f"The latents to sample are {tuple(noise.shape)}, but Keep From Source has a clip of "
+                f"The latents to sample are {tuple(noise.shape)}, but {NODE} has a clip of "
                 f"{tuple(clean.shape)}; both must have the same frames and size."
             )
-        _check_options(guider.model_options, "Keep From Source")
-        if keep.dials.layout and _others_replace(guider.model_options):
-            raise TavError(OTHERS)
-        _check_clip(keep.path, noise, latent_image, sampler, sigmas, guider.model_patcher)
+        check_options(guider.model_options, NODE)
+        if keep.dials.layout:
+            check_cross_attention(guider.model_options)
+        check_clip(keep.path, noise, latent_image, sampler, sigmas, guider.model_patcher)
         masks = [] if denoise_mask is None else [denoise_mask[:, :1].to("cpu", torch.float32)]
         if keep.mask is not None:
             masks.append(keep.mask[:, None])
@@ -175,20 +127,6 @@ def _around_sampling(keep: Keep, borrowing: Borrowing) -> Callable:
     return sample
 
 
-def _check_clip(
-    path: SourcePath, noise: Tensor, latents: Tensor, sampler, sigmas: Tensor, patcher: ModelPatcher
-) -> None:
-    """Raises TavError for the inverted noise of another clip."""
-    from_noise = len(sigmas) and math.isclose(sigmas[0].item(), path.sigmas[-1], rel_tol=1e-3)
-    own = getattr(sampler, "takes_inverted_noise", False) or not noise.any()
-    noisy = patcher.model.process_latent_in(latents)
-    if from_noise and own and noisy.square().mean().sqrt() > NOISY and not ends_at(path, noisy):
-        raise TavError(
-            "The latents to sample are not the ones that Keep From Source got; connect the same output of DDIM Invert "
-            "to both."
-        )
-
-
 def _around_prediction(keep: Keep) -> Callable:
     def predict(executor, x, timestep, model_options={}, seed=None):
         guider, sigma = executor.class_obj, timestep.flatten()[0].item()
@@ -196,11 +134,12 @@ def _around_prediction(keep: Keep) -> Callable:
         if run is None:  # a guider called without its sampling
             return executor(x, timestep, model_options, seed)
         options = model_options.get("transformer_options", {})
+        frames = list(options.get(FRAMES_SEEN) or range(len(keep.path.clean)))
         dials = keep.dials.at(sigma, keep.path.sigmas)
         lending = nullcontext()
         if dials or run.mask is not None:
             # the host's noisy latents are z * sqrt(sigma^2 + 1)
-            source = (keep.path.at_sigma(sigma) * (sigma**2 + 1) ** 0.5).to(x)
+            source = (keep.path.at_sigma(sigma)[frames] * (sigma**2 + 1) ** 0.5).to(x)
         if dials:
             loan = run.loan
             model_options = {**model_options, "transformer_options": {**options, LOAN: (loan, run.borrowing)}}
@@ -210,35 +149,19 @@ def _around_prediction(keep: Keep) -> Callable:
             lending = loan.lending(bool(dials.structure), keep.layout if dials.layout else None)
             if dials.layout:
                 if run.positive is None:
-                    run.positive = _ids_of(keep.edit, guider.conds.get("positive") or ())
+                    run.positive = ids_of(keep.edit, guider.conds.get("positive") or ())
                 model_options["transformer_options"][POSITIVE] = run.positive
         else:
             run.loan.forget()
         if run.mask is None:
             with lending:
                 return executor(x, timestep, model_options, seed)
-        mask = run.mask.to(x).expand_as(x)
+        mask = of_frames(run.mask, frames).to(x).expand_as(x)
         with lending:
             denoised = executor(source.lerp(x, mask), timestep, model_options, seed)
-        return keep.path.clean.to(denoised).lerp(denoised, mask)
+        return keep.path.clean[frames].to(denoised).lerp(denoised, mask)
 
     return predict
-
-
-def _ids_of(edit: list, conditions: Sequence[dict]) -> set:
-    """The ids of those conditions that are this CONDITIONING; raises TavError if none is."""
-    given = [text for text, _ in edit]
-
-    def same(one: Tensor) -> bool:
-        return any(one.shape == text.shape and torch.allclose(one.float().cpu(), text.float().cpu()) for text in given)
-
-    ids = {one["uuid"] for one in conditions if same(one["model_conds"]["c_crossattn"].cond)}
-    if not ids:
-        raise TavError(
-            "keep_layout was set up for another prompt than the sampler's positive one; connect the same conditioning "
-            "to edit of Keep From Source and to the sampler."
-        )
-    return ids
 
 
 def _attention(name: str, layout: Layout) -> Callable:
@@ -262,42 +185,4 @@ def _attention(name: str, layout: Layout) -> Callable:
             ]
         )
 
-    setattr(attend_prompt, OURS, True)
-    return attend_prompt
-
-
-def mask_of_words(
-    patcher: ModelPatcher, source: list, path: SourcePath, places: Sequence[int], threshold: float
-) -> Tensor:
-    """Where a MODEL looks for words in a clip, (f, height, width) of 0 and 1, in pixels.
-
-    source: the clip's CONDITIONING; places: the words' positions in its prompt. threshold: as in tav_core's masks.
-    """
-    check_source(source)
-    _check_options(patcher.model_options, "Mask From Words")
-    maps, clean = [], path.clean
-    heads = {name: block.heads for name, block in blocks_of(patcher, "transformer").items()}
-    borrowing = Borrowing.of(patcher)
-
-    class Look(Sampler):
-        """Predicts once at each level, instead of sampling."""
-
-        def sample(self, guider, sigmas, extra_args, callback, *args, **kwargs):
-            options = extra_args["model_options"]
-            for sigma in sigmas[:-1]:
-                loan = Loan()
-                given = {**options["transformer_options"], LOAN: (loan, borrowing)}
-                noisy = (path.at_sigma(sigma.item()) * (sigma**2 + 1).sqrt().item()).to(sigmas.device)
-                with loan.recording(structure=False, layout=True):
-                    guider(noisy, sigma.expand(len(noisy)), model_options={**options, "transformer_options": given})
-                maps.append(word_map(loan.kept, heads, places, tuple(clean.shape[-2:])).cpu())
-                comfy.model_management.throw_exception_if_processing_interrupted()
-            return clean.to(sigmas.device)
-
-    guider = CFGGuider(without_kept(patcher.clone()))
-    guider.inner_set_conds({"positive": source})
-    guider.set_cfg(1.0)
-    sigmas = torch.cat([sigmas_of(patcher)[sorted(looked_at(path.timesteps), reverse=True)].cpu(), torch.zeros(1)])
-    # safe: as core's BasicGuider and SamplerCustomAdvanced do
-    guider.sample(torch.zeros_like(clean), torch.zeros_like(clean), Look(), sigmas, disable_pbar=True, seed=0)
-    return above_threshold(maps, threshold)
+    return marked(attend_prompt)

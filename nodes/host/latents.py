@@ -1,9 +1,11 @@
 """What the nodes require of a LATENT."""
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...tav_core.errors import TavError
+from ...tav_core.files import without_numbers
 from ...tav_core.source import SourcePath
 from .schedule import sigmas_of
 
@@ -37,7 +39,7 @@ def frames_of(latent: dict, *, least: int = 1, masked: bool = True) -> Tensor:
             f"The latents hold {len(samples)} frame, but tuning needs at least {least} to learn a motion; load more "
             "frames."
         )
-    if not samples.isfinite().all():
+    if without_numbers({"samples": samples}):
         raise TavError(
             "The latents contain NaN or infinite values; if VAE Encode made them, start ComfyUI with --fp32-vae."
         )
@@ -54,8 +56,16 @@ def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
     """
     if TIMESTEP not in latent:
         return None
-    level = latent.get(NOISE_LEVEL, sigmas_of(patcher)[latent[TIMESTEP]].item())
-    return latent[TIMESTEP] if noise_level(frames_of(latent), patcher) > LEAST_NOISE * level else None
+    timestep, sigmas = latent[TIMESTEP], sigmas_of(patcher)
+    if not _are_timesteps([timestep], sigmas):  # another node has overwritten it
+        return None
+    level = latent.get(NOISE_LEVEL)
+    level = level if isinstance(level, float) else sigmas[timestep].item()
+    return timestep if noise_level(frames_of(latent), patcher) > LEAST_NOISE * level else None
+
+
+def _are_timesteps(values: object, sigmas: Tensor) -> bool:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < len(sigmas) for value in values)
 
 
 def path_of(latent: dict, patcher: ModelPatcher, purpose: str) -> SourcePath:
@@ -63,8 +73,9 @@ def path_of(latent: dict, patcher: ModelPatcher, purpose: str) -> SourcePath:
 
     purpose: what needs it, for the TavError that is raised if another node has lost it or changed the latents.
     """
-    trajectory, timesteps = latent.get(TRAJECTORY), latent.get(TIMESTEPS)
-    if trajectory is None or timesteps is None:
+    trajectory, timesteps, sigmas = latent.get(TRAJECTORY), latent.get(TIMESTEPS), sigmas_of(patcher).double().cpu()
+    kept = torch.is_tensor(trajectory) and trajectory.ndim == 5 and trajectory.is_floating_point()
+    if not kept or not _are_timesteps(timesteps, sigmas) or not 0 < len(timesteps) == len(trajectory) - 1:
         raise TavError(
             f"{purpose} needs the latent from DDIM Invert, with the clip at each noise level; these latents come from "
             "elsewhere, or a node in between has lost it. Connect DDIM Invert directly."
@@ -74,7 +85,6 @@ def path_of(latent: dict, patcher: ModelPatcher, purpose: str) -> SourcePath:
             f"{purpose} needs the latent from DDIM Invert as it was, {tuple(trajectory.shape[1:])}, but a node in "
             f"between made it {tuple(latent['samples'].shape)}; connect DDIM Invert directly."
         )
-    sigmas = sigmas_of(patcher).double().cpu()
     path = SourcePath(trajectory, list(timesteps), 1 / (sigmas**2 + 1))
     if not ends_at(path, patcher.model.process_latent_in(latent["samples"])):
         raise TavError(

@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.supported_models import SD15
 from comfy.supported_models_base import ClipTarget
 from comfy_api.latest import Input, InputImpl, Types
+from comfy_execution.utils import get_executing_context
 from safetensors.torch import load_file
 
 from ...tav_core.checkpoints.networks import clip_names
@@ -19,13 +20,20 @@ from ...tav_core.demo.settings import SETTINGS
 from ...tav_core.demo.showcase import CLIP, FPS
 from ...tav_core.errors import TavError
 from ...tav_core.world.draw import draw_clip
+from ...tav_core.world.vocabulary import unknown_words
+from .differences import warn
+from .progress import say
 from .versions import known
 
 HOST_VOCAB_SIZE = 49408
+COLOURS = ([-0.1021, 0.0733, 0.0589], [0.3747, 0.2264, 0.0162], [-0.0121, -0.018, -0.0758], [-0.1175, -0.1833, -0.3916])
+"""What each channel of its latents adds to red, green and blue in -1..1: a least-squares fit to drawn scenes."""
+GREY = [-0.0409, -0.0038, 0.0543]
+"""The colour of latents that are zero."""
 
 
 def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
-    """MODEL, CLIP and VAE. personalised: applies the LoRA that draws a "sks ball" striped."""
+    """MODEL, CLIP and VAE. personalised: applies the LoRA that draws a "sks" shape with white bands."""
     folder = miniature_path()
     model, clip, vae = _model(folder / "unet"), _clip(folder), _vae(folder / "vae")
     if personalised:
@@ -44,7 +52,7 @@ def example_clip() -> Input.Video:
 
 
 def _model(folder: Path) -> ModelPatcher:
-    config, weights = _config(folder), _weights(folder)
+    config, weights = read_config(folder), read_weights(folder)
     levels, width = len(config["block_out_channels"]), config["block_out_channels"][0]
     layers = config["layers_per_block"]
 
@@ -82,14 +90,18 @@ def _model(folder: Path) -> ModelPatcher:
     settings.set_inference_dtype(dtype, cast)
     model = settings.get_model(weights, "")
     model.load_model_weights(weights, "")
-    _set_groups(model.diffusion_model, config["norm_num_groups"])
+    set_groups(model.diffusion_model, config["norm_num_groups"])
+    # safe: where the host's previews look for colours; SD 1.5's would be wrong for another VAE
+    model.latent_format.latent_rgb_factors, model.latent_format.latent_rgb_factors_bias = COLOURS, GREY
     return ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
 
 
 def _clip(folder: Path) -> sd.CLIP:
     # safe: the names under which the host's text encoders load weights, as in its own checkpoint format
-    weights = {f"text_model.{name}": tensor for name, tensor in clip_names(_weights(folder / "text_encoder")).items()}
-    config = _config(folder / "text_encoder")
+    weights = {
+        f"text_model.{name}": tensor for name, tensor in clip_names(read_weights(folder / "text_encoder")).items()
+    }
+    config = read_config(folder / "text_encoder")
     # safe: the host's embedding table has SD's length; the miniature's tokenizer never uses the padded rows
     embeddings = weights["text_model.embeddings.token_embedding.weight"]
     weights["text_model.embeddings.token_embedding.weight"] = F.pad(
@@ -125,6 +137,11 @@ def _clip(folder: Path) -> sd.CLIP:
     class Tokenizer(sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory=None, tokenizer_data=None):
             super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=Words)
+            self.warned = set()
+
+        def tokenize_with_weights(self, text: str, return_word_ids=False, **options):
+            _warn_of_unknown(text, self.warned)
+            return super().tokenize_with_weights(text, return_word_ids, **options)
 
     # safe: the host itself names the pair by a ClipTarget for every family
     loaded = known(sd.CLIP, state_dict=[weights])
@@ -134,8 +151,23 @@ def _clip(folder: Path) -> sd.CLIP:
     return clip
 
 
+def _warn_of_unknown(prompt: str, warned: set[str | None]) -> None:
+    """Shows a prompt's unknown words in the node that encodes it. warned: the nodes that show some already."""
+    context = get_executing_context()
+    node_id = context and context.node_id
+    unknown = [word for word in unknown_words(prompt) if word.isalpha()]  # a number is a weight, as in (red:1.2)
+    if unknown:
+        warn(
+            f"The miniature does not know {', '.join(unknown)}; Load Miniature lists the words that it knows.", node_id
+        )
+        warned.add(node_id)
+    elif node_id in warned:
+        say("The miniature knows these words.", node_id)
+        warned.discard(node_id)
+
+
 def _vae(folder: Path) -> sd.VAE:
-    config = _config(folder)
+    config = read_config(folder)
     width = config["block_out_channels"][0]
     sizes = {
         "double_z": True,
@@ -150,22 +182,22 @@ def _vae(folder: Path) -> sd.VAE:
         "dropout": 0.0,
     }
     # safe: `config` is how the host accepts a VAE of other sizes; it converts diffusers' names itself
-    vae = sd.VAE(_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
-    _set_groups(vae.first_stage_model, config["norm_num_groups"])
+    vae = sd.VAE(read_weights(folder), config={"params": {"ddconfig": sizes, "embed_dim": config["latent_channels"]}})
+    set_groups(vae.first_stage_model, config["norm_num_groups"])
     return vae
 
 
-def _set_groups(network: torch.nn.Module, count: int) -> None:
+def set_groups(network: torch.nn.Module, count: int) -> None:
     """The host's classes fix 32 groups, too many for networks with so few channels."""
     for module in network.modules():
         if isinstance(module, torch.nn.GroupNorm):
             module.num_groups = count
 
 
-def _config(folder: Path) -> dict:
+def read_config(folder: Path) -> dict:
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def _weights(folder: Path) -> dict:
+def read_weights(folder: Path) -> dict:
     (file,) = folder.glob("*.safetensors")
     return {name: tensor.float() for name, tensor in load_file(file).items()}

@@ -9,10 +9,9 @@ from torch import Tensor
 from ...tav_core.errors import TavError
 from .borrow import KEEP
 from .latents import noise_level
+from .replacements import is_ours, replacements
 from .sd_model import transformer_places
 
-OURS = "tune_a_video_attention"
-"""The attribute by which our replacements of attention are known."""
 NOISY = 4.0
 """The root mean square of latents, as the network sees them, above which they are noise: a clip's is about 1, and its
 inverted noise's above 10."""
@@ -43,9 +42,9 @@ class InvertedNoise:
 def guarded(executor: Callable, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
     """An OUTER_SAMPLE wrapper that refuses what the host's samplers would turn into garbage without a word."""
     patcher = executor.class_obj.model_patcher  # safe: the CFGGuider whose sampling is wrapped
-    replaced = patcher.model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
+    replaced = replacements(patcher.model_options, "attn1")
     for place in transformer_places(patcher).values():
-        if not hasattr(replaced.get(place, replaced.get(place[:2])), OURS):
+        if not is_ours(replaced.get(place, replaced.get(place[:2]))):
             raise TavError(
                 f"Another node replaces the self-attention of the {place[0]} block {place[1]}, as Self-Attention "
                 "Guidance does, and frames would not attend to each other there; remove that node."

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.model_management
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from ...tav_core.errors import TavError
 from ...tav_core.files import locked
-from ...tav_core.fingerprints import FREE
 from ...tav_core.inflate import InflatedUNet, inflate
 from ...tav_core.inflation import Inflation
 from ...tav_core.precision import PRECISIONS
@@ -28,15 +27,16 @@ from ...tav_core.version import __version__
 from .conditioning import conditions_of, only_prompt, prompt_of
 from .control import check_controls, recorded, residuals_of, settings_of
 from .differences import has_loras
-from .inflate import QueryDifference, inflated_of, without_tuned
+from .inflate import inflated_of, without_tuned
 from .keep import without_kept
 from .lora import check_loras
 from .memory import free_all
-from .noise import OURS
 from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of, file_of
+from .unseen import check_unseen
 from .weights import base_fingerprint, diffusers_unet
+from .windows import windows_of
 
 INPUTS = {"c_crossattn": "prompt_embeds", "crossattn_controlnet": "control_embeds", "y": "y"}
 """The host's names of a prompt's conditions -> their names among a run's inputs."""
@@ -66,10 +66,13 @@ def tune_model(
     """
     began, patcher = time.perf_counter(), without_kept(patcher.clone())
     inflation, device = _inflation_of(patcher), comfy.model_management.get_torch_device()
-    options = only_prompt(positive)
+    options = only_prompt(positive, "Tuning")
     check_loras(patcher)
-    _check_unseen(patcher)
+    check_unseen(patcher)
     check_controls(positive, samples, patcher)
+    windows = windows_of(patcher)
+    windows.check(len(samples))
+    config = replace(config, window=windows.length if windows.divides(len(samples)) else 0)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, images = settings_of(options.get("control"))
     metadata = metadata | {
@@ -86,7 +89,7 @@ def tune_model(
         "network": [kind, str(dtype), device.type],
         "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
         "control": controls,
-        "config": {name: value for name, value in asdict(config).items() if name not in FREE},
+        "config": config.decisive(),
     }
     with torch.inference_mode(False), torch.no_grad():
         latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
@@ -178,28 +181,9 @@ def _tune(
 
 
 def _inflation_of(patcher: ModelPatcher) -> Inflation:
-    if any(patcher.injections.values()):  # safe: the host's own list of what changes the network at run time
-        raise TavError(
-            "This MODEL is changed at run time, for example by Load LoRA (Bypass), which tuning would ignore; load the "
-            "LoRA with Load LoRA instead."
-        )
     if inflated := inflated_of(patcher):
         return inflated.inflation
     raise TavError("This MODEL is not inflated; insert Inflate UNet between it and One-Shot Tune.")
-
-
-def _check_unseen(patcher: ModelPatcher) -> None:
-    """Raises TavError for changes of the network at run time, which tuning would neither follow nor know a run by."""
-    options = patcher.model_options["transformer_options"]
-    replaced = options.get("patches_replace", {})
-    names = [name for name, patches in options.get("patches", {}).items() if patches]
-    names += [f"{name} replacement" for name in replaced if name != "attn1" and replaced[name]]
-    names += ["attn1 replacement"] * any(not hasattr(one, OURS) for one in replaced.get("attn1", {}).values())
-    if names:
-        raise TavError(
-            f"Another node changes this MODEL at run time ({', '.join(names)}; IP-Adapter, FreeU, hypernetworks and "
-            "HyperTile do), which tuning cannot follow; put that node behind One-Shot Tune."
-        )
 
 
 def _dtype_to_tune(patcher: ModelPatcher, mixed_precision: str) -> torch.dtype:
@@ -233,6 +217,5 @@ def _digest_of_patches(patcher: ModelPatcher) -> str:
 
     for key, patches in sorted(patcher.patches.items()):
         for strength, patch, strength_model, offset, _ in patches:
-            if not isinstance(patch, QueryDifference):
-                add([key, strength, patch, strength_model, offset])
+            add([key, strength, patch, strength_model, offset])
     return digest.hexdigest()

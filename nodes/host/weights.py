@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ...tav_core.checkpoints.networks import diffusers_network
 from ...tav_core.fingerprints import fingerprint_of
-from .inflate import QueryDifference
 from .sd_model import compute_dtype, host_names, residual_norms, unet_config
 
 
@@ -38,7 +37,7 @@ def base_fingerprint(patcher: ModelPatcher) -> str:
 
 
 def _weights(patcher: ModelPatcher, part: str = "") -> Iterator[tuple[str, Tensor, list]]:
-    """(diffusers' name, a float32 copy of the unpatched weight, its patches except ours)."""
+    """(diffusers' name, a float32 copy of the unpatched weight, its patches)."""
     # safe: core's ModelSave and merging read weights this way; it sees through a loaded model's patches
     stored = patcher.get_key_patches("diffusion_model.")
     for name, key in host_names(patcher).items():
@@ -46,7 +45,7 @@ def _weights(patcher: ModelPatcher, part: str = "") -> Iterator[tuple[str, Tenso
             continue
         (weight, convert), *patches = stored[key]
         copy = convert(weight.to("cpu", torch.float32, copy=True), inplace=True)
-        yield name, copy, [patch for patch in patches if not isinstance(patch[1], QueryDifference)]
+        yield name, copy, patches
 
 
 def diffusers_config(host: dict) -> dict:

@@ -12,6 +12,8 @@ from ..jobs.editing import prepare_edit
 from ..jobs.mask_choice import FORM, MaskChoice
 from .app import app
 from .options import (
+    ByTime,
+    ByTimeHelp,
     ClipPath,
     ControlImages,
     Controls,
@@ -56,6 +58,7 @@ def edit(
     start: Annotated[int | None, typer.Option(help=StartHelp, show_default="as tuned")] = None,
     stride: Annotated[int | None, typer.Option(help=StrideHelp, show_default="as tuned")] = None,
     fit: Annotated[Fit | None, typer.Option(help=FitHelp, show_default="as tuned")] = None,
+    by_time: Annotated[bool | None, typer.Option(ByTime, help=ByTimeHelp, show_default="as tuned")] = None,
     steps: Annotated[int, typer.Option(help="DDIM steps per video, 1 to 999.")] = 50,
     inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion, 1 to 999.")] = 50,
     inversion_prompt: Annotated[str, typer.Option(help="The prompt for the inversion.")] = "",
@@ -90,6 +93,14 @@ def edit(
     ] = 0,
     source_prompt: Annotated[
         str | None, typer.Option(help="The clip's prompt, for what is kept.", show_default="as tuned")
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(help="For long clips: frames that the network sees at once; 0 for all.", show_default="as tuned"),
+    ] = None,
+    overlap: Annotated[
+        int | None,
+        typer.Option(help="Frames that two neighbouring windows share.", show_default="a quarter of the window"),
     ] = None,
     guidance: Annotated[
         float, typer.Option(help="Classifier-free guidance scale; 1 or less is off, and twice as fast.")
@@ -134,8 +145,17 @@ def edit(
         keep_structure=keep_structure,
         keep_layout=keep_layout,
         source_prompt=source_prompt,
+        window=window,
+        overlap=overlap,
     )
-    changed = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
+    changed = {
+        "frames": frames,
+        "size": size and size_of(size),
+        "start": start,
+        "stride": stride,
+        "fit": value_of(fit),
+        "by_time": by_time,
+    }
     say(f"Reading {clip.name}, opening {(checkpoint or weights).name} with {weights.name}.")
     job = prepare_edit(
         clip,

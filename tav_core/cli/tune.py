@@ -15,6 +15,8 @@ from .app import app
 from .options import (
     SWITCH,
     Attention,
+    ByTime,
+    ByTimeHelp,
     CheckpointPath,
     ClipPath,
     ControlImages,
@@ -51,6 +53,9 @@ def tune(
     start: Annotated[int, typer.Option(help=StartHelp)] = 0,
     stride: Annotated[int, typer.Option(help=StrideHelp)] = 0,
     fit: Annotated[Fit, typer.Option(help=FitHelp)] = "crop",
+    by_time: Annotated[
+        bool | None, typer.Option(ByTime, help=ByTimeHelp, show_default="by time if the frame rate varies")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Tuning steps, 1 or more.")] = 500,
     learning_rate: Annotated[float, typer.Option(help="The learning rate of AdamW, between 0 and 1.")] = 3e-5,
     seed: Annotated[int, typer.Option(help="The seed of the noise and timesteps drawn while tuning.")] = 0,
@@ -73,6 +78,10 @@ def tune(
             help="Sample the VAE posterior at every step, as the original does, instead of using its mean.",
         ),
     ] = False,
+    window: Annotated[
+        int,
+        typer.Option(help="For long clips: frames per step, drawn at random, so that memory does not grow; 0 for all."),
+    ] = 0,
     checkpoint_every: Annotated[int, typer.Option(help="Save the run's state every N steps.")] = 50,
     lora: Loras = None,
     control: Controls = None,
@@ -96,10 +105,11 @@ def tune(
         mixed_precision=value_of(precision),
         gradient_checkpointing=SWITCH[value_of(gradient_checkpointing)],
         checkpoint_every=checkpoint_every,
+        window=window,
     )
     say(f"Reading {frames} frames of {clip.name} and opening {checkpoint.name}.")
     job = prepare_tuning(
-        Selection(clip, frames, size_of(size), start, stride, value_of(fit)),
+        Selection(clip, frames, size_of(size), start, stride, value_of(fit), by_time),
         prompt,
         checkpoint,
         output,

@@ -1,5 +1,6 @@
 """The paper's own evaluation (section 5.2): CLIP scores of edited videos, next to the published ones."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import TavError
+from ..checkpoints.prompt_weights import without_weights
+from ..errors import TavError, reason, shown
 from ..jobs.edit_run import MANIFEST
 from ..metrics import ClipScorer, ClipScores
 from ..video.read import read_frames
@@ -38,9 +40,15 @@ def edited_videos(folder: Path) -> list[EditedVideo]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         frames, size = manifest["selection"]["frames"], tuple(manifest["selection"]["size"])
-        return [EditedVideo(folder / edit["path"], edit["prompt"], frames, size) for edit in manifest["edits"]]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TavError(f"{path} cannot be read ({error!r}); make the edits again.") from error
+        edits = [(edit["path"], edit["prompt"]) for edit in manifest["edits"]]
+        if not all(type(number) is int for number in (frames, *size)) or len(size) != 2:
+            raise TypeError(f"its selection has {shown(frames)} frames of the size {shown(size)}")
+        if odd := [text for text in itertools.chain(*edits) if not isinstance(text, str) or "\0" in text]:
+            raise TypeError(f"{shown(odd[0])} is no path or prompt")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        why = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        raise TavError(f"{path} cannot be read ({why}); make the edits again.") from error
+    return [EditedVideo(folder / name, prompt, frames, size) for name, prompt in edits]
 
 
 def score_videos(
@@ -50,7 +58,7 @@ def score_videos(
     scores = []
     for number, video in enumerate(videos, 1):
         frames = read_frames(video.path, video.num_frames, size=video.size).frames
-        scores.append(scorer.score(frames, video.prompt))
+        scores.append(scorer.score(frames, without_weights(video.prompt)))
         if on_step:
             on_step(number, len(videos), part="scoring")
     return scores

@@ -16,7 +16,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..ddim import invert, sample, source_path
 from ..demo.settings import Settings
 from ..errors import TavError
-from ..files import read_tensors, write_tensors
+from ..files import read_tensors, without_numbers, write_tensors
 from ..fingerprints import digest_of, key_of, schedule_of
 from ..inflate import InflatedUNet, inflate
 from ..jobs.base import versions
@@ -61,11 +61,15 @@ class Samples:
             tensors, metadata = read_tensors(path, FORMAT)
         except TavError:
             return None
-        return (
-            cls(tensors["edits"], tensors.get("reconstruction"), metadata["seconds"])
-            if metadata.get("key") == key
-            else None
+        edits, reconstruction, seconds = tensors.get("edits"), tensors.get("reconstruction"), metadata.get("seconds")
+        intact = (
+            edits is not None
+            and edits.ndim == 5
+            and (reconstruction is None or reconstruction.shape == (1, *edits.shape[1:]))
+            and not without_numbers(tensors)
+            and isinstance(seconds, float)
         )
+        return cls(edits, reconstruction, seconds) if intact and metadata.get("key") == key else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,7 @@
 """The settings of an edit."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -9,6 +9,7 @@ from ..errors import TavError, need
 from ..precision import PRECISIONS, sampling_precision
 from ..source import Dials
 from ..steps import INVERSIONS, check_steps
+from ..windows import Windows
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class EditConfig:
     from_inversion: start from the inverted clip; False starts from random noise drawn with the seed.
     seed: of that random noise, and of the noise that eta > 0 adds while sampling; the same for every prompt.
     strength: of the tuned weights; 0 is the base model.
+    window: frames that the network sees at once, at least 2, or 0 for the whole clip; None as the weights were tuned.
+    overlap: how many frames two neighbouring windows share; None for a quarter of the window. See `Windows`.
     precision: of the network: "no" (float32), "bf16" or "fp16"; "auto" is fp16 on a GPU, float32 on the CPU.
     """
 
@@ -39,6 +42,8 @@ class EditConfig:
     keep_structure: float = 0.0
     keep_layout: float = 0.0
     source_prompt: str | None = None
+    window: int | None = None
+    overlap: int | None = None
 
     def __post_init__(self):
         for name in ("num_steps", "inversion_steps"):
@@ -50,6 +55,7 @@ class EditConfig:
         choices = ("auto", *PRECISIONS)
         need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
         need(self.invert_with in INVERSIONS, "invert_with", self.invert_with, f"one of {', '.join(INVERSIONS)}")
+        self.windows  # noqa: B018
         if self.dials and not self.from_inversion:
             raise TavError("An edit can keep structure or layout only if it starts from the inverted clip.")
 
@@ -58,9 +64,16 @@ class EditConfig:
         """How much an edit keeps."""
         return Dials(self.keep_structure, self.keep_layout)
 
+    @property
+    def windows(self) -> Windows:
+        """What the network sees at once."""
+        length = self.window or 0
+        return Windows(length, length // 4 if self.overlap is None else self.overlap)
+
     def of_inversion(self) -> dict:
         """The settings an inversion depends on, including its method; part of its key."""
-        return {"method": self.invert_with, "steps": self.inversion_steps, "strength": self.strength}
+        divided = {"windows": asdict(self.windows)} if self.window else {}
+        return {"method": self.invert_with, "steps": self.inversion_steps, "strength": self.strength} | divided
 
     def dtype(self, device: torch.device) -> torch.dtype:
         """The dtype of the networks on that device."""

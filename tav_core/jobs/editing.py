@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -65,6 +66,7 @@ def prepare_edit(
     _protect_inputs(folder, selection.clip, Path(weights), path)
     began = time.perf_counter()
     frames = selection.read()
+    config = _divided_as_tuned(config, tuned.facts, len(frames.frames))
     base = _opened(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
     opened, dtype = base.checkpoint, config.dtype(device)
     keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened)
@@ -105,15 +107,26 @@ def prepare_edit(
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
         memory=_memory(opened, unet, latents, config),
-        notes=unseen_words(opened, all_prompts) + _differences(tuned.facts, base, used),
+        notes=[*frames.notes, *unseen_words(opened, all_prompts), *_differences(tuned.facts, base, used)],
         seconds=seconds,
     )
 
 
 def selection_as_tuned(clip: Path, facts: TunedFacts, changed: Mapping) -> Selection:
     """Selects the frames the weights were tuned on, except for the fields in `changed`."""
-    fields = {name: getattr(facts, name) for name in ("frames", "size", "start", "stride", "fit")}
+    fields = {name: getattr(facts, name) for name in ("frames", "size", "start", "stride", "fit", "by_time")}
+    if changed.get("stride") or (fields["by_time"] is None and fields["stride"] is not None):
+        fields["by_time"] = False  # a stride counts frames, and so did versions that did not say
     return Selection(clip, **{name: value for name, value in fields.items() if value is not None} | dict(changed))
+
+
+def _divided_as_tuned(config: EditConfig, facts: TunedFacts, num_frames: int) -> EditConfig:
+    """The settings with a window, by default that of the tuning."""
+    if config.window is None:
+        window = (facts.config or {}).get("window", 0)
+        config = replace(config, window=window if window < num_frames else 0)
+    config.windows.check(num_frames)
+    return config
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:
@@ -164,12 +177,14 @@ def _key(
 
 
 def _memory(opened: Checkpoint, unet: InflatedUNet, latents: Tensor, config: EditConfig) -> MemoryPlan:
+    _, channels, frames, *size = latents.shape
+    shape = channels, min(frames, config.window or frames), *size
     if config.dials:  # the clip, the prompt and the negative prompt then run one after the other
         kept = {"structure": config.keep_structure > 0, "layout": config.keep_layout > 0}
-        sampling = inference_memory(unet, (1, *latents.shape[1:]), **kept)
+        sampling = inference_memory(unet, (1, *shape), **kept)
     else:
         batch = 2 if config.guidance_scale > 1 else 1  # guidance also runs the negative prompt
-        sampling = inference_memory(unet, (batch, *latents.shape[1:]))
+        sampling = inference_memory(unet, (batch, *shape))
     return MemoryPlan.on(latents.device, max(sampling, decoding_memory(opened.vae, *latents.shape[-2:])))
 
 

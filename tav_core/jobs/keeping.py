@@ -13,6 +13,7 @@ from ..lend import lent
 from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, PredictNoise, guided
 from ..source import Dials, Lender, SourcePath
+from ..windows import Windows
 from .edit_config import EditConfig
 from .mask_choice import MaskChoice
 from .selection import Selection
@@ -42,14 +43,15 @@ class Keeping:
         }
         return [f"{shown(prompt)}: {ways[layout.replaces]}." for prompt, layout in self.layouts.items()]
 
-    def mask_on(self, path: SourcePath, predict_source: NoisePredictor | None) -> Tensor | None:
+    def mask_on(self, path: SourcePath, predict_source: NoisePredictor | None, windows: Windows) -> Tensor | None:
         """The mask in the latents' size, (1, 1, f, h, w); None without one."""
         if self.mask is None:
             return None
         frames, *size = path.clean.shape[2:]
         if self.images is not None:
             return latent_mask(self.images.to(path.clean), frames, tuple(size), self.mask.grow)
-        return latent_mask(word_mask(predict_source, path, self.places), frames, tuple(size), self.mask.grow)
+        found = word_mask(predict_source, path, self.places, windows=windows)
+        return latent_mask(found, frames, tuple(size), self.mask.grow)
 
     @contextmanager
     def guided(
@@ -74,13 +76,14 @@ def prepare_keeping(
     config: EditConfig,
     mask: MaskChoice | None,
     selection: Selection,
-    tuned_prompt: str | None,
+    tuned_prompt: str | list | None,
     prompts: Sequence[str],
     checkpoint: Checkpoint,
 ) -> Keeping:
     """Checks what an edit keeps, and reads the mask's images. Raises TavError for anything that cannot be kept."""
     if mask and not config.from_inversion:
         raise TavError("A mask keeps the clip outside of it, so the edit has to start from the inverted clip.")
+    tuned_prompt = tuned_prompt if isinstance(tuned_prompt, str) else None  # the graph tunes with one per frame, too
     prompt, needed = config.source_prompt or tuned_prompt, bool(config.dials or (mask and mask.words))
     if needed and not prompt:
         raise TavError(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..errors import TavError
-from ..files import read_tensors, write_tensors
+from ..files import read_tensors, without_numbers, write_tensors
 
 FORMAT = "tune-a-video/inversion/2"
 
@@ -36,4 +36,13 @@ class Inversion:
             tensors, metadata = read_tensors(path, FORMAT)
         except TavError:
             return None
-        return cls(tensors["trajectory"], tensors["reconstruction"]) if metadata.get("key") == key else None
+        trajectory, reconstruction = tensors.get("trajectory"), tensors.get("reconstruction")
+        intact = (
+            trajectory is not None
+            and reconstruction is not None
+            and reconstruction.ndim == 5
+            and trajectory.shape[1:] == reconstruction.shape
+            and len(trajectory) > 1
+            and not without_numbers(tensors)
+        )
+        return cls(trajectory, reconstruction) if intact and metadata.get("key") == key else None

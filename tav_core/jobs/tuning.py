@@ -15,7 +15,7 @@ from ..checkpoints.lora import Lora
 from ..control import Control, residuals
 from ..errors import TavError
 from ..files import ensure_writable, locked, remove_leftovers
-from ..fingerprints import FREE, personalised_run, run_fingerprint
+from ..fingerprints import personalised_run, run_fingerprint
 from ..inflate import InflatedUNet, inflate
 from ..inflation import Inflation
 from ..memory import tuning_memory
@@ -25,6 +25,7 @@ from ..resume import damage_in, steps_kept_in
 from ..tune import TuneConfig, TuneReport, resolve_checkpointing, tune
 from ..tuned import TunedWeights
 from ..version import __version__
+from ..windows import Windows
 from .base import Base, MemoryPlan, ensure_prompt, ensure_room, open_base, unseen_words
 from .control_choice import ControlChoice
 from .selection import Selection
@@ -129,10 +130,11 @@ def prepare_tuning(
     own = () if isinstance(checkpoint, Base) else loras
     base = open_base(checkpoint, loras=own, prediction_type=prediction_type, device=device)
     opened = base.checkpoint
-    notes, family = unseen_words(opened, [prompt]), opened.family
+    notes, family = [*clip.notes, *unseen_words(opened, [prompt])], opened.family
     unet = inflate(opened.unet, inflation)
     precision = tuning_precision(config.mixed_precision, unet.dtype, device)
     controls = tuple(control.open(selection, unet.unet, device, precision) for control in controls)
+    Windows(config.window).check(len(clip.frames))
     prompt_embeds = opened.encode_prompt(prompt)
     latents = opened.encode_video(clip.frames, posterior=posterior)
     scheduler = DDPMScheduler.from_config(opened.scheduler.config)
@@ -142,6 +144,7 @@ def prepare_tuning(
         "base_fingerprint": base.fingerprint,
         "prediction_type": scheduler.config.prediction_type,
         **asked,
+        "by_time": clip.by_time,
         "fps": clip.fps,
         "config": asdict(config),
         "version": __version__,
@@ -192,18 +195,14 @@ def _existing(output: Path, asked: dict, config: TuneConfig) -> TunedWeights | N
         weights = TunedWeights.load(output)
     except TavError:
         raise _occupied(output, "something else") from None
-    asked = asked | _decisive(asdict(config))
-    found = weights.facts.as_metadata() | (weights.facts.config or {})
+    asked = asked | config.decisive() | {"window": config.window}
+    found = {"window": 0} | weights.facts.as_metadata() | (weights.facts.config or {})
     if differing := [name for name, value in asked.items() if found.get(name) != value]:
         name = differing[0]
         raise _occupied(output, f"weights of another run ({name} {found.get(name)!r}, not {asked[name]!r})")
     if weights.facts.steps != config.num_steps:
         raise _occupied(output, f"this run's weights after {weights.facts.steps} steps, not {config.num_steps}")
     return weights
-
-
-def _decisive(config: dict) -> dict:
-    return {name: value for name, value in config.items() if name not in FREE}
 
 
 def _occupied(output: Path, content: str) -> TavError:
@@ -224,7 +223,8 @@ def _notes_on_other_runs(resume_file: Path, prefix: str) -> list[str]:
 def _plan(unet: InflatedUNet, latents: Tensor | tuple[Tensor, Tensor], config: TuneConfig) -> MemoryPlan:
     """Uses the estimate by which `tune` resolves "auto" gradient checkpointing."""
     mean = latents if torch.is_tensor(latents) else latents[0]
-    checkpointing = resolve_checkpointing(config, unet, mean.shape, mean.device)
+    shape = config.step_shape(mean.shape)
+    checkpointing = resolve_checkpointing(config, unet, shape, mean.device)
     half = tuning_precision(config.mixed_precision, unet.dtype, mean.device) != torch.float32
-    needed = tuning_memory(unet, mean.shape, checkpointing=checkpointing, half=half)
+    needed = tuning_memory(unet, shape, checkpointing=checkpointing, half=half)
     return MemoryPlan.on(mean.device, needed, checkpointing=checkpointing)

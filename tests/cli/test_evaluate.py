@@ -225,4 +225,4 @@ def test_a_manifest_that_is_damaged_is_refused(tmp_path, clip_model):
     (tmp_path / "manifest.json").write_text("{}")
     said = tav("eval", tmp_path, "--clip-model", clip_model, "-o", tmp_path / "out")
     assert said.code == 2
-    assert "cannot be read (KeyError('selection')); make the edits again" in said.err
+    assert "cannot be read (it has no 'selection'); make the edits again" in said.err

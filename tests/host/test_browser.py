@@ -41,6 +41,7 @@ FRONT_END_ONLY = {"video-preview"}  # sent along with a prompt, and no input of 
 def server(new_server):
     """A server of its own, for it is given settings, a clip to look at, and weights that hold nothing."""
     server = new_server()
+    server.options = ["--preview-method", "none"]  # as ComfyUI is installed
     clips.encode(server.base / "input" / CLIP, skiing(), fps=CLIP_FPS)
     weights = server.base / "models" / "tune_a_video" / "man-skiing_00001.safetensors"
     weights.parent.mkdir(parents=True)
@@ -159,6 +160,27 @@ class Page:
         graph = {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0}
         self.tab.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
 
+    def look_at(self, kind: str) -> None:
+        """Fits the view to the one node of a kind."""
+        self.tab.evaluate(
+            """async kind => {
+                const {pos, size} = app.graph._nodes.find(node => node.type === kind);
+                app.canvas.ds.fitToBounds([pos[0] - 50, pos[1] - 100, size[0] + 100, size[1] + 150], {zoom: 1});
+                app.canvas.setDirty(true);
+                await new Promise(requestAnimationFrame);
+            }""",
+            kind,
+        )
+
+    def changes(self, element) -> bool:
+        """Whether an element looks otherwise within a few seconds."""
+        before = element.screenshot()
+        for _ in range(30):
+            self.tab.wait_for_timeout(100)
+            if element.screenshot() != before:
+                return True
+        return False
+
     def run(self) -> str:
         """Runs the workflow that is open, and says how it ended."""
         return self.tab.evaluate(
@@ -276,7 +298,7 @@ def test_the_template_browser_shows_an_image_of_each_workflow_and_opens_it(page)
         assert image.evaluate("async img => { await img.decode(); return img.naturalWidth }") >= 256
         assert (PACK / "workflows" / f"{name}.jpg").stat().st_size < 100_000
     if SCREENSHOTS:
-        page.tab.set_viewport_size({"width": 1500, "height": 2200})  # all of them
+        page.tab.set_viewport_size({"width": 1500, "height": 2560})  # all of them
         page.tab.wait_for_timeout(1000)
         page.tab.get_by_role("dialog").screenshot(path=Path(SCREENSHOTS) / "templates.jpg", type="jpeg", quality=75)
         page.tab.set_viewport_size(SIZE)
@@ -345,6 +367,67 @@ def test_the_info_button_shows_a_nodes_help(page, node):
     page.help(node)
     page.tab.get_by_role("heading", name=stored("en")[node]["display_name"], exact=True).last.wait_for(timeout=30_000)
     page.tab.get_by_role("heading", name="Inputs", exact=True).last.wait_for()
+
+
+# What a test needs of a workflow, with few steps; the rest of the nodes go.
+TUNE_A_LITTLE = """() => {
+    const few = {steps: 2, validate_every: 1, gradient_checkpointing: 'off', frames: 4};
+    const kept = ['LoadMiniature', 'LoadVideoFrames', 'CLIPTextEncode', 'VAEEncode', 'InflateUNet', 'OneShotTune',
+                  'LossGraphNode'];
+    for (const node of [...app.graph._nodes]) {
+        if (!kept.includes(node.type)) app.graph.remove(node);
+        for (const widget of node.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
+    }
+    app.queuePrompt(0);
+}"""
+
+
+def test_a_run_shows_the_chosen_frames_and_the_clip_as_the_network_sees_it(page):
+    """In the loader as a video, to play; in One-Shot Tune as an animation, though the host's previews are off."""
+    page.open_workflow("try-with-the-miniature")
+    page.tab.evaluate(TUNE_A_LITTLE)
+    video = page.tab.locator("video[src*=tune_a_video]")
+    for kind, shown in (("LoadVideoFrames", video), ("OneShotTune", page.tab.locator("img[src*=tune_a_video]"))):
+        shown.wait_for(state="attached", timeout=180_000)
+        page.look_at(kind)
+        shown.wait_for()
+        if kind == "LoadVideoFrames":
+            video.evaluate("video => { video.muted = true; return video.play() }")
+        assert page.changes(shown), kind
+        box = shown.bounding_box()
+        assert min(box["width"], box["height"]) > 100, kind
+
+
+SEARCHES = {
+    "LoadVideoFrames": ["load video", "frame_load_cap", "skip_first_frames", "select_every_nth", "force_rate", "VHS"],
+    "InflateUNet": ["inflate", "cross-frame attention", "temporal attention", "tune-a-video"],
+    "OneShotTune": ["tune a video", "tuneavideo", "one shot", "finetune", "fine-tune", "train unet", "vid2vid"],
+    "SaveTunedWeights": ["save tuned", "export tuned"],
+    "LoadTunedWeights": ["load tuned", "load motion"],
+    "ApplyTunedWeights": ["apply tuned", "tuned weights"],
+    "DDIMInvert": ["ddim inversion", "inversion", "invert", "unsampler", "ddim", "vid2vid"],
+    "TAVSample": ["video2video", "vid2vid", "video to video", "edit video", "text2video", "ddim sampling"],
+    "KeepFromSource": ["pnp", "plug and play", "prompt2prompt", "prompt to prompt", "fatezero"],
+    "MaskFromWords": ["attention map", "mask from text", "segment"],
+    "LoadMiniature": ["miniature", "tiny model", "without download"],
+    "LoadExampleClip": ["example video", "demo clip", "openpose"],
+}
+
+
+def test_the_front_ends_search_finds_each_node_by_what_people_type(page):
+    page.command("Workspace.SearchBox.Toggle")
+    search = page.tab.get_by_role("combobox", name="Add a node...")
+    missing = []
+    for node, queries in SEARCHES.items():
+        for query in queries:
+            search.fill(query)
+            found = page.tab.get_by_role("option").filter(has_text=stored("en")[node]["display_name"])
+            try:
+                found.first.wait_for(timeout=5_000)
+            except playwright.TimeoutError:
+                missing.append((node, query, page.tab.get_by_role("option").all_inner_texts()[:5]))
+    assert missing == []
+    assert set(SEARCHES) == set(stored("en"))
 
 
 def test_a_blueprint_is_found_by_its_name_and_is_one_node_that_runs(page, server):

@@ -226,7 +226,7 @@ def test_the_words_are_read_from_the_graph_and_checked(sd, tuned, latent):
         ({"model": "plain"}, "needs a MODEL for videos"),
         ({"latent": "lost"}, "Keep From Source needs the latent from DDIM Invert"),
         ({"latent": "scaled"}, "a node in between made it"),
-        ({"source": "two"}, "combines 2 prompts"),
+        ({"source": "two"}, "Keep From Source needs one prompt, but the conditioning combines 2;"),
         ({"edit": None}, "connect the edited prompt to edit"),
         ({"mask": torch.zeros(2, 64, 64)}, "The mask is"),
     ],
@@ -368,6 +368,15 @@ def test_nodes_that_skip_or_merge_are_named(sd, tuned, latent, change, name):
         sampled(keeping(sd, change(tuned[0]), latent, 0.5), sd, latent, 2)
 
 
+def test_caches_leave_a_mask_from_words_as_it_is(sd, tuned, latent):
+    def mask_from(model):
+        node = pack("nodes.mask_from_words").MaskFromWords
+        given = model, latent, sd.text(CLIP_PROMPT), sd.clip, "ball", 0.3
+        return executed(node, *given, unique_id="3", prompt=graph()).args[0]
+
+    assert torch.equal(mask_from(cached(tuned[0])), mask_from(tuned[0]))
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_another_replacement_of_cross_attention_is_refused_with_a_layout(sd, tuned, latent, first):
     def replaced(model):
@@ -388,7 +397,7 @@ def test_another_replacement_of_cross_attention_is_refused_with_a_layout(sd, tun
 def test_a_source_prompt_for_some_steps_is_refused(sd, tuned, latent):
     partial = [[text, options | {"start_percent": 0.3, "end_percent": 1.0}] for text, options in sd.text(CLIP_PROMPT)]
     node = pack("nodes.keep_from_source").KeepFromSource
-    with pytest.raises(ValueError, match="must apply to the whole video at all steps"):
+    with pytest.raises(ValueError, match="needs a prompt for the whole video at all steps, but it has a range"):
         executed(node, tuned[0], latent, partial, 0.5, 0.0, 0, unique_id="3", prompt=graph())
 
 

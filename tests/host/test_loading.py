@@ -38,7 +38,6 @@ def test_a_model_loaded_in_part_predicts_the_same(sd, weights, memory, monkeypat
         in_part = predict(model, *given)
     try:
         assert model.model.model_lowvram
-        assert model.lowvram_patch_counter() > 0 or memory
         assert worst(in_part, whole) < 1e-5
     finally:
         for each in (model, *model.get_additional_models()):

@@ -3,7 +3,9 @@
 import contextlib
 import gc
 import os
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -194,16 +196,42 @@ def test_the_estimate_for_previews_changes_nothing(sd, inflated, uninterrupted, 
     assert worst(shown[0], shown[-1]) > 1e-4
 
 
-def test_a_taesd_shows_the_clip_and_changes_nothing(sd, inflated, uninterrupted, tmp_path, monkeypatch):
-    preview, bar = core("latent_preview"), pack("nodes.host.progress")
+@pytest.mark.parametrize("by", ["colours", "TAESD", "VAE"])
+def test_previews_show_every_frame_and_change_nothing(sd, inflated, uninterrupted, tmp_path, monkeypatch, by):
+    host, previews, shown = core("latent_preview"), pack("nodes.host.previews"), []
     with torch.inference_mode():  # as the host makes it
-        taesd = preview.TAESDPreviewerImpl(core("comfy.taesd.taesd").TAESD(None, None))
-        monkeypatch.setattr(preview, "get_previewer", lambda *_: taesd)
-        progress, shown = bar.Progress(inflated, STEPS, None), []
-    monkeypatch.setattr(progress.bar, "update_absolute", lambda _step, _total, image: shown.append(image))
-    on_step = lambda step, _loss, estimate: progress.at(step, "", estimate())  # noqa: E731
+        taesd = host.TAESDPreviewerImpl(core("comfy.taesd.taesd").TAESD(None, None))
+    monkeypatch.setattr(host, "get_previewer", lambda *_: taesd if by == "TAESD" else None)
+    decoder = previews.Decoder(inflated, sd.vae if by == "VAE" else None)
+    on_step = lambda _step, _loss, estimate: shown.append(decoder.images(estimate()))  # noqa: E731
     assert tune(inflated, sd.text("a man"), tmp_path, on_step=on_step)[1] == uninterrupted[1]
-    assert [image[1].size for image in shown] == [(64, 64)] * STEPS
+    size = (8, 8) if by == "colours" else (64, 64)
+    assert [[image.size for image in images] for images in shown] == [[size] * 2] * STEPS
+
+
+class Full:
+    """A VAE for which there is no memory."""
+
+    latent_channels = 4
+
+    def decode(self, _latents):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is_refused(inflated):
+    previews = pack("nodes.host.previews")
+    assert [image.size for image in previews.Decoder(inflated, Full()).images(CLIP)] == [(8, 8)] * 2
+    other = Full()
+    other.latent_channels = 16
+    with pytest.raises(ValueError, match="of 16 channels, but the MODEL's have 4"):
+        previews.Decoder(inflated, other)
+
+
+def test_a_large_clip_is_decoded_small(sd, inflated):
+    clip = random(2, 4, 48, 64, seed=4)
+    assert [image.size for image in pack("nodes.host.previews").Decoder(inflated, sd.vae).images(clip)] == [
+        (256, 192)
+    ] * 2
 
 
 def test_a_controlnet_is_honoured_in_tuning_and_makes_another_run(models, tmp_path):
@@ -257,25 +285,74 @@ def bypassed(model):
     return model
 
 
-def freed(model):
-    node = core("comfy_extras.nodes_freelunch").FreeU_V2
-    return (node.execute if hasattr(node, "execute") else node().patch)(model, 1.3, 1.4, 0.9, 0.2)[0]
+def behind(module: str, node: str, *settings):
+    """How a node of the host changes a MODEL."""
+
+    def change(model):
+        its = getattr(core(module), node)
+        return (its.execute if hasattr(its, "execute") else its().patch)(model, *settings)[0]
+
+    return change
 
 
-def with_other_keys(model):
-    """A MODEL as a hypernetwork leaves it."""
-    model = model.clone()
-    model.set_model_attn2_patch(lambda query, key, value, options: (query, key, value))
-    return model
+def set_by(method: str, *given):
+    """How a node changes a MODEL that calls this method of it."""
+
+    def change(model):
+        model = model.clone()
+        getattr(model, method)(*given)
+        return model
+
+    return change
 
 
-def test_what_tuning_would_not_see_is_refused_and_guidance_passes(sd, inflated, uninterrupted, tmp_path):
-    for change, name in ((freed, "output_block_patch"), (with_other_keys, "attn2_patch")):
-        with pytest.raises(ValueError, match=rf"at run time \({name}.*put that node behind"):
-            tune(change(inflated), sd.text("a man"), tmp_path)
+def with_hypernetwork(model):
+    """As Load Hypernetwork does, with one that doubles keys and values 64 wide."""
+    layer = {"linear.0.weight": torch.eye(64), "linear.0.bias": torch.zeros(64)}
+    with tempfile.TemporaryDirectory() as folder:
+        torch.save({"activation_func": "linear", "step": 1, 64: [layer, layer]}, Path(folder, "doubling.pt"))
+        load = core("comfy_extras.nodes_hypernetwork").load_hypernetwork_patch
+        patch = load(str(Path(folder, "doubling.pt")), 1.0)
+    return set_by("set_model_attn2_patch", patch)(model)
+
+
+UNSEEN = {
+    "attn2_patch": with_hypernetwork,
+    "attn1_patch": behind("comfy_extras.nodes_hypertile", "HyperTile", 256, 2, 0, False),
+    "attn1_patch,": behind("comfy_extras.nodes_tomesd", "TomePatchModel", 0.3),
+    "output_block_patch": behind("comfy_extras.nodes_freelunch", "FreeU_V2", 1.3, 1.4, 0.9, 0.2),
+    "input_block_patch_after_skip, output_block_patch": behind(
+        "comfy_extras.nodes_model_downscale", "PatchModelAddDownscale", 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic"
+    ),
+    "attn2 replacement": set_by("set_model_attn2_replace", lambda query, key, value, options: query, "middle", 0, 0),
+    "attn1 replacement": set_by("set_model_attn1_replace", lambda query, key, value, options: query, "middle", 0),
+    "function wrapper": set_by("set_model_unet_function_wrapper", lambda apply, given: apply(**given)),
+    "diffusion_model wrapper other": set_by(
+        "add_wrapper_with_key", "diffusion_model", "other", lambda executor, *given, **more: executor(*given, **more)
+    ),
+    "diffusion_model.out.forward": set_by("add_object_patch", "diffusion_model.out.forward", lambda hidden: hidden),
+}
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_tuning_would_not_see_is_refused(sd, inflated, tmp_path, name):
+    named = rf"at run time \({name.rstrip(',')}.*put that node behind"
+    with pytest.raises(ValueError, match=named):
+        tune(UNSEEN[name](inflated), sd.text("a man"), tmp_path)
     assert not list(tmp_path.iterdir())
-    guided = inflated.clone()
-    guided.set_model_sampler_post_cfg_function(lambda given: given["denoised"])
+
+
+def test_a_replacement_that_an_inflation_wraps_is_refused_too(sd, tmp_path):
+    inflated = pack("nodes.host.inflate").inflate(UNSEEN["attn1 replacement"](sd.model))
+    with pytest.raises(ValueError, match=r"at run time \(attn1 replacement"):
+        tune(inflated, sd.text("a man"), tmp_path)
+
+
+def test_guidance_and_what_only_sampling_has_may_pass(sd, inflated, uninterrupted, tmp_path):
+    guided = set_by("set_model_sampler_post_cfg_function", lambda given: given["denoised"])(inflated)
+    guided = behind("comfy_extras.nodes_pag", "PerturbedAttentionGuidance", 2.0)(guided)
+    guided = behind("comfy_extras.nodes_easycache", "EasyCacheNode", 0.2, 0.15, 0.95, False)(guided)
+    core("comfy_api.torch_helpers").set_torch_compile_wrapper(model=guided, backend="eager", options=None)
     assert tune(guided, sd.text("a man"), tmp_path)[1] == uninterrupted[1]
 
 

@@ -1,0 +1,134 @@
+"""Intact inputs to mutate, each made once in a process."""
+
+import io
+import json
+import shutil
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save
+
+from tav_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from tav_core.demo.miniature import MINIATURE, SKS_LORA
+from tav_core.inflate import InflatedUNet, inflate
+from tests import clips
+from tests.networks import tiny_unet
+from tests.original_folder import write_original
+from tests.random_checkpoint import write_random_checkpoint
+
+FORMATS = {
+    "mp4": ("libx264", "yuv420p"),
+    "mkv": ("ffv1", "yuv420p"),
+    "webm": ("libvpx-vp9", "yuva420p"),
+    "avi": ("mjpeg", "yuvj420p"),
+    "mov": ("mpeg4", "yuv420p"),
+    "flv": ("flv", "yuv420p"),
+    "ts": ("libx264", "yuv420p"),
+    "gif": ("gif", "rgb8"),
+}
+"""By suffix: FFmpeg's codec and pixel format."""
+BOXES = (b"moov", b"trak", b"tkhd", b"mdhd", b"elst", b"stsd", b"stts", b"ctts", b"stsz", b"stco", b"avc1", b"pasp")
+PICTURES = {"png": {}, "jpg": {"format": "JPEG"}, "webp": {}, "bmp": {}, "tiff": {}}
+
+
+@cache
+def clip(suffix: str) -> bytes:
+    """A clip of 6 frames of 64 x 48."""
+    codec, pix_fmt = FORMATS[suffix]
+    with tempfile.TemporaryDirectory() as folder:
+        return clips.encode(
+            Path(folder, f"clip.{suffix}"), clips.numbered(6), codec=codec, pix_fmt=pix_fmt
+        ).read_bytes()
+
+
+@cache
+def webp() -> bytes:
+    """An animation, as ComfyUI's own node writes it."""
+    frames = [Image.fromarray(np.ascontiguousarray(image)) for image in clips.numbered(6)]
+    file = io.BytesIO()
+    frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], duration=80)
+    return file.getvalue()
+
+
+@cache
+def picture(suffix: str, width: int = 64, height: int = 48) -> bytes:
+    """An image that is turned by its EXIF data where the format has any."""
+    file, image = io.BytesIO(), Image.fromarray(clips.colours(width, height))
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    kind = PICTURES[suffix].get("format", suffix.upper())
+    image.save(file, kind, **({} if suffix == "bmp" else {"exif": exif}))
+    return file.getvalue()
+
+
+@cache
+def single_file() -> bytes:
+    """A checkpoint in Stable Diffusion's own layout."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_checkpoint(Path(folder, "sd.safetensors"), size="tiny")
+        return Path(folder, "sd.safetensors").read_bytes()
+
+
+@cache
+def miniature() -> Checkpoint:
+    return load_checkpoint(MINIATURE)
+
+
+@cache
+def original() -> Path:
+    """A result of the original, in a folder that stays as long as this process."""
+    folder = Path(tempfile.mkdtemp(dir=work()), "original")
+    return write_original(folder, MINIATURE)
+
+
+@cache
+def work() -> Path:
+    """A folder for this process; the one who starts it deletes it."""
+    return Path(tempfile.mkdtemp(prefix="fuzz-"))
+
+
+def copied(folder: Path, to: Path) -> Path:
+    """A copy of a folder in which files can be replaced, but not written into: they are links."""
+    return Path(shutil.copytree(folder, to, copy_function=lambda source, target: Path(target).hardlink_to(source)))
+
+
+def replaced(file: Path, data: bytes | str) -> None:
+    """Writes a file anew, since it may be a link."""
+    file.unlink(missing_ok=True)
+    file.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
+
+
+@cache
+def inflated() -> InflatedUNet:
+    return inflate(tiny_unet())
+
+
+@cache
+def tuned() -> tuple[dict[str, torch.Tensor], dict]:
+    """Tensors and metadata of tuned weights for `inflated`."""
+    parameters = inflated().trainable_parameters()
+    tensors = {name: torch.full_like(parameter.detach(), 0.01) for name, parameter in parameters.items()}
+    metadata = {
+        "attention": "sparse-causal", "group_norm": "video", "temporal": True, "family": None, "checkpoint": "sd.ckpt",
+        "base_fingerprint": "0" * 64, "prediction_type": "epsilon", "prompt": "a man", "clip": "man.mp4", "frames": 4,
+        "size": [64, 48], "start": 0, "stride": 1, "fit": "crop", "fps": 8.0, "posterior": False, "steps": 3,
+        "loras": [{"file": "a.safetensors", "strength": 0.8}], "config": {"num_steps": 3, "learning_rate": 3e-5},
+        "controls": [{"kind": "controlnet", "network": "pose", "pictures": "pose.mp4", "strength": 1.0}],
+        "final_loss": 0.1, "run": "0" * 64, "version": "0.1.0", "unknown": {"a": [1, 2]},
+    }  # fmt: skip
+    return tensors, metadata
+
+
+@cache
+def lora() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors in kohya's style, for the miniature, and the header that diffusers writes."""
+    settings = {"unet.lora_alpha": 4, "unet.r": 4, "unet.alpha_pattern": {}, "text_encoder.lora_alpha": 4}
+    return load_file(SKS_LORA), {"format": "pt", "lora_adapter_metadata": json.dumps(settings)}
+
+
+def safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
