@@ -61,7 +61,7 @@ ROOM = {
     "LoadMiniature": LINE,
     "LoadVideoFrames": VIDEO,
     "LossGraphNode": IMAGE,
-    "OneShotTune": IMAGE + LINE,
+    "OneShotTune": IMAGE + 2 * LINE + 44,  # a square animation, with the line above it
     "PreviewImage": IMAGE,
     "SaveVideo": VIDEO,
     "TAVSample": IMAGE,
@@ -212,13 +212,15 @@ def settings_among(inputs: dict) -> int:
     return sum(is_setting(socket, (options or [{}])[0]) for socket, *options in inputs.values())
 
 
-def height(node: dict, width: int) -> int:
-    """How high the front end draws a node without its title, with all that it shows after a run."""
+def height(node: dict, width: int, told: bool = False) -> int:
+    """How high the front end draws a node without its title, with all that it shows after a run.
+
+    told: where a prompt says which of its words the miniature knows."""
     sockets = sum("widget" not in socket for socket in node["inputs"])
     rows = SLOT * max(sockets, len(node["outputs"]))
     shown = ROOM.get(node["type"], 0)
     if node["type"] == "CLIPTextEncode":
-        return rows + TEXT
+        return rows + TEXT + LINE * told
     return rows + SETTING * len(node.get("widgets_values", [])) + 10 + (width if shown == VIDEO else shown)
 
 
@@ -230,6 +232,7 @@ def arrange(plan: dict, nodes: dict, badged: set[str]) -> tuple[list[dict], list
     width = min(WIDEST, (LARGEST[0] - NOTE[0] - spent) // sum(across))
     assert width >= NARROWEST, f"{sum(across)} columns of nodes are too many: each gets {width} pixels"
     note_width = min(NOTE[1], LARGEST[0] - spent - sum(across) * width)
+    told = any(node["type"] == "LoadMiniature" for node in nodes.values())
     groups, left, lowest = [], note_width + BETWEEN, 0
     for strip, columns_across in zip(strips, across, strict=True):
         top, strip_width = 0, columns_across * (width + GAP) + 2 * PAD - GAP
@@ -240,7 +243,10 @@ def arrange(plan: dict, nodes: dict, badged: set[str]) -> tuple[list[dict], list
                 for key in column:
                     node = nodes[key]
                     y += TITLE + (BADGE if key in badged else 0)
-                    node |= {"pos": [left + PAD + number * (width + GAP), y], "size": [width, height(node, width)]}
+                    node |= {
+                        "pos": [left + PAD + number * (width + GAP), y],
+                        "size": [width, height(node, width, told)],
+                    }
                     y += node["size"][1] + GAP
                 bottom = max(bottom, y - GAP)
             groups.append(group_of(len(groups) + 1, title, [left, top, strip_width, bottom + PAD - top]))
