@@ -55,12 +55,13 @@ NOTE = (280, 480)  # the width of a note, at least and at most
 # What nodes show after a run below their settings, in pixels; a square video is as high as the node is wide.
 VIDEO, IMAGE, LINE = "a video", 230, 66
 ROOM = {
+    "CreateList": 24,
     "DDIMInvert": IMAGE,
     "KSamplerAdvanced": IMAGE,
     "LoadMiniature": LINE,
     "LoadVideoFrames": VIDEO,
     "LossGraphNode": IMAGE,
-    "OneShotTune": IMAGE + LINE,
+    "OneShotTune": IMAGE + 2 * LINE + 44,  # a square animation, with the line above it
     "PreviewImage": IMAGE,
     "SaveVideo": VIDEO,
     "TAVSample": IMAGE,
@@ -81,7 +82,9 @@ def template(name: str, object_info: dict, ours: set[str]) -> dict:
     assert sorted(numbers) == sorted(prompt), f"{name}: the layout and workflows/api hold different nodes"
     nodes, links = [], []
     for key, number in numbers.items():
-        node = node_of(prompt[key], object_info[prompt[key]["class_type"]], number, prompt[key]["class_type"] in ours)
+        kind, labels = prompt[key]["class_type"], labels_of(plan, key)
+        node = node_of(prompt[key], object_info[kind], number, kind in ours, labels)
+        node["inputs"] = [socket | labels.get(socket["name"], {}) for socket in node["inputs"]]
         nodes.append(node | (GREEN if key in plan["change"] else {}))
     by_key = dict(zip(numbers, nodes, strict=True))
     for key, node in by_key.items():
@@ -107,9 +110,21 @@ def template(name: str, object_info: dict, ours: set[str]) -> dict:
         "links": links,
         "groups": groups,
         "config": {},
-        "extra": {"workflowRendererVersion": "LG"} | plan.get("extra", {}),
+        "extra": {"workflowRendererVersion": "LG"} | (app_of(plan["app"], numbers) if "app" in plan else {}),
         "version": 0.4,
     }
+
+
+def labels_of(plan: dict, key: str) -> dict[str, dict]:
+    """The settings of a node that an app shows, and under which words."""
+    words = {tuple(place.split(".")): label for place, label in plan.get("app", {}).get("inputs", {}).items()}
+    return {setting: {"label": label} for (node, setting), label in words.items() if node == key}
+
+
+def app_of(app: dict, numbers: dict) -> dict:
+    """What opens a template as an app: a form with these settings, which shows what these nodes save."""
+    inputs = [[numbers[key], setting] for key, setting in (place.split(".") for place in app["inputs"])]
+    return {"linearMode": True, "linearData": {"inputs": inputs, "outputs": [numbers[key] for key in app["outputs"]]}}
 
 
 def placed(plan: dict) -> list[str]:
@@ -123,7 +138,7 @@ def node_of(node: dict, info: dict, number: int, ours: bool, exposed=frozenset()
 
     exposed: settings that have a socket without being linked in the workflow."""
     kind, inputs, values = node["class_type"], [], []
-    for name, (socket, *options) in described(info).items():
+    for name, (socket, *options) in described(info, node["inputs"]).items():
         options, given = (options or [{}])[0], node["inputs"].get(name)
         setting = is_setting(socket, options)
         if setting:
@@ -144,7 +159,7 @@ def node_of(node: dict, info: dict, number: int, ours: bool, exposed=frozenset()
         "mode": 0,
         "inputs": inputs,
         "outputs": [
-            {"name": name, "type": kind, "links": None}
+            {"name": name, "type": type_of(kind), "links": None}
             for name, kind in zip(info["output_name"], info["output"], strict=True)
         ],
         **({} if title == info["display_name"] else {"title": title}),
@@ -163,13 +178,20 @@ def model(name: str) -> dict:
     return {"name": name, "url": url, "directory": directory}
 
 
-def described(info: dict) -> dict:
-    """All inputs of a node, the sockets that are no settings first, as the front end shows them."""
+def described(info: dict, given: dict) -> dict:
+    """All inputs of a node, the sockets that are no settings first, as the front end shows them; of a socket that grows
+    into several, those that are given and the next."""
     inputs = {name: value for kind in ("required", "optional") for name, value in info["input"].get(kind, {}).items()}
+    for name in [name for name, (socket, *_) in inputs.items() if socket == "COMFY_AUTOGROW_V3"]:
+        prefix = f"{name}.{inputs.pop(name)[1]['template']['prefix']}"
+        count = 1 + sum(one.startswith(prefix) for one in given)
+        inputs |= {f"{prefix}{number}": ["*"] for number in range(count)}
     return dict(sorted(inputs.items(), key=lambda item: is_setting(item[1][0], (item[1][1:] or [{}])[0])))
 
 
 def type_of(socket: str | list) -> str:
+    if socket == "COMFY_MATCHTYPE_V3":
+        return "*"
     return socket if isinstance(socket, str) else "COMBO"
 
 
@@ -190,13 +212,15 @@ def settings_among(inputs: dict) -> int:
     return sum(is_setting(socket, (options or [{}])[0]) for socket, *options in inputs.values())
 
 
-def height(node: dict, width: int) -> int:
-    """How high the front end draws a node without its title, with all that it shows after a run."""
+def height(node: dict, width: int, told: bool = False) -> int:
+    """How high the front end draws a node without its title, with all that it shows after a run.
+
+    told: where a prompt says which of its words the miniature knows."""
     sockets = sum("widget" not in socket for socket in node["inputs"])
     rows = SLOT * max(sockets, len(node["outputs"]))
     shown = ROOM.get(node["type"], 0)
     if node["type"] == "CLIPTextEncode":
-        return rows + TEXT
+        return rows + TEXT + LINE * told
     return rows + SETTING * len(node.get("widgets_values", [])) + 10 + (width if shown == VIDEO else shown)
 
 
@@ -208,6 +232,7 @@ def arrange(plan: dict, nodes: dict, badged: set[str]) -> tuple[list[dict], list
     width = min(WIDEST, (LARGEST[0] - NOTE[0] - spent) // sum(across))
     assert width >= NARROWEST, f"{sum(across)} columns of nodes are too many: each gets {width} pixels"
     note_width = min(NOTE[1], LARGEST[0] - spent - sum(across) * width)
+    told = any(node["type"] == "LoadMiniature" for node in nodes.values())
     groups, left, lowest = [], note_width + BETWEEN, 0
     for strip, columns_across in zip(strips, across, strict=True):
         top, strip_width = 0, columns_across * (width + GAP) + 2 * PAD - GAP
@@ -218,7 +243,10 @@ def arrange(plan: dict, nodes: dict, badged: set[str]) -> tuple[list[dict], list
                 for key in column:
                     node = nodes[key]
                     y += TITLE + (BADGE if key in badged else 0)
-                    node |= {"pos": [left + PAD + number * (width + GAP), y], "size": [width, height(node, width)]}
+                    node |= {
+                        "pos": [left + PAD + number * (width + GAP), y],
+                        "size": [width, height(node, width, told)],
+                    }
                     y += node["size"][1] + GAP
                 bottom = max(bottom, y - GAP)
             groups.append(group_of(len(groups) + 1, title, [left, top, strip_width, bottom + PAD - top]))

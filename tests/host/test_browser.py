@@ -16,7 +16,7 @@ from tests.host.client import Client
 from tests.host.interface import nodes_of
 from tests.host.locales import stored
 from tests.host.server import PACK
-from tests.host.templates import NOTES
+from tests.host.templates import NOTES, layout
 from tests.host.workflows import NAMES, workflow
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the extra `test`")
@@ -119,6 +119,10 @@ class Page:
 
     def open_workflow(self, name: str) -> None:
         """The file that the template browser would open, without its dialog, which takes ten times longer."""
+        self.fetch_workflow(name)
+        self.wait_for(name)
+
+    def fetch_workflow(self, name: str) -> None:
         self.tab.evaluate(
             """async name => {
                 const answer = await fetch(`/api/workflow_templates/tune-a-video/${name}.json`);
@@ -126,7 +130,6 @@ class Page:
             }""",
             name,
         )
-        self.wait_for(name)
 
     def wait_for(self, name: str) -> None:
         titles = [*NOTES.values(), *(node["_meta"]["title"] for node in workflow(name).values())]
@@ -141,6 +144,7 @@ class Page:
         """Left, top, right, bottom as drawn: of every node, its title and its pack's badge included, of every group."""
         return self.tab.evaluate(
             """() => {
+                app.graph._nodes.forEach(node => node.updateArea());
                 const edges = ([x, y, w, h]) => [x, y, x + w, y + h];
                 const badge = node => node.badges.some(badge => (badge.call?.(node) ?? badge).visible) ? 20 : 0;
                 const box = node => edges(node.boundingRect).map((edge, side) => edge - (side === 1 && badge(node)));
@@ -201,6 +205,24 @@ class Page:
         self.tab.mouse.move(600, 300)
         self.tab.mouse.click(600, 300)
         self.tab.wait_for_function("title => app.graph._nodes.some(node => node.title === title)", arg=name)
+
+    def take_the_miniature(self) -> None:
+        """Puts Load Miniature in the place of the checkpoint, and asks for as little as can be run."""
+        self.tab.evaluate(
+            """() => {
+                const old = app.graph._nodes.find(node => node.type === "CheckpointLoaderSimple");
+                const miniature = LiteGraph.createNode("LoadMiniature");
+                app.graph.add(miniature);
+                old.outputs.forEach((output, slot) => {
+                    for (const link of [...output.links].map(id => app.graph.getLink(id)))
+                        miniature.connect(slot, app.graph.getNodeById(link.target_id), link.target_slot);
+                });
+                app.graph.remove(old);
+                const small = {frames: 3, width: 64, height: 64, steps: 2};
+                for (const {name, widget} of app.graph._nodes.flatMap(node => (node.widgets ?? []).map(
+                    widget => ({name: widget.name, widget})))) if (name in small) widget.value = small[name];
+            }"""
+        )
 
     def surround(self, settings: dict) -> None:
         """Gives the one node that is there what it needs: the miniature and frames of its clip; and saves its video."""
@@ -276,7 +298,7 @@ def test_the_template_browser_shows_an_image_of_each_workflow_and_opens_it(page)
         assert image.evaluate("async img => { await img.decode(); return img.naturalWidth }") >= 256
         assert (PACK / "workflows" / f"{name}.jpg").stat().st_size < 100_000
     if SCREENSHOTS:
-        page.tab.set_viewport_size({"width": 1500, "height": 1850})  # all of them
+        page.tab.set_viewport_size({"width": 1500, "height": 2560})  # all of them
         page.tab.wait_for_timeout(1000)
         page.tab.get_by_role("dialog").screenshot(path=Path(SCREENSHOTS) / "templates.jpg", type="jpeg", quality=75)
         page.tab.set_viewport_size(SIZE)
@@ -329,6 +351,11 @@ def test_the_front_end_speaks_chinese(browser, server):
             names = [word["name"] for kind in ("inputs", "outputs") for word in words[kind].values()]
             assert shown[0] == words["display_name"]
             assert set(names) <= set(shown), (name, shown)
+        page.fetch_workflow("tune-and-edit")
+        titles = page.tab.evaluate("Object.fromEntries(app.graph._nodes.map(node => [node.type, node.title]))")
+        kinds = titles.keys() & stored("zh").keys()
+        assert len(kinds) == 6
+        assert {kind: titles[kind] for kind in kinds} == {kind: stored("zh")[kind]["display_name"] for kind in kinds}
     finally:
         page.tab.evaluate("() => app.extensionManager.setting.set('Comfy.Locale', 'en')")
         page.tab.close()
@@ -421,6 +448,39 @@ def test_a_blueprint_is_found_by_its_name_and_is_one_node_that_runs(page, server
         ]
         assert all(inputs["seed"] == 1 for inputs in given)
         assert all(inputs["steps"] == (1 if "learning_rate" in inputs else 2) for inputs in given)
+
+
+def test_one_workflow_opens_as_an_app_and_runs_there(page):
+    """A form of a clip and two prompts, in both languages, and what was saved beside it."""
+    page.open_workflow("tune-and-edit.app")
+    for label in layout("tune-and-edit.app")["app"]["inputs"].values():
+        page.tab.get_by_text(label, exact=True).wait_for()
+    page.take_the_miniature()
+    if (skip := page.tab.get_by_text("Skip", exact=True)).is_visible():  # a tour, the first time
+        skip.click()
+    page.screenshot("app")
+    page.tab.get_by_role("button", name="Run", exact=True).last.click()
+    page.tab.wait_for_selector("video[src*=man-skiing-app]", state="attached", timeout=120_000)
+    page.screenshot("app-after-a-run")
+    page.open_workflow("tune-and-edit")  # leaves the app
+
+
+def test_what_nodes_show_after_a_run_covers_no_other_node(page):
+    """Previews, a loss graph, words, videos: each has room in its template."""
+    page.open_workflow("try-with-the-miniature")
+    page.tab.evaluate(
+        """() => { for (const widget of app.graph._nodes.flatMap(node => node.widgets ?? []))
+                       if (["steps", "validate_every"].includes(widget.name)) widget.value = 2 }"""
+    )
+    before = page.boxes()[0]
+    assert page.run() == "success"
+    page.tab.wait_for_function("app.graph._nodes.find(node => node.type === 'SaveVideo').size[1] > 200")
+    page.screenshot("try-with-the-miniature-after-a-run")
+    nodes, groups = page.boxes()
+    assert nodes != before
+    assert overlapping(nodes) == []
+    grouped = {name: any(within(box, group) for group in groups.values()) for name, box in nodes.items()}
+    assert [name for name, inside in grouped.items() if not inside] == list(NOTES.values())
 
 
 def test_a_missing_node_would_be_seen(browser, server):

@@ -26,6 +26,8 @@ from tests.host.client import Client
 from tests.host.interface import nodes_of
 from tests.host.workflows import FRAMES, NAMES, SIZE, changed, ending_in, new, small, workflow
 
+VIDEOS = {"list-of-clips": 2}
+WIDTHS = {"compare-edits": 4 * SIZE + 3 * 8}  # the clip, three edits, and a line between them
 TWICE = (
     "change-one-thing",
     "edit-with-saved-weights",
@@ -44,12 +46,12 @@ def sampled(prompt: dict) -> dict:
 
 
 def saved_latents(client, run) -> torch.Tensor:
-    (file,) = run.outputs["latents_file"]["latents"]
+    file, *_ = run.outputs["latents_file"]["latents"]
     return load(client.view(file))["latent_tensor"]
 
 
 def saved_video(client, run) -> av.VideoStream:
-    (file,) = run.outputs["save"]["images"]
+    file, *_ = run.outputs["save"]["images"]
     return av.open(io.BytesIO(client.view(file)))
 
 
@@ -113,7 +115,8 @@ def test_a_workflow_gives_a_video_of_the_asked_size(client, drawn, name):
     assert latents.std() > 0.1
     with saved_video(client, run) as video:
         images = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    assert [image.shape for image in images] == [(SIZE, SIZE, 3)] * FRAMES
+    assert [image.shape for image in images] == [(SIZE, WIDTHS.get(name, SIZE), 3)] * FRAMES
+    assert len(run.outputs["save"]["images"]) == VIDEOS.get(name, 1)
     assert all(image.std() > 1 for image in images)
 
 
@@ -283,6 +286,26 @@ def test_each_of_two_controls_has_a_say_and_only_in_its_part_of_sampling(client,
     _, latents = drawn("two-controls")
     assert not torch.equal(latents, runs["off"])
     torch.testing.assert_close(runs["between the steps"], runs["off"], atol=1e-5, rtol=0)
+
+
+def test_each_clip_of_a_list_is_tuned_and_edited_apart(server, client, drawn):
+    run, _ = drawn("list-of-clips")
+    names = [entry["name"] for entry in run.outputs["kept"]["tune_a_video"]]
+    facts = [read_metadata(server.base / "models" / "tune_a_video" / name, FORMAT) for name in names]
+    assert len({fact["fps"] for fact in facts}) == len(set(names)) == 2
+    first, second = (load(client.view(file))["latent_tensor"] for file in run.outputs["latents_file"]["latents"])
+    assert not torch.equal(first, second)
+
+
+def test_the_clip_is_beside_its_edits_and_each_edit_is_another(client, drawn):
+    run, _ = drawn("compare-edits")
+    with saved_video(client, run) as video:
+        image = next(video.decode(video=0)).to_ndarray(format="rgb24").astype(int)
+    clip, *edits = (image[:, start : start + SIZE] for start in range(0, image.shape[1], SIZE + 8))
+    corner = clip[:12, :12].mean((0, 1))
+    assert corner[0] > corner[1:].max() + 60  # the clip's ground is red there
+    assert len(edits) == 3
+    assert all(abs(a - b).mean() > 1 for a, b in zip(edits, [*edits[1:], edits[0]], strict=True))
 
 
 def test_a_masks_prompt_moves_what_is_under_its_mask(client, tuned):
