@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import TavError, shown
+from .errors import TavError, brief, shown
 from .files import read_metadata, read_tensors, without_numbers, write_tensors
 from .watchdog import Watchdog
 
@@ -45,9 +45,9 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
         kind, _, name = key.partition(".")
         of_parameter = tensors.get(f"parameter.{name}")
         if kind in MOMENTS and (of_parameter is None or tensor.shape != of_parameter.shape):
-            raise TavError(f"{path} is damaged: {shown(key)} does not fit its parameter.")
+            raise TavError(f"{path} is damaged: {brief(key)} does not fit its parameter.")
     if broken := without_numbers({key: tensor for key, tensor in tensors.items() if key != "generator"}):
-        raise TavError(f"{path} is damaged: {shown(broken[0])} holds values that are not finite numbers.")
+        raise TavError(f"{path} is damaged: {brief(broken[0])} holds values that are not finite numbers.")
     return tensors, metadata
 
 

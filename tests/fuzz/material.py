@@ -81,14 +81,8 @@ def miniature() -> Checkpoint:
 @cache
 def original() -> Path:
     """A result of the original, in a folder that stays as long as this process."""
-    folder = Path(tempfile.mkdtemp(dir=work()), "original")
+    folder = Path(tempfile.mkdtemp(), "original")
     return write_original(folder, MINIATURE)
-
-
-@cache
-def work() -> Path:
-    """A folder for this process; the one who starts it deletes it."""
-    return Path(tempfile.mkdtemp(prefix="fuzz-"))
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -131,4 +125,11 @@ def lora() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    return in_order(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def in_order(data: bytes) -> bytes:
+    """A .safetensors file with its header in alphabetical order; safetensors shuffles the metadata."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode()
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]
