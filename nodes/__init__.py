@@ -4,6 +4,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .apply_tuned_weights import ApplyTunedWeights
 from .ddim_invert import DDIMInvert
+from .ddim_sampler import DDIMSampler
 from .host.weights_folder import register_folder
 from .inflate_unet import InflateUNet
 from .keep_from_source import KeepFromSource
@@ -13,8 +14,10 @@ from .load_tuned_weights import LoadTunedWeights
 from .load_video_frames import LoadVideoFrames
 from .mask_from_words import MaskFromWords
 from .one_shot_tune import OneShotTune
+from .replacements import register_replacements
 from .save_tuned_weights import SaveTunedWeights
 from .tav_sample import TAVSample
+from .video_windows import VideoWindows
 
 NODES = [
     LoadVideoFrames,
@@ -25,14 +28,19 @@ NODES = [
     ApplyTunedWeights,
     DDIMInvert,
     TAVSample,
+    DDIMSampler,
     KeepFromSource,
     MaskFromWords,
+    VideoWindows,
     LoadMiniature,
     LoadExampleClip,
 ]
 
 
 class TuneAVideo(ComfyExtension):
+    async def on_load(self) -> None:
+        await register_replacements()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         register_folder()  # not in on_load, which ComfyUI 0.3.64 does not call
         return NODES

@@ -74,7 +74,18 @@ class DDIMInvert(io.ComfyNode):
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
-                io.Schema, search_aliases=["DDIM inversion", "inversion", "invert video", "unsample", "video to noise"]
+                io.Schema,
+                search_aliases=[
+                    "DDIM inversion",
+                    "inversion",
+                    "inverse DDIM",
+                    "invert video",
+                    "unsample",
+                    "unsampler",
+                    "video to noise",
+                    "video2video",
+                    "vid2vid",
+                ],
             ),
         )
 

@@ -48,7 +48,16 @@ class InflateUNet(io.ComfyNode):
             ],
             **known(
                 io.Schema,
-                search_aliases=["Tune-A-Video", "text to video", "sparse-causal attention", "cross-frame attention"],
+                search_aliases=[
+                    "Tune-A-Video",
+                    "TuneAVideo",
+                    "text to video",
+                    "sparse-causal attention",
+                    "cross-frame attention",
+                    "temporal attention",
+                    "3D UNet",
+                    "consistent video",
+                ],
             ),
         )
 

@@ -63,7 +63,17 @@ class KeepFromSource(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
                 io.Schema,
-                search_aliases=["plug and play", "prompt to prompt", "feature injection", "keep background", "inpaint"],
+                search_aliases=[
+                    "plug and play",
+                    "PnP",
+                    "prompt to prompt",
+                    "prompt2prompt",
+                    "FateZero",
+                    "feature injection",
+                    "attention injection",
+                    "keep background",
+                    "inpaint video",
+                ],
             ),
         )
 

@@ -34,7 +34,9 @@ class LoadExampleClip(io.ComfyNode):
                     tooltip="24 frames of 512x512 at 8 fps, for the clip input of Load Video Frames.",
                 ),
             ],
-            **known(io.Schema, search_aliases=["example video", "demo clip", "openpose", "depth", "mask"]),
+            **known(
+                io.Schema, search_aliases=["example video", "demo clip", "demo video", "openpose", "depth", "mask"]
+            ),
         )
 
     @classmethod

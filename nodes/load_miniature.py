@@ -17,7 +17,8 @@ class LoadMiniature(io.ComfyNode):
                 io.Boolean.Input(
                     "personalised",
                     default=False,
-                    tooltip='Applies a LoRA that adds one concept: a "sks ball" is striped.',
+                    tooltip="Applies a LoRA that adds one concept: a shape with the word sks before it, as in a red "
+                    "sks ball, has white bands.",
                 ),
             ],
             outputs=[
@@ -41,7 +42,17 @@ class LoadMiniature(io.ComfyNode):
                 ),
             ],
             hidden=[io.Hidden.unique_id],
-            **known(io.Schema, search_aliases=["demo checkpoint", "test model", "toy model", "tiny model"]),
+            **known(
+                io.Schema,
+                search_aliases=[
+                    "load checkpoint",
+                    "demo checkpoint",
+                    "test model",
+                    "toy model",
+                    "tiny model",
+                    "without download",
+                ],
+            ),
         )
 
     @classmethod

@@ -24,8 +24,8 @@ class LoadVideoFrames(io.ComfyNode):
                     "video",
                     options=videos_in_input_folder(),
                     upload=io.UploadType.video,
-                    tooltip="A video or GIF in ComfyUI's input folder; the button uploads one. Ignored if a clip is "
-                    "connected.",
+                    tooltip="A video, GIF or animated WebP in ComfyUI's input folder; the button uploads one. Ignored "
+                    "if a clip is connected.",
                 ),
                 io.Int.Input(
                     "frames",
@@ -40,15 +40,16 @@ class LoadVideoFrames(io.ComfyNode):
                     default=0,
                     min=0,
                     max=1_000_000,
-                    tooltip="The first frame to read, 0 to 1000000, counted from 0.",
+                    tooltip="The first frame to read, 0 to 1000000, counted from 0 (skip_first_frames in "
+                    "VideoHelperSuite).",
                 ),
                 io.Int.Input(
                     "stride",
                     default=0,
                     min=0,
                     max=1000,
-                    tooltip="Reads every nth frame, 1 to 1000; 0 spaces the frames evenly from start to the end of the "
-                    "clip.",
+                    tooltip="Reads every nth frame, 1 to 1000 (select_every_nth in VideoHelperSuite); 0 spaces the "
+                    "frames evenly from start to the end of the clip (instead of force_rate).",
                 ),
                 io.Int.Input(
                     "width",
@@ -86,6 +87,13 @@ class LoadVideoFrames(io.ComfyNode):
                     optional=True,
                     tooltip="A video from another node; used instead of the file, including its trim.",
                 ),
+                io.Boolean.Input(
+                    "by_time",
+                    optional=True,
+                    force_input=True,  # as strict
+                    tooltip="With stride 0: true spaces the frames evenly in time, false by number. If not connected: "
+                    "in time if the clip's frame rate varies.",
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images", tooltip="The chosen frames, RGB, 0 to 1."),
@@ -95,6 +103,12 @@ class LoadVideoFrames(io.ComfyNode):
                     tooltip="The frame rate at which the chosen frames play at the clip's speed.",
                 ),
                 io.Int.Output("frame_count", display_name="frame_count", tooltip="How many frames were read."),
+                io.Audio.Output(
+                    "audio",
+                    display_name="audio",
+                    tooltip="The clip's sound from the first of the frames on, for as long as they play at fps, for "
+                    "Create Video; nothing if the clip has none.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
@@ -105,6 +119,7 @@ class LoadVideoFrames(io.ComfyNode):
                     "video to images",
                     "extract frames",
                     "VHS load video",
+                    "VHS_LoadVideo",
                     "frame_load_cap",
                     "skip_first_frames",
                     "select_every_nth",
@@ -124,26 +139,33 @@ class LoadVideoFrames(io.ComfyNode):
         return stamp(input_file, video) if clip is UNLINKED else ""
 
     @classmethod
-    def execute(cls, video, frames, start, stride, width, height, fit, clip=None, strict=False) -> io.NodeOutput:
+    def execute(
+        cls, video, frames, start, stride, width, height, fit, clip=None, strict=False, by_time=None
+    ) -> io.NodeOutput:
         from ..tav_core.video.cuts import cut_in
         from ..tav_core.video.read import read_frames, take_frames
         from .host.clips import opened
         from .host.differences import warn
         from .host.memory import readable_errors
         from .host.previews import as_video
+        from .host.sound import sound_of, sound_of_file
 
         _check_size(width, height)
         if clip is None and not video:
             raise TavError("No video is chosen; choose one, upload one, or connect a clip.")
         selection = {"size": (width, height), "start": start, "stride": stride, "fit": fit, "at_most": not strict}
+        selection["by_time"] = None if stride else by_time
         with readable_errors("use fewer frames or a smaller size"):
             if clip is None:
-                images, fps = read_frames(input_file(video), frames, **selection)
+                chosen = read_frames(input_file(video), frames, **selection)
             else:
                 with opened(clip) as source:
-                    images, fps = take_frames(source, frames, **selection)
+                    chosen = take_frames(source, frames, **selection)
+            images, fps = chosen
+            span = start, len(images) / fps
+            audio = sound_of_file(input_file(video), *span) if clip is None else sound_of(clip, *span)
             preview = as_video(images, fps)
-        notes = []
+        notes = list(chosen.notes)
         if len(images) < frames:
             notes.append(f"The clip has only {len(images)} frames from there on; all of them are used.")
         if cut := cut_in(images):
@@ -154,7 +176,7 @@ class LoadVideoFrames(io.ComfyNode):
         values = ui_values(
             frames=len(images), fps=fps, width=width, height=height, file=video if clip is None else None, note=note
         )
-        return io.NodeOutput(images, fps, len(images), ui=preview | values)
+        return io.NodeOutput(images, fps, len(images), audio, ui=preview | values)
 
 
 def _check_size(width: int, height: int) -> None:

@@ -40,7 +40,17 @@ class MaskFromWords(io.ComfyNode):
                 io.Mask.Output("mask", display_name="mask", tooltip="One mask per frame, of the clip's size in pixels.")
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
-            **known(io.Schema, search_aliases=["attention mask", "segment", "mask from text", "local blend"]),
+            **known(
+                io.Schema,
+                search_aliases=[
+                    "attention mask",
+                    "attention map",
+                    "segment",
+                    "mask from text",
+                    "mask by prompt",
+                    "local blend",
+                ],
+            ),
         )
 
     @classmethod

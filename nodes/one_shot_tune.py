@@ -17,6 +17,7 @@ from .sockets import (
 
 MOST_STEPS = 100_000
 HIGH_RATE = 5e-3  # five times what suits networks as small as the miniature
+UNKNOWN_FPS = 8.0
 
 
 class OneShotTune(io.ComfyNode):
@@ -81,8 +82,8 @@ class OneShotTune(io.ComfyNode):
                     default=100,
                     min=0,
                     max=100_000,
-                    tooltip="Steps between previews of the clip as the network currently denoises it, 0 to 100000; 0 "
-                    "shows none.",
+                    tooltip="Steps between animated previews of the clip as the network currently denoises it, 0 to "
+                    "100000; 0 shows none.",
                     **ADVANCED,
                 ),
                 io.String.Input(
@@ -111,6 +112,12 @@ class OneShotTune(io.ComfyNode):
                     "steps later gives them without tuning, so that you can compare.",
                     **ADVANCED,
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Decodes the previews, at a small size; without one, they show the latents' colours, "
+                    "blurred. Does not affect tuning.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The tuned model."),
@@ -122,11 +129,27 @@ class OneShotTune(io.ComfyNode):
                 LossMapSocket.Output(
                     "loss_map", display_name="loss_map", tooltip="The loss of every step, for Plot Loss Graph."
                 ),
+                io.Image.Output(
+                    "loss_graph",
+                    display_name="loss_graph",
+                    tooltip="A graph of the loss of every step and its smoothed trend, for Preview Image.",
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
                 io.Schema,
-                search_aliases=["Tune-A-Video", "one-shot tuning", "train on video", "fine-tune video", "finetune"],
+                search_aliases=[
+                    "Tune-A-Video",
+                    "TuneAVideo",
+                    "one-shot tuning",
+                    "train on video",
+                    "train UNet",
+                    "fine-tune video",
+                    "finetune",
+                    "video2video",
+                    "vid2vid",
+                    "video to video",
+                ],
             ),
         )
 
@@ -149,14 +172,17 @@ class OneShotTune(io.ComfyNode):
         prompt="",
         fps=0.0,
         snapshots="",
+        vae=None,
     ) -> io.NodeOutput:
         from comfy.model_management import InterruptProcessingException
 
+        from ..tav_core.loss_graph import loss_graph
         from ..tav_core.tune import TuneConfig
         from .host.differences import warn
         from .host.inflate import with_tuned
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
+        from .host.previews import Decoder, as_animation, show
         from .host.progress import Progress
         from .host.tuning import tune_model
 
@@ -172,7 +198,8 @@ class OneShotTune(io.ComfyNode):
             checkpoint_every=max(1, min(50, steps // 10)),
         )
         here = place_in_graph(cls)
-        progress = Progress(model, steps, here[1], "One-Shot Tune")
+        decoder, preview = Decoder(model, vae), {}
+        progress = Progress(steps, here[1], "One-Shot Tune")
         progress.say("Preparing")
         note = None
         if learning_rate > HIGH_RATE:
@@ -187,8 +214,10 @@ class OneShotTune(io.ComfyNode):
             progress.start_at(step)
 
         def on_step(step: int, total: int, *, loss: float, estimate) -> None:
-            preview = estimate() if validate_every and step % validate_every == 0 else None
-            progress.at(step, f"loss {loss:.4f}", preview)
+            if validate_every and step % validate_every == 0:
+                preview.update(as_animation(decoder.images(estimate()), fps or UNKNOWN_FPS))
+                show(preview, here[1])
+            progress.at(step, f"loss {loss:.4f}")
 
         metadata = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
         metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
@@ -215,7 +244,8 @@ class OneShotTune(io.ComfyNode):
         values = ui_values(
             losses=losses, steps=len(losses), final_loss=losses[-1], frames=len(samples), note=note, **report
         )
-        return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, ui=values)
+        graph = loss_graph(losses)[None]
+        return io.NodeOutput(with_tuned(model, tuned), tuned, {"loss": losses}, graph, ui=preview | values)
 
 
 def _steps_in(snapshots: str) -> set[int]:

@@ -65,7 +65,19 @@ class TAVSample(io.ComfyNode):
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
             **known(
                 io.Schema,
-                search_aliases=["Tune-A-Video sampler", "sample video", "edit video", "text to video", "DDIM sampling"],
+                search_aliases=[
+                    "Tune-A-Video sampler",
+                    "TuneAVideo",
+                    "sample video",
+                    "edit video",
+                    "video editing",
+                    "video2video",
+                    "vid2vid",
+                    "video to video",
+                    "text to video",
+                    "text2video",
+                    "DDIM sampling",
+                ],
             ),
         )
 

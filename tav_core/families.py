@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from .errors import TavError
+from .errors import TavError, shown
 
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."  # original layout
 
@@ -55,7 +55,7 @@ def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
     """
     listing = "\n".join(shapes)
     first = shapes.get(UNET + "input_blocks.0.0.weight")
-    for pattern, other in LOOKS_LIKE if first else LOOKS_LIKE + WITHOUT_UNET:
+    for pattern, other in LOOKS_LIKE if first is not None else LOOKS_LIKE + WITHOUT_UNET:
         if re.search(pattern, listing, re.MULTILINE):
             raise _refusal(name, other)
     if first is None:
@@ -63,21 +63,21 @@ def family_of_tensors(shapes: Mapping[str, tuple[int, ...]], name: str) -> str:
             f"{name} is not a Stable Diffusion model, judging by its {len(shapes)} tensors: "
             f"choose a checkpoint of {SUPPORTED}."
         )
-    if len(first) != 4:
+    if len(first) == 5:
         raise _refusal(name, "a video model with 3-D convolutions")
     if any(key.startswith(UNET + "time_embed") and "cond_proj" in key for key in shapes):
         raise _refusal(name, DISTILLED)
-    context = shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", (0, 0))[1]
+    context = _width(shapes.get(UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight", ()))
     linear = len(shapes.get(UNET + "middle_block.1.proj_in.weight", ())) == 2
-    return _family(name, first[1], context, linear, any(key.startswith(UNET + "label_emb.") for key in shapes))
+    return _family(name, _width(first), context, linear, any(key.startswith(UNET + "label_emb.") for key in shapes))
 
 
 def family_of_config(config: Mapping, name: str) -> str:
     """Returns "sd1" or "sd2" for the config of a diffusers network; for others, a TavError says what it is."""
-    network = config.get("_class_name", "UNet2DConditionModel")
+    network = str(config.get("_class_name", "UNet2DConditionModel"))
     if network != "UNet2DConditionModel":
         video = "a video model" if re.search("3D|Motion|SpatioTemporal", network) else "another architecture"
-        raise _refusal(name, f"{video} ({network})")
+        raise _refusal(name, f"{video} ({network[:60]})")
     if config.get("time_cond_proj_dim"):
         raise _refusal(name, DISTILLED)
     labelled = config.get("addition_embed_type") or config.get("class_embed_type") or config.get("num_class_embeds")
@@ -96,7 +96,7 @@ def family_of_addition(shapes: Mapping[str, tuple[int, ...]], name: str, kind: s
     to_text = r"attn2[._](processor[._])?to_k([._](lora_|lora\.)(down|A)(\.default)?)?\.weight$"
     of_text = r"^(lora_te1?_|text_encoder\.).*(q_proj|to_q).*(down|lora_A)(\.default)?\.weight$"
     for pattern in (to_text, of_text):
-        width = next((shape[1] for key, shape in shapes.items() if re.search(pattern, key)), None)
+        width = next((_width(shape) for key, shape in shapes.items() if re.search(pattern, key)), None)
         made_for = made_for or WIDTHS.get(width)
     if made_for not in (None, *NAMES):
         raise TavError(f"{name} is a {kind} for {made_for}: choose one made for {SUPPORTED}.")
@@ -120,11 +120,17 @@ def heads_of(family: str | None, channels: Sequence[int]) -> int | list[int]:
     return 8 if family == "sd1" else [width // 64 for width in channels]
 
 
-def _family(name: str, in_channels: int, context: int, linear: bool, labelled: bool) -> str:
+def _width(shape: Sequence[int]) -> int | None:
+    """The number of inputs of a layer whose weight has this shape; None if it is not the shape of one."""
+    return shape[1] if len(shape) > 1 else None
+
+
+def _family(name: str, in_channels: object, context: object, linear: bool, labelled: bool) -> str:
     if context in (1280, 2048):
         raise _refusal(name, "Stable Diffusion XL" if context == 2048 else "the refiner of Stable Diffusion XL")
     if in_channels != 4:
-        raise _refusal(name, INPUTS.get(in_channels, "another model") + f" ({in_channels} input channels)")
+        known = INPUTS.get(in_channels) if isinstance(in_channels, int) else None
+        raise _refusal(name, f"{known or 'another model'} ({shown(in_channels)} input channels)")
     if labelled:
         raise _refusal(name, "Stable Diffusion unCLIP")
     return "sd2" if linear or context == 1024 else "sd1"

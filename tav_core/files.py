@@ -47,6 +47,26 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
             _sync(path.parent)
 
 
+@contextlib.contextmanager
+def staged(folder: str | os.PathLike, last: str) -> Iterator[Path]:
+    """Yields a temporary folder inside `folder`; if the block succeeds, the files in it replace those in `folder`.
+
+    last: the file that describes the others. It is removed first and moved last, so that it never describes older ones.
+    After an exception, all that was in `folder` is as it was. `remove_leftovers(folder / "staged")` tidies up after
+    killed processes.
+    """
+    folder = Path(folder)
+    staging = folder / f".staged.{secrets.token_hex(4)}"
+    staging.mkdir()
+    try:
+        yield staging
+        (folder / last).unlink(missing_ok=True)
+        for file in sorted(staging.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, folder / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
 def remove_leftovers(path: str | os.PathLike) -> None:
     """Deletes what killed processes left beside `path` when they were writing it; only while its lock is held."""
     path = Path(path)

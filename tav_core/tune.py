@@ -111,7 +111,7 @@ def tune(
         `Prompt`.
     scheduler: gives the noise schedule and the prediction type, epsilon or v_prediction.
     control: (noisy_latents, timesteps, frames=) -> residual arguments of the network for this step; frames: the numbers
-        of those that it sees, which are all without a window.
+        of those that it sees, or None for all.
     draw: step -> (latents, noise, timesteps) of the whole clip, instead of the seeded draws; not with a window.
     checkpoint: a file to resume from if it exists; written every `config.checkpoint_every` steps, at the end, and
         before an exception propagates (including one from `on_step`, which is how a host cancels).
@@ -162,7 +162,9 @@ def tune(
                 noisy = scheduler.add_noise(clean, noise, timesteps)
                 residuals = control(noisy, timesteps, frames=frames) if control else {}
                 with autocast:
-                    prediction = unet(noisy, timesteps, prompt.on_frames(frames), **residuals)
+                    prediction = unet(
+                        noisy, timesteps, prompt if frames is None else prompt.on_frames(frames), **residuals
+                    )
                 loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
                 state.backward(loss)
                 grad_norm = state.clip(config.max_grad_norm)
@@ -184,7 +186,9 @@ def draw_noise(
     return clean, noise, torch.randint(num_train_timesteps, clean.shape[:1], generator=generator, device=clean.device)
 
 
-def _frames_of(latents: Tensor | tuple[Tensor, Tensor], frames: Sequence[int]) -> Tensor | tuple[Tensor, Tensor]:
+def _frames_of(latents: Tensor | tuple[Tensor, Tensor], frames: Sequence[int] | None) -> Tensor | tuple[Tensor, Tensor]:
+    if frames is None:
+        return latents
     if torch.is_tensor(latents):
         return latents[:, :, frames]
     mean, deviation = latents

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 import torch
 from torch import Tensor
 
-from .errors import TavError, brief
+from .errors import TavError, brief, shown
 from .families import NAMES, family_of_config
 from .files import read_tensors, without_numbers, write_tensors
 from .fingerprints import fingerprint
@@ -16,6 +16,7 @@ from .inflation import difference_names
 from .tuned_facts import VERSION, TunedFacts
 
 FORMAT = f"tune-a-video/{VERSION}"
+STORED = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class TunedWeights:
             facts = TunedFacts.from_metadata(metadata)
         except TavError as error:
             raise TavError(f"The metadata of {path} cannot be used: {error}") from error
+        if odd := [name for name, tensor in tensors.items() if tensor.dtype not in STORED]:
+            raise TavError(f"{path} is damaged: {shown(odd[0])} holds {tensors[odd[0]].dtype} instead of weights.")
         if broken := without_numbers(tensors):
             raise TavError(
                 f"{path} holds NaN or infinite values, or no numbers at all, for example in {brief(broken[0])}; tune "
@@ -103,7 +106,7 @@ class TunedWeights:
         tuned_on = self.facts.family or family
         if tuned_on != family:
             raise TavError(
-                f"These weights were tuned on {NAMES.get(tuned_on, tuned_on)}, but this is {NAMES[family]}; "
+                f"These weights were tuned on {NAMES.get(tuned_on) or shown(tuned_on)}, but this is {NAMES[family]}; "
                 "use a checkpoint of the family that was tuned."
             )
         own = {name: tensor.shape for name, tensor in self.tensors.items()}
@@ -115,8 +118,9 @@ class TunedWeights:
         ]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            family = NAMES.get(self.facts.family) or "another model family"
             raise TavError(
                 f"These tuned weights do not fit this network: {'; '.join(wrong[:3])}{more}. They were tuned on "
-                f"{self.facts.family or 'another model family'}; use a checkpoint of that family, inflated in "
-                f"the same way (temporal={self.facts.inflation.temporal})."
+                f"{family}; use a checkpoint of that family, inflated in the same way "
+                f"(temporal={self.facts.inflation.temporal})."
             )

@@ -1,16 +1,25 @@
 """The metadata of a tuned-weights file: one typed schema for every reader and writer."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from types import UnionType
-from typing import NamedTuple, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from .errors import TavError, shown
 from .inflation import Inflation
 
 VERSION = 1
 """The version of the format. Readers keep unknown keys, so only a key that changes its meaning needs a new version."""
+
+ENTRIES = {
+    "loras": {"file": str | None, "strength": float | None},
+    "controls": {
+        **dict.fromkeys(("kind", "network", "pictures"), str | None),
+        **dict.fromkeys(("strength", "start", "end"), float | None),
+    },
+}
+"""What an entry of these lists may hold, besides what this version does not know."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,8 @@ class TunedFacts:
     family: "sd1" or "sd2". checkpoint: the base's file name. base_fingerprint: by `fingerprints.fingerprint`.
     prediction_type: "epsilon" or "v_prediction". inflation: how the network was inflated.
     prompt: describes the clip. clip: its file name. frames, size ([width, height]), start, stride, fit: which of its
-        frames, as in `Selection`. fps: of these frames. posterior: whether the VAE's posterior was sampled.
+        frames, as in `Selection`. by_time: whether they were chosen by time. fps: of these frames.
+    posterior: whether the VAE's posterior was sampled.
     loras: {"file", "strength"} of each LoRA. controls: {"kind", "network", "pictures", "strength", "start", "end"} of
         each.
     config: the fields of TuneConfig. steps: done. final_loss: of the last step. run: the run's fingerprint.
@@ -40,6 +50,7 @@ class TunedFacts:
     start: int | None = None
     stride: int | None = None
     fit: str | None = None
+    by_time: bool | None = None
     fps: float | None = None
     posterior: bool | None = None
     loras: list | None = None
@@ -59,10 +70,19 @@ class TunedFacts:
         known = {name: value for name, value in given.items() if name in names}
         types = get_type_hints(cls)
         for name, value in known.items():
-            if name != "inflation" and not _is(value, types[name]):
-                raise TavError(f"{name} must be {_named(types[name])}; got {shown(value)}.")
-            if isinstance(value, (list, tuple)) and not PARTS[name].holds(value):
-                raise TavError(f"{name} must be {PARTS[name].words}; got {shown(value)}.")
+            if name != "inflation":
+                _ensure(name, value, types[name])
+        for name, fields_of_one in ENTRIES.items():
+            for entry in known.get(name) or ():
+                _ensure(f"each of {name}", entry, dict | None)
+                for key in fields_of_one.keys() & (entry or {}).keys():
+                    _ensure(f"{key} of {name}", entry[key], fields_of_one[key])
+        for name, kind in {"prompt": str, "size": int}.items():
+            if isinstance(value := known.get(name), (list, tuple)):
+                for part in value:
+                    _ensure(f"each part of {name}", part, kind | None)
+        if isinstance(size := known.get("size"), (list, tuple)) and len(size) != 2:
+            raise TavError(f"size must be a width and a height; got {shown(size)}.")
         return cls(**known, more={name: value for name, value in given.items() if name not in names})
 
     @classmethod
@@ -103,33 +123,17 @@ def missing_names(recorded: list[dict] | None, present: Collection[str], key: st
     return ", ".join(missing)
 
 
-class _Parts(NamedTuple):
-    """What a list must hold, and how to say it."""
-
-    holds: Callable[[Sequence], bool]
-    words: str
-
-
-def _tables_with(name: str) -> _Parts:
-    def holds(values: Sequence) -> bool:
-        return all(isinstance(each, dict) and isinstance(each.get(name), (str, type(None))) for each in values)
-
-    return _Parts(holds, f"a list of tables with the text {name!r}")
-
-
-PARTS = {
-    "prompt": _Parts(lambda values: all(isinstance(text, str) for text in values), "a text, or a list of texts"),
-    "size": _Parts(lambda values: [type(side) for side in values] == [int, int], "[width, height]"),
-    "loras": _tables_with("file"),
-    "controls": _tables_with("network"),
-}
+def _ensure(name: str, value: object, kind: UnionType) -> None:
+    if not _is(value, kind):
+        raise TavError(f"{name} must be {_named(kind)}; got {shown(value)}.")
 
 
 def _is(value: object, kind: UnionType) -> bool:
-    options = get_args(kind)
-    if isinstance(value, (bool, float)):  # no bool is a number here, and JSON knows numbers that are none
-        return type(value) in options and (value is True or value is False or math.isfinite(value))
-    wider = {float: (int, float), list: (list, tuple)}
+    wider, options = {float: (int, float), list: (list, tuple)}, get_args(kind)
+    if isinstance(value, bool):  # which Python takes for a number
+        return bool in options
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
     return any(isinstance(value, wider.get(option, option)) for option in options)
 
 

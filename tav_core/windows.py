@@ -57,10 +57,10 @@ class Windows:
         starts = range(1, num_frames - consecutive, consecutive - self.overlap)
         return [[0, *range(start, start + consecutive)] for start in (*starts, num_frames - consecutive)]
 
-    def drawn(self, num_frames: int, generator: torch.Generator) -> list[int]:
-        """A random window, to tune on; draws nothing if the clip is not divided."""
+    def drawn(self, num_frames: int, generator: torch.Generator) -> list[int] | None:
+        """A random window, to tune on; None, and nothing is drawn, if the clip is not divided."""
         if not self.divides(num_frames):
-            return list(range(num_frames))
+            return None
         consecutive = self.length - 1
         last = num_frames - consecutive
         start = int(torch.randint(1, last + 1, (), generator=generator, device=generator.device))

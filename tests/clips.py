@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 
 CELL = 16
@@ -31,6 +32,13 @@ def colours(width: int = 64, height: int = 48) -> np.ndarray:
     """Four flat quarters: red, green / blue, grey-brown."""
     quarters = np.array([[[200, 30, 40], [30, 180, 60]], [[20, 60, 210], [140, 120, 90]]], np.uint8)
     return np.kron(quarters, np.ones((height // 2, width // 2, 1), np.uint8))
+
+
+def moving(count: int) -> list[np.ndarray]:
+    """A texture that passes by, so that every frame has something to code."""
+    texture = np.random.default_rng(0).integers(0, 255, (200, 300, 3)).astype(np.uint8)
+    texture = cv2.GaussianBlur(texture, (0, 0), 2)
+    return [np.ascontiguousarray(texture[i : i + 96, 2 * i : 2 * i + 128]) for i in range(count)]
 
 
 def encode(
@@ -64,6 +72,16 @@ def encode(
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def broken(path, packet: int) -> bytes:
+    """The file with a few bytes of one packet changed."""
+    with av.open(str(path)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    start = places[packet][0] + places[packet][1] // 3
+    data[start : start + 6] = bytes(byte ^ 0x5A for byte in data[start : start + 6])
+    return bytes(data)
 
 
 def set_display_matrix(path: Path, a: int, b: int, c: int, d: int) -> Path:

@@ -254,7 +254,7 @@ def _save_folder(unet: Tensors, vae: Tensors, text: Tensors, *, size: str, folde
     StableDiffusionPipeline(
         unet=diffusers_network(UNet2DConditionModel, unet_config, unet, "The UNet"),
         vae=diffusers_network(AutoencoderKL, vae_config, vae, "The VAE"),
-        text_encoder=text_encoder(CLIPTextConfig(**text_config), text, "The text encoder"),
+        text_encoder=text_encoder(text_config, text, "The text encoder"),
         tokenizer=clip_tokenizer("!" if sd2 else "<|endoftext|>"),
         scheduler=ddim_scheduler("epsilon"),
         safety_checker=None,

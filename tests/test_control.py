@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from functools import partial
 
 import pytest
@@ -286,7 +287,7 @@ REFUSED = {
     ),
     "Control-LoRA": (open_controlnet, lambda tensors: {"lora_controlnet": torch.zeros(1)}, "is a Control-LoRA"),
     "no ControlNet": (open_controlnet, lambda tensors: {"conv_in.weight": torch.zeros(1)}, "is not a ControlNet"),
-    "half": (open_controlnet, lambda tensors: dict(list(tensors.items())[5:]), "is damaged: it lacks"),
+    "half": (open_controlnet, lambda tensors: dict(list(tensors.items())[5:]), "lacks the tensor"),
     "no adapter": (open_t2i_adapter, dict, "is not a T2I-Adapter|is damaged"),
     "adapter of SDXL": (
         open_t2i_adapter,
@@ -303,6 +304,54 @@ def test_what_is_no_control_network_of_ours_is_named(controlnet, tmp_path, case)
     with pytest.raises(TavError, match=message) as caught:
         opening(tmp_path / "it.safetensors")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (1, 1, 1, 1, 1, -1)])
+@pytest.mark.parametrize(
+    ("opening", "name"),
+    [
+        (open_controlnet, "conv_in.weight"),
+        (open_controlnet, "controlnet_cond_embedding.conv_in.weight"),
+        (open_controlnet, "mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"),
+        (open_t2i_adapter, "adapter.conv_in.weight"),
+        (open_t2i_adapter, "adapter.body.0.resnets.0.block2.weight"),
+    ],
+)
+def test_a_tensor_of_another_rank_is_refused(controlnet, adapter, tmp_path, opening, name, shape):
+    tensors = {**controlnet.state_dict(), **adapter.state_dict()}
+    save_file(tensors | {name: tensors[name].flatten().reshape(shape)}, tmp_path / "it.safetensors")
+    with pytest.raises(TavError, match=r"it\.safetensors"):
+        opening(tmp_path / "it.safetensors")
+
+
+def test_a_pickle_with_numbers_for_names_is_refused(adapter, tmp_path):
+    torch.save({0: torch.zeros(1)}, tmp_path / "adapter.pth")
+    with pytest.raises(TavError, match="is not a dict of tensors"):
+        open_t2i_adapter(tmp_path / "adapter.pth")
+    torch.save({0: torch.zeros(1), **adapter.state_dict()}, tmp_path / "adapter.pth")
+    assert_same(open_t2i_adapter(tmp_path / "adapter.pth"), adapter)
+
+
+@pytest.mark.parametrize("by", ["compression", "views"])
+def test_a_small_pickle_of_much_memory_is_refused_before_it_is_unpacked(tmp_path, by):
+    path, zeros = tmp_path / "adapter.pth", torch.zeros(2**22)
+    if by == "compression":
+        torch.save({"body.0.block1.weight": zeros}, tmp_path / "stored.pth")
+        with zipfile.ZipFile(tmp_path / "stored.pth") as stored, zipfile.ZipFile(path, "w", 8) as smaller:
+            for entry in stored.infolist():
+                smaller.writestr(entry.filename, stored.read(entry))
+        assert torch.load(path, weights_only=True)["body.0.block1.weight"].numel() == 2**22
+    else:
+        torch.save({"body.0.block1.weight": torch.zeros(1).expand(2**40)}, path)
+    assert path.stat().st_size < 2**18
+    with pytest.raises(TavError, match=r"is compressed|unpacks to far more memory"):
+        open_t2i_adapter(path)
+
+
+def test_a_pickle_of_tensors_that_are_not_dense_is_refused(tmp_path):
+    torch.save({"body.0.block1.weight": torch.eye(3).to_sparse()}, tmp_path / "adapter.pth")
+    with pytest.raises(TavError, match="tensors of a special kind"):
+        open_t2i_adapter(tmp_path / "adapter.pth")
 
 
 def test_files_that_are_none_are_refused(tmp_path):

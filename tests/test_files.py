@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from tav_core import TavError
-from tav_core.files import atomic_path, locked, read_metadata, read_tensors, remove_leftovers, write_tensors
+from tav_core.files import atomic_path, locked, read_metadata, read_tensors, remove_leftovers, staged, write_tensors
 from tests.limits import files_no_larger_than
 
 
@@ -134,6 +134,33 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     (tmp_path / ".a.long.name.89abcdef" / ".tmpAb12").touch()
     remove_leftovers(path)
     assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+def test_staged_files_replace_others_together_or_not_at_all(tmp_path):
+    for name in ("list", "a", "other"):
+        (tmp_path / name).write_text("before")
+    with pytest.raises(ZeroDivisionError), staged(tmp_path, last="list") as staging:
+        (staging / "a").write_text("half" * (1 // 0))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("list", "a", "other"), "before"
+    )
+    with staged(tmp_path, last="list") as staging:
+        for name in ("a", "new", "list"):
+            (staging / name).write_text("after")
+        assert (tmp_path / "a").read_text() == "before"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "list": "after",
+        "a": "after",
+        "new": "after",
+        "other": "before",
+    }
+
+
+def test_a_killed_staging_is_removed_at_the_next_start(tmp_path):
+    (tmp_path / ".staged.0123abcd").mkdir()
+    (tmp_path / ".staged.0123abcd" / "half.mp4").touch()
+    remove_leftovers(tmp_path / "staged")
+    assert not os.listdir(tmp_path)
 
 
 def test_a_lock_is_held_against_other_processes_and_given_back(tmp_path):

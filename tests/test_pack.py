@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.find_comfyui import find_comfyui
 
@@ -21,6 +22,11 @@ else:
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+NAMES = {
+    language: json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    for language in ("en", "zh")
+}
+OURS = set(NAMES["en"])
 
 
 def requirements(file: Path) -> list[str]:
@@ -48,8 +54,13 @@ def test_comfyui_brings_what_requirements_leave_out():
 def test_the_registry_gets_what_it_asks_for():
     told = PROJECT["tool"]["comfy"]
     assert {"PublisherId", "DisplayName", "Icon", "requires-comfyui"} <= set(told)
-    assert told["Icon"].startswith("https://")
-    assert (ROOT / told["Icon"].partition("/main/")[2]).is_file()
+    for picture in (told["Icon"], told["Banner"]):
+        assert picture.startswith("https://")
+        assert (ROOT / picture.partition("/main/")[2]).is_file()
+    width, height = Image.open(ROOT / told["Banner"].partition("/main/")[2]).size
+    assert width / height == pytest.approx(21 / 9)
+    kinds = [name.partition(" :: ")[0] for name in PROJECT["project"]["classifiers"]]
+    assert {"Operating System", "Environment"} <= set(kinds)
     assert PROJECT["project"]["urls"]["Repository"].startswith("https://")
 
 
@@ -85,32 +96,47 @@ def test_what_users_install_holds_all_that_runs_and_nothing_that_only_tests():
     kept = tracked - listed("--cached", "--ignored", "--exclude-from=.comfyignore")
     folders = {Path(path).parts[0] for path in kept}
     assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE"} <= folders
-    assert {"nodes", "tav_core", "web", "locales", "workflows"} <= folders
+    assert {"nodes", "tav_core", "web", "locales", "workflows", "subgraphs"} <= folders
     assert folders.isdisjoint({"tests", "benchmarks", ".ci"})
     assert "docs/icon.svg" in kept
+    assert not [path for path in kept if path.startswith(("workflows/layout/", "subgraphs/layout/"))]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_workflow_says_what_to_change_and_where_its_models_come_from(path):
-    nodes = json.loads(path.read_text())["nodes"]
-    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
-    titles = [node["title"] for node in nodes if node.get("bgcolor") == "#353"]
-    assert "**What to change**, the green nodes:" in note
-    assert [title for title in titles if f"*{title}*" not in note] == []
+def test_a_workflow_says_in_both_languages_what_to_change_and_where_its_models_come_from(path):
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    english, chinese = (node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote")
+    assert "**What to change**, the green nodes:" in english
+    assert re.search("[\u4e00-\u9fff]", chinese)
+    green = [node for node in nodes if node.get("bgcolor") == "#353"]
+    titles = [re.match(r"(.+) · (.+) \(", node["title"]).groups() for node in green if "title" in node]
+    untitled = [node["type"] for node in green if "title" not in node]
+    titles += [
+        (NAMES["en"][kind]["display_name"], NAMES["zh"][kind]["display_name"]) for kind in untitled if kind in OURS
+    ]
+    assert [title for title, _ in titles if f"*{title}*" not in english] == []
+    assert [title for _, title in titles if f"*{title}*" not in chinese] == []
     for node in nodes:
         models = node["properties"].get("models", [])
-        assert all(f"[{model['name']}]({model['url']})" in note for model in models)
+        assert all(f"[{model['name']}]({model['url']})" in note for model in models for note in (english, chinese))
         if node["type"] not in ("MarkdownNote", "LoadTunedWeights"):
             named = [value for value in node.get("widgets_values", []) if str(value).endswith(".safetensors")]
             assert [model["name"] for model in models] == named
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_groups_have_titles_in_both_languages(path):
+    titles = [group["title"] for group in json.loads(path.read_text(encoding="utf-8"))["groups"]]
+    assert [
+        title for title in titles if not re.fullmatch("\\d  [A-Za-z, ]+ · [\u4e00-\u9fff\u3001 A-Za-z]+", title)
+    ] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_names_the_pack_of_each_node(path):
-    ours = set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text()))
-    for node in json.loads(path.read_text())["nodes"]:
+    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
         if node["type"] != "MarkdownNote":
-            pack = PROJECT["project"]["name"] if node["type"] in ours else "comfy-core"
+            pack = PROJECT["project"]["name"] if node["type"] in OURS else "comfy-core"
             assert node["properties"]["cnr_id"] == pack
             assert node["properties"]["Node name for S&R"] == node["type"]
 

@@ -11,7 +11,8 @@ from diffusers import DDPMScheduler
 from torch.utils import checkpoint as torch_checkpoint
 
 from tav_core import TavError, TuneConfig, inflate, tune
-from tav_core.resume import steps_kept_in
+from tav_core.files import read_tensors, write_tensors
+from tav_core.resume import FORMAT, steps_kept_in
 from tav_core.tune import draw_noise
 from tav_core.watchdog import PATIENCE, Watchdog
 from tests.networks import SCHEDULE, text, tiny_unet, video
@@ -243,6 +244,19 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     path = tmp_path / "run.safetensors"
     path.write_bytes(b"half a file")
     with pytest.raises(TavError, match="is damaged"):
+        run(checkpoint=path)
+
+
+@pytest.mark.parametrize("name", ["generator", "parameter", "exp_avg"])
+@pytest.mark.parametrize("change", [lambda t: None, lambda t: t.flatten()[:1].clone(), lambda t: t.to(torch.int32)])
+def test_a_checkpoint_whose_tensors_do_not_fit_is_refused_with_advice(tmp_path, name, change):
+    path = tmp_path / "run.safetensors"
+    run(checkpoint=path)
+    tensors, metadata = read_tensors(path, FORMAT)
+    name = next(key for key in tensors if key.startswith(name))
+    changed = tensors | {name: change(tensors[name])}
+    write_tensors(path, {key: tensor for key, tensor in changed.items() if tensor is not None}, FORMAT, metadata)
+    with pytest.raises(TavError, match=rf"damaged: its {name} is missing or does not fit.* to start again"):
         run(checkpoint=path)
 
 

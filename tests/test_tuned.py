@@ -98,11 +98,21 @@ def test_a_base_that_is_the_tuned_network_itself_is_refused():
         TunedWeights.from_unet(unet)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.bool, torch.complex64])
+def test_weights_of_another_kind_of_number_are_refused(tmp_path, dtype):
+    unet, base = tuned_network()
+    weights = TunedWeights.from_unet(unet, base=base)
+    name = next(iter(weights.tensors))
+    TunedWeights(weights.tensors | {name: weights.tensors[name].to(dtype)}).save(tmp_path / "tuned.safetensors")
+    with pytest.raises(TavError, match=f"{name}' holds {dtype} instead of weights"):
+        TunedWeights.load(tmp_path / "tuned.safetensors")
+
+
 def test_weights_of_another_shape_name_the_layers(tmp_path):
     unet, base = tuned_network()
     weights = TunedWeights.from_unet(unet, base=base, family="sd1")
     wider = inflate(tiny_unet(block_out_channels=(32, 64)))
-    with pytest.raises(TavError, match=r"down_blocks\.0.*\(16, 16\) for \(32, 32\).*and 25 more.*tuned on sd1"):
+    with pytest.raises(TavError, match=r"down_blocks\.0.*\(16, 16\) for \(32, 32\).*and 25 more.*on Stable Diff"):
         weights.apply(wider)
     with pytest.raises(TavError, match=r"attn_temp.* for nothing"):
         weights.apply(inflate(tiny_unet(), temporal=False))

@@ -1,5 +1,6 @@
 """Turns a CONDITIONING's ControlNets into tuning residuals, and rejects mismatches early."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -42,11 +43,12 @@ def residuals_of(
     def residuals(noisy: Tensor, timesteps: Tensor, frames: Sequence[int] | None = None) -> dict[str, Tensor | tuple]:
         sigma = sigmas[timesteps.cpu()].to(noisy)
         latents = rearrange(noisy, "1 c f h w -> f c h w") * (sigma**2 + 1).sqrt()
-        given = {name: _of_frames(c, frames).to(noisy.device) for name, c in conditions.items()}
-        given = {name: c.expand(len(latents), *c.shape[1:]) for name, c in given.items()}
-        # the host's weights may be inference tensors
-        with torch.inference_mode(), _images_of_frames(control, frames):
-            outputs = control.get_control(latents, sigma.expand(len(latents)), given, 1, {})
+        given, one = conditions, control
+        if frames is not None:
+            given, one = {name: of_frames(c, frames) for name, c in given.items()}, on_frames(control, frames)
+        given = {name: c.to(noisy.device).expand(len(latents), *c.shape[1:]) for name, c in given.items()}
+        with torch.inference_mode():  # the host's weights may be inference tensors
+            outputs = one.get_control(latents, sigma.expand(len(latents)), given, 1, {})
         return _as_diffusers(outputs or {}, noisy, [level * (layers + 1) + layers for level in range(levels)])
 
     try:
@@ -55,32 +57,28 @@ def residuals_of(
         control.cleanup()
 
 
-def _of_frames(of_clip: Tensor, frames: Sequence[int] | None) -> Tensor:
-    """What belongs to these frames; one for all frames stays as it is."""
-    return of_clip if frames is None or len(of_clip) == 1 else of_clip[list(frames)]
+def on_frames(control: ControlBase, frames: Sequence[int]) -> ControlBase:
+    """The controls of these frames of a clip alone; they share the network. Copies made during a run are ready to use.
 
-
-@contextmanager
-def _images_of_frames(control: ControlBase, frames: Sequence[int] | None) -> Iterator[None]:
-    """In this context, the controls have the images of these frames alone."""
-    chain = list(chain_of(control))
-    whole = [(one, one.cond_hint_original, one.extra_concat_orig) for one in chain]
-    if frames is None or all(len(images) <= len(frames) for _, images, _ in whole):
-        yield
-        return
-    try:
-        for one, images, more in whole:
-            _give(one, _of_frames(images, frames), [_of_frames(each, frames) for each in more])
-        yield
-    finally:
-        for one, images, more in whole:
-            _give(one, images, more)
-
-
-def _give(control: ControlBase, images: Tensor, more: list[Tensor]) -> None:
-    control.cond_hint_original, control.extra_concat_orig = images, more
+    Raises TavError for a control of another pack, whose images may be kept in another way.
+    """
+    if type(control) not in (ControlNet, ControlLora, T2IAdapter):
+        raise TavError(
+            f"A {type(control).__name__} cannot be used in windows of frames; use a ControlNet of ComfyUI's."
+        )
+    one = copy.copy(control)
+    one.cond_hint_original = of_frames(one.cond_hint_original, frames)
+    one.extra_concat_orig = [of_frames(each, frames) for each in one.extra_concat_orig]
     # safe: what the host itself resets when it is given other images: those of the video's size, an adapter's features
-    control.cond_hint = control.control_input = None
+    one.cond_hint = one.extra_concat = one.control_input = None
+    if one.previous_controlnet is not None:
+        one.previous_controlnet = on_frames(one.previous_controlnet, frames)
+    return one
+
+
+def of_frames(of_clip: Tensor, frames: Sequence[int]) -> Tensor:
+    """What belongs to these frames; one for all frames stays as it is."""
+    return of_clip if len(of_clip) == 1 else of_clip[list(frames)]
 
 
 def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dict[str, Tensor | tuple | list]:

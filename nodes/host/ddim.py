@@ -131,6 +131,34 @@ class _Sample(_DDIM):
         return run(eta=self.eta, generator=generator if self.eta else None)
 
 
+class CustomDDIM(Sampler):
+    """SAMPLER: DDIM as TAV Sample runs it, in as many steps as there are sigmas."""
+
+    def __init__(self, eta: float):
+        self.eta = eta
+
+    def sample(
+        self, guider, sigmas, extra_args, callback, noise, latent_image=None, denoise_mask=None, disable_pbar=False
+    ):
+        patcher, num_steps = guider.model_patcher, len(sigmas) - 1
+        expected = sampling_sigmas(patcher, num_steps) if num_steps > 0 else None
+        if expected is None or not torch.allclose(sigmas.cpu().float(), expected, rtol=1e-3):
+            raise TavError(
+                f"DDIM Sampler got sigmas that DDIM does not visit in {num_steps} steps; connect those of DDIM Invert, "
+                "or of Basic Scheduler with ddim_uniform at 10, 20, 25, 40, 50 or 100 steps and denoise 1."
+            )
+        if denoise_mask is not None:
+            raise TavError(
+                "DDIM Sampler has no clip to keep outside of a mask; use TAV Sample, or put Keep From Source before "
+                "the guider."
+            )
+        scheduler, seed = ddim_scheduler(patcher), extra_args.get("seed") or 0
+        first = visited_timesteps(scheduler, num_steps)[0]
+        sampler = _Sample(scheduler, num_steps, first, self.eta, (seed + 1) % 2**63)
+        noisy = latent_image + noise * sigmas[0].to(noise)  # the host's convention for all its samplers
+        return sampler.sample(guider, sigmas, extra_args, callback, noise, noisy)
+
+
 def _scale(scheduler: DDIMScheduler, timestep: int) -> float:
     """sqrt(sigma^2 + 1), the factor from z to the host's noisy latents."""
     return scheduler.alphas_cumprod[timestep].item() ** -0.5

@@ -1,19 +1,28 @@
 """The video files that a node may read, from ComfyUI's input folder."""
 
+import contextlib
 import os
 from pathlib import Path
 
 import folder_paths
 
 from ...tav_core.errors import TavError
+from ...tav_core.video.containers import is_animated_webp
 
 
 def videos_in_input_folder() -> list[str]:
-    """The files that core's Load Video lists, plus GIFs."""
+    """The files that core's Load Video lists, plus GIFs and animated WebPs."""
     folder = folder_paths.get_input_directory()
     files = [name for name in os.listdir(folder) if os.path.isfile(os.path.join(folder, name))]
     videos = folder_paths.filter_files_content_types(files, ["video"])
-    return sorted({*videos, *(name for name in files if name.lower().endswith(".gif"))})
+    return sorted({*videos, *(name for name in files if _moves(os.path.join(folder, name)))})
+
+
+def _moves(path: str) -> bool:
+    suffix = os.path.splitext(path)[1].lower()
+    with contextlib.suppress(OSError):  # gone, or not to be read
+        return suffix == ".gif" or (suffix == ".webp" and is_animated_webp(Path(path)))
+    return False
 
 
 def input_file(name: str) -> Path:

@@ -20,11 +20,12 @@ from ...tav_core.layout import Layout, attend_with_layout
 from ...tav_core.source import Dials, SourcePath
 from .borrow import KEEP, LOAN, Borrowing
 from .conditioning import only_prompt
-from .control import check_controls
+from .control import check_controls, of_frames
 from .inflate import host_attention, inflated_of
 from .keep_checks import check_clip, check_cross_attention, check_options, ids_of
 from .replacements import is_ours, marked, replacements
 from .sd_model import transformer_places
+from .windows import FRAMES_SEEN
 
 NODE = "Keep From Source"
 SOURCE = "tune_a_video_source"
@@ -133,11 +134,12 @@ def _around_prediction(keep: Keep) -> Callable:
         if run is None:  # a guider called without its sampling
             return executor(x, timestep, model_options, seed)
         options = model_options.get("transformer_options", {})
+        frames = list(options.get(FRAMES_SEEN) or range(len(keep.path.clean)))
         dials = keep.dials.at(sigma, keep.path.sigmas)
         lending = nullcontext()
         if dials or run.mask is not None:
             # the host's noisy latents are z * sqrt(sigma^2 + 1)
-            source = (keep.path.at_sigma(sigma) * (sigma**2 + 1) ** 0.5).to(x)
+            source = (keep.path.at_sigma(sigma)[frames] * (sigma**2 + 1) ** 0.5).to(x)
         if dials:
             loan = run.loan
             model_options = {**model_options, "transformer_options": {**options, LOAN: (loan, run.borrowing)}}
@@ -154,10 +156,10 @@ def _around_prediction(keep: Keep) -> Callable:
         if run.mask is None:
             with lending:
                 return executor(x, timestep, model_options, seed)
-        mask = run.mask.to(x).expand_as(x)
+        mask = of_frames(run.mask, frames).to(x).expand_as(x)
         with lending:
             denoised = executor(source.lerp(x, mask), timestep, model_options, seed)
-        return keep.path.clean.to(denoised).lerp(denoised, mask)
+        return keep.path.clean[frames].to(denoised).lerp(denoised, mask)
 
     return predict
 

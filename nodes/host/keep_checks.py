@@ -17,15 +17,22 @@ from .replacements import has_others
 
 def check_options(model_options: Mapping, node: str) -> None:
     """Raises TavError for other nodes' changes that the source cannot follow."""
-    if "context_handler" in model_options:
-        raise TavError(f"{node} does not work with Context Windows yet; remove one of the two nodes.")
+    check_calls(model_options, node)
     options = model_options.get("transformer_options", {})
     # these tile, merge or skip each call in another way, so that what the source lends would not fit
     for patch in options.get("patches", {}).get("attn1_patch", ()):
         for name, title in (("HyperTile", "HyperTile"), ("Tome", "Token Merging")):
             if name in getattr(patch, "__qualname__", ""):
                 raise TavError(f"{node} does not work with {title}; remove one of the two nodes.")
-    for wrappers in options.get("wrappers", {}).values():
+
+
+def check_calls(model_options: Mapping, node: str) -> None:
+    """Raises TavError for nodes that divide a prediction themselves, or answer for one without the network."""
+    if "context_handler" in model_options:
+        raise TavError(
+            f"{node} does not work with Context Windows; remove that node. Video Windows divides long videos."
+        )
+    for wrappers in model_options.get("transformer_options", {}).get("wrappers", {}).values():
         for key, title in (("easycache", "EasyCache"), ("lazycache", "LazyCache")):
             if wrappers.get(key):
                 raise TavError(f"{node} does not work with {title}; remove one of the two nodes.")

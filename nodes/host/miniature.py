@@ -11,6 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.supported_models import SD15
 from comfy.supported_models_base import ClipTarget
 from comfy_api.latest import Input, InputImpl, Types
+from comfy_execution.utils import get_executing_context
 from safetensors.torch import load_file
 
 from ...tav_core.checkpoints.networks import clip_names
@@ -19,13 +20,20 @@ from ...tav_core.demo.settings import SETTINGS
 from ...tav_core.demo.showcase import CLIP, FPS
 from ...tav_core.errors import TavError
 from ...tav_core.world.draw import draw_clip
+from ...tav_core.world.vocabulary import unknown_words
+from .differences import warn
+from .progress import say
 from .versions import known
 
 HOST_VOCAB_SIZE = 49408
+COLOURS = ([-0.1021, 0.0733, 0.0589], [0.3747, 0.2264, 0.0162], [-0.0121, -0.018, -0.0758], [-0.1175, -0.1833, -0.3916])
+"""What each channel of its latents adds to red, green and blue in -1..1: a least-squares fit to drawn scenes."""
+GREY = [-0.0409, -0.0038, 0.0543]
+"""The colour of latents that are zero."""
 
 
 def load_miniature(personalised: bool) -> tuple[ModelPatcher, sd.CLIP, sd.VAE]:
-    """MODEL, CLIP and VAE. personalised: applies the LoRA that draws a "sks ball" striped."""
+    """MODEL, CLIP and VAE. personalised: applies the LoRA that draws a "sks" shape with white bands."""
     folder = miniature_path()
     model, clip, vae = _model(folder / "unet"), _clip(folder), _vae(folder / "vae")
     if personalised:
@@ -83,6 +91,8 @@ def _model(folder: Path) -> ModelPatcher:
     model = settings.get_model(weights, "")
     model.load_model_weights(weights, "")
     set_groups(model.diffusion_model, config["norm_num_groups"])
+    # safe: where the host's previews look for colours; SD 1.5's would be wrong for another VAE
+    model.latent_format.latent_rgb_factors, model.latent_format.latent_rgb_factors_bias = COLOURS, GREY
     return ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
 
 
@@ -127,6 +137,11 @@ def _clip(folder: Path) -> sd.CLIP:
     class Tokenizer(sd1_clip.SD1Tokenizer):
         def __init__(self, embedding_directory=None, tokenizer_data=None):
             super().__init__(embedding_directory, tokenizer_data or {}, tokenizer=Words)
+            self.warned = set()
+
+        def tokenize_with_weights(self, text: str, return_word_ids=False, **options):
+            _warn_of_unknown(text, self.warned)
+            return super().tokenize_with_weights(text, return_word_ids, **options)
 
     # safe: the host itself names the pair by a ClipTarget for every family
     loaded = known(sd.CLIP, state_dict=[weights])
@@ -134,6 +149,21 @@ def _clip(folder: Path) -> sd.CLIP:
     if not loaded:  # ComfyUI 0.3.64 loads weights in a separate call
         clip.load_sd(weights)
     return clip
+
+
+def _warn_of_unknown(prompt: str, warned: set[str | None]) -> None:
+    """Shows a prompt's unknown words in the node that encodes it. warned: the nodes that show some already."""
+    context = get_executing_context()
+    node_id = context and context.node_id
+    unknown = [word for word in unknown_words(prompt) if word.isalpha()]  # a number is a weight, as in (red:1.2)
+    if unknown:
+        warn(
+            f"The miniature does not know {', '.join(unknown)}; Load Miniature lists the words that it knows.", node_id
+        )
+        warned.add(node_id)
+    elif node_id in warned:
+        say("The miniature knows these words.", node_id)
+        warned.discard(node_id)
 
 
 def _vae(folder: Path) -> sd.VAE:

@@ -1,14 +1,10 @@
-"""Progress of a long job: the host's progress bar, the console's, a line of text in the node, and previews."""
+"""Progress of a long job: the host's progress bar, the console's, and a line of text in the node."""
 
 import time
 
 import comfy.model_management
 import comfy.utils
-import latent_preview
 import server
-import torch
-from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 from tqdm import tqdm
 
 
@@ -23,11 +19,9 @@ def say(text: str, node_id: str | None) -> None:
 class Progress:
     """The progress of one node. title: on the console."""
 
-    def __init__(self, patcher: ModelPatcher, total: int, node_id: str | None, title: str = ""):
+    def __init__(self, total: int, node_id: str | None, title: str = ""):
         self.bar, self.total, self.node_id = comfy.utils.ProgressBar(total, node_id=node_id), total, node_id
         self.step, self.title, self.console, self._began = 0, title, None, (0, time.monotonic())
-        # safe: how core's samplers get their previews; None if previews are off
-        self.previewer = latent_preview.get_previewer(patcher.load_device, patcher.model.latent_format)
 
     def say(self, text: str) -> None:
         """Shows a line of text in the node."""
@@ -40,16 +34,12 @@ class Progress:
             total=self.total, initial=step, desc=self.title, disable=not comfy.utils.PROGRESS_BAR_ENABLED
         )
 
-    def at(self, step: int, text: str, clean: Tensor | None = None) -> None:
-        """Shows a step: the bar, the text with the time left and, given clean latents (f, c, h, w), a preview."""
-        preview = None
-        if clean is not None and self.previewer:
-            with torch.inference_mode():  # a TAESD's weights are inference tensors
-                preview = self.previewer.decode_latent_to_preview_image("JPEG", clean)
+    def at(self, step: int, text: str) -> None:
+        """Shows a step: the bars, and the text with the time left."""
         if self.console is not None:
             self.console.update(step - self.step)
         self.step = step
-        self.bar.update_absolute(step, self.total, preview)
+        self.bar.update_absolute(step, self.total)
         first, began = self._began
         each = (time.monotonic() - began) / max(1, step - first)
         self.say(f"Step {step} of {self.total}, {text}, {_duration(each * (self.total - step))} left")

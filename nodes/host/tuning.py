@@ -36,6 +36,7 @@ from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of, file_of
 from .unseen import check_unseen
 from .weights import base_fingerprint, diffusers_unet
+from .windows import windows_of
 
 INPUTS = {"c_crossattn": "prompt_embeds", "crossattn_controlnet": "control_embeds", "y": "y"}
 """The host's names of a prompt's conditions -> their names among a run's inputs."""
@@ -69,6 +70,9 @@ def tune_model(
     check_loras(patcher)
     check_unseen(patcher)
     check_controls(positive, samples, patcher)
+    windows = windows_of(patcher)
+    windows.check(len(samples))
+    config = replace(config, window=windows.length if windows.divides(len(samples)) else 0)
     family, kind = family_of(patcher), prediction_type_of(patcher)
     controls, images = settings_of(options.get("control"))
     metadata = metadata | {

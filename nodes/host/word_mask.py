@@ -1,6 +1,7 @@
 """A mask from words: where a MODEL looks for them in a clip, at some noise levels on the clip's path."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor
 from ...tav_core.borrow import Loan
 from ...tav_core.masks import above_threshold, looked_at, word_map
 from ...tav_core.source import SourcePath
+from ...tav_core.windows import per_window
 from .borrow import LOAN, Borrowing
 from .conditioning import only_prompt
 from .ddim import for_inversion
 from .keep_checks import check_options
 from .schedule import sigmas_of
 from .sd_model import blocks_of
+from .windows import conditioned, conditions_on, windows_of, without_windows
 
 NODE = "Mask From Words"
 
@@ -30,7 +33,7 @@ def mask_of_words(
     """
     only_prompt(source, NODE)
     check_options(patcher.model_options, NODE)
-    maps, clean = [], path.clean
+    maps, clean, windows = [], path.clean, windows_of(patcher)
     heads = {name: block.heads for name, block in blocks_of(patcher, "transformer").items()}
     borrowing = Borrowing.of(patcher)
 
@@ -39,17 +42,21 @@ def mask_of_words(
 
         def sample(self, guider, sigmas, extra_args, callback, *args, **kwargs):
             options = extra_args["model_options"]
-            for sigma in sigmas[:-1]:
+
+            def look(sigma: Tensor, frames: list[int]) -> Tensor:
                 loan = Loan()
                 given = {**options["transformer_options"], LOAN: (loan, borrowing)}
-                noisy = (path.at_sigma(sigma.item()) * (sigma**2 + 1).sqrt().item()).to(sigmas.device)
-                with loan.recording(structure=False, layout=True):
+                noisy = (path.at_sigma(sigma.item())[frames] * (sigma**2 + 1).sqrt().item()).to(sigmas.device)
+                conds = conditions_on(guider, frames, len(clean))
+                with loan.recording(structure=False, layout=True), conditioned(guider, conds):
                     guider(noisy, sigma.expand(len(noisy)), model_options={**options, "transformer_options": given})
-                maps.append(word_map(loan.kept, heads, places, tuple(clean.shape[-2:])).cpu())
                 comfy.model_management.throw_exception_if_processing_interrupted()
+                return word_map(loan.kept, heads, places, tuple(clean.shape[-2:])).cpu()
+
+            maps.extend(per_window(windows, len(clean), partial(look, sigma)) for sigma in sigmas[:-1])
             return clean.to(sigmas.device)
 
-    guider = CFGGuider(for_inversion(patcher))
+    guider = CFGGuider(without_windows(for_inversion(patcher)))
     guider.inner_set_conds({"positive": source})
     guider.set_cfg(1.0)
     sigmas = torch.cat([sigmas_of(patcher)[sorted(looked_at(path.timesteps), reverse=True)].cpu(), torch.zeros(1)])

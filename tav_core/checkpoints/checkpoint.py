@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from einops import rearrange
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..errors import TavError
 from ..families import family_of_config
 from ..layout import Tokens
 from ..prompt import Prompt
-from .networks import clip_names, diffusers_network, read_config, read_weights, text_encoder
+from .configs import check, read_config
+from .networks import clip_names, diffusers_network, read_weights, text_encoder
 from .original import image_config, image_tensors, is_original, is_original_config
 from .single_file import open_single_file
-from .tokenizer import tokens_of
+from .tokenizer import all_ids, open_tokenizer, token_ids, tokens_of
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 ORIGINAL_DDIM = {"steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading"}
@@ -50,11 +52,21 @@ class Checkpoint:
 
     @torch.no_grad()
     def encode_prompt(self, prompts: str | list[str]) -> Prompt:
-        """Encodes n prompts as StableDiffusionPipeline does: embeds (n, 77, d), padded or truncated to 77 tokens."""
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-        ids = tokens.input_ids.reshape(-1, length)
-        return Prompt(self.text_encoder(ids.to(self.text_encoder.device))[0])
+        """Encodes n prompts as StableDiffusionPipeline does: embeds (n, 77, d), padded or truncated to 77 tokens.
+
+        Words with weights, as in `(red:1.3)`, are moved away from the empty prompt, as ComfyUI does.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else prompts
+        ids, weights = zip(*(token_ids(self.tokenizer, prompt) for prompt in prompts), strict=True)
+        embeds, weights = self._encoded(ids), torch.tensor(weights)[..., None].to(self.text_encoder.device)
+        if (weights != 1).any():
+            empty = self._encoded([token_ids(self.tokenizer, "")[0]])
+            weighted = empty + weights * (embeds.float() - empty.float())
+            embeds = torch.where(weights == 1, embeds, weighted.to(embeds))
+        return Prompt(embeds)
+
+    def _encoded(self, ids: Sequence[Sequence[int]]) -> Tensor:
+        return self.text_encoder(torch.tensor(ids).to(self.text_encoder.device))[0]
 
     def tokens(self, prompt: str) -> Tokens:
         """The prompt's tokens, as `encode_prompt` encodes them, and their words."""
@@ -62,7 +74,7 @@ class Checkpoint:
 
     def truncated_words(self, prompt: str) -> str:
         """The end of the prompt, beyond 77 tokens, that the model does not see; "" if all of it fits."""
-        ids = self.tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
+        ids = all_ids(self.tokenizer, prompt)
         return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 2 :])
 
     @torch.no_grad()
@@ -116,7 +128,17 @@ def load_checkpoint(
         raise _pickle(path.name)
     else:
         raise TavError(f"{path.name} is not a checkpoint: give a .safetensors file or a diffusers folder.")
+    _ensure_same_width(parts["unet"], parts["text_encoder"], path.name)
     return Checkpoint(**parts).to(device or "cpu")
+
+
+def _ensure_same_width(unet: UNet2DConditionModel, text: CLIPTextModel, name: str) -> None:
+    given, needed = text.config.hidden_size, unet.config.cross_attention_dim
+    if given != needed:
+        raise TavError(
+            f"The text encoder of {name} gives {given} numbers per token, but its UNet takes {needed}: choose an "
+            "intact checkpoint."
+        )
 
 
 def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
@@ -142,23 +164,18 @@ def _open_folder(folder: Path, dtype: torch.dtype) -> dict:
     unet = diffusers_network(UNet2DConditionModel, config, tensors, f"The unet/ of {folder.name}")
     tensors = _modern_attention(read_weights(folder / "vae", dtype))
     vae = diffusers_network(AutoencoderKL, read_config(folder / "vae"), tensors, f"The vae/ of {folder.name}")
-    config = CLIPTextConfig.from_dict(read_config(folder / "text_encoder"))
-    tensors = clip_names(read_weights(folder / "text_encoder", dtype))
+    config, tensors = read_config(folder / "text_encoder"), clip_names(read_weights(folder / "text_encoder", dtype))
+    text = text_encoder(config, tensors, f"The text_encoder/ of {folder.name}")
     schedule = read_config(folder / "scheduler", "scheduler_config.json")
+    schedule = check(schedule, DDIMScheduler, f"The scheduler/ of {folder.name}")
     return {
         "unet": unet,
         "vae": vae,
-        "text_encoder": text_encoder(config, tensors, f"The text_encoder/ of {folder.name}"),
-        "tokenizer": _tokenizer(folder / "tokenizer", config.max_position_embeddings),
+        "text_encoder": text,
+        "tokenizer": open_tokenizer(folder / "tokenizer", text.config.max_position_embeddings, text.config.vocab_size),
         # The original's settings for inversion and sampling, whatever sampler the folder comes with.
         "scheduler": DDIMScheduler.from_config(schedule, **ORIGINAL_DDIM),
     }
-
-
-def _tokenizer(folder: Path, length: int) -> CLIPTokenizer:
-    if not any((folder / vocabulary).is_file() for vocabulary in ("vocab.json", "tokenizer.json")):
-        raise TavError(f"{folder.parent.name}/{folder.name} has no vocabulary: download the folder again.")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=length, local_files_only=True)
 
 
 def _modern_attention(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,8 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from ..errors import TavError
 from ..families import family_of_addition, heads_of
-from .networks import count_of, diffusers_network, read_config, read_pickle, read_safetensors, read_weights
+from .configs import read_config
+from .networks import count_of, diffusers_network, inferring, read_pickle, read_safetensors, read_weights
 
 ORIGINAL = "control_model."  # prefix in files that hold the ControlNet together with Stable Diffusion
 UNSHUFFLED = 8  # a T2I-Adapter for Stable Diffusion 1.x or 2.x starts by folding 8 x 8 pixels into channels
@@ -36,8 +36,10 @@ def open_controlnet(path: str | os.PathLike, dtype: torch.dtype = torch.float32)
     if config is None:
         levels = 1 + count_of(r"^input_blocks\.(\d+)\.0\.op\.", tensors)
         layers = count_of(r"^input_blocks\.(\d+)\.", tensors) // levels - 1
-        tensors = convert_controlnet_checkpoint(tensors, {"layers_per_block": layers})
-        config = _config_from(partial(controlnet_config, family=family), tensors, path)
+        with inferring(path.name):
+            tensors = convert_controlnet_checkpoint(tensors, {"layers_per_block": layers})
+            tensors = {key: tensor for key, tensor in tensors.items() if tensor is not None}
+            config = controlnet_config(tensors, family)
         # the tensors do not show it, so the file name decides, as in ComfyUI
         config["global_pool_conditions"] = path.stem.endswith(("_shuffle", "_shuffle_fp16"))
     return diffusers_network(ControlNetModel, config, _in(dtype, tensors), f"The ControlNet {path.name}")
@@ -49,8 +51,10 @@ def open_t2i_adapter(path: str | os.PathLike, dtype: torch.dtype = torch.float32
     tensors = {f"adapter.{name}": tensor for name, tensor in _adapter_names(tensors).items()}
     if not {"adapter.body.0.resnets.0.block1.weight", "adapter.body.0.in_conv.weight"} & tensors.keys():
         raise TavError(f"{path.name} is not a T2I-Adapter: choose one for Stable Diffusion 1.x.")
-    config = config or _config_from(adapter_config, tensors, path)
-    if config["adapter_type"] == "full_adapter_xl" or config["downscale_factor"] != UNSHUFFLED:
+    if config is None:
+        with inferring(path.name):
+            config = adapter_config(tensors)
+    if config.get("adapter_type") == "full_adapter_xl" or config.get("downscale_factor", UNSHUFFLED) == 2 * UNSHUFFLED:
         raise TavError(
             f"{path.name} is a T2I-Adapter for Stable Diffusion XL: choose one made for Stable Diffusion 1.x or 2.x."
         )
@@ -121,12 +125,5 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict | None]:
     return read_safetensors(path), None
 
 
-def _config_from(config_of: Callable[[Mapping], dict], tensors: Mapping[str, Tensor], path: Path) -> dict:
-    try:
-        return config_of({name: tensor for name, tensor in tensors.items() if tensor is not None})
-    except KeyError as missing:
-        raise TavError(f"{path.name} is damaged: it lacks the tensor {missing}; download it again.") from None
-
-
-def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-    return {key: tensor.to(dtype) for key, tensor in tensors.items() if tensor is not None}
+def _in(dtype: torch.dtype, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}

@@ -83,7 +83,8 @@ def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> Non
     networks = checkpoint.unet, checkpoint.text_encoder
     with _quiet():
         try:
-            pipeline.load_lora_weights(tensors, unet_config=checkpoint.unet.config)
+            for part in _by_network(tensors):
+                pipeline.load_lora_weights(part, adapter_name="lora", unet_config=checkpoint.unet.config)
         except (ValueError, RuntimeError, KeyError, IndexError) as error:
             pipeline.unload_lora_weights()
             reason = re.split(r"[{\n]", str(error).strip())[0][:150].strip()
@@ -98,6 +99,12 @@ def _fuse(checkpoint: Checkpoint, lora: Lora, tensors: dict[str, Tensor]) -> Non
         )
     pipeline.fuse_lora(lora_scale=lora.strength)
     pipeline.unload_lora_weights()
+
+
+def _by_network(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The UNet's tensors and the text encoder's, as far as there are any: diffusers takes one key style at a time."""
+    text = {key: tensor for key, tensor in tensors.items() if key.startswith("text_encoder.")}
+    return [part for part in ({k: t for k, t in tensors.items() if k not in text}, text) if part]
 
 
 @contextmanager

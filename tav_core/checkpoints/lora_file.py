@@ -6,12 +6,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TavError, shown
 from ..families import check_addition, family_of_addition
 from ..files import read_header
+from .configs import read_json
 from .networks import ensure_numbers, read_safetensors
 
 # Tensor names in other formats of weight changes, some of which diffusers would silently skip.
@@ -40,6 +42,11 @@ STYLES = {
 }
 KEY = re.compile(rf"(.+?)({'|'.join(map(re.escape, STYLES))})(?:\.default)?\.weight")
 OWNERS = ("unet.", "text_encoder.", "lora_")
+# a layer of the text encoder, in kohya's names and in dotted ones; the oldest call its projections as the UNet's
+TEXT_LAYER = re.compile(
+    r"(?:lora_te1?_|text_encoder\.)(?:text_model[._])?encoder[._]layers[._](\d+)[._](self_attn|mlp)[._](\w+)"
+)
+OLD_PROJECTIONS = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
 def read_lora(path: Path, family: str) -> dict[str, Tensor]:
@@ -73,8 +80,8 @@ def read_lora(path: Path, family: str) -> dict[str, Tensor]:
         )
     ensure_numbers({key: tensor for pair in pairs.values() for key, tensor in pair.values()}, path.name)
     for layer, pair in pairs.items():
-        shapes = [tuple(tensor.shape) for _, tensor in pair.values()]
-        if not all(len(shape) in (2, 4) and all(shape) for shape in shapes):
+        shapes = down, up = [tuple(pair[half][1].shape) for half in ("down", "up")]
+        if not all(len(shape) in (2, 4) and all(shape) for shape in shapes) or down[0] != up[1]:
             raise TavError(f"{path.name} is damaged: {layer} has the shapes {shapes}; download it again.")
     return _scaled(pairs, alphas, _settings(path))
 
@@ -102,13 +109,21 @@ def _sorted(tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict], dict[str, f
 
 
 def _number(alpha: Tensor, key: str) -> float:
-    if alpha.numel() == 1 and not alpha.is_complex() and alpha.float().isfinite():
+    if alpha.numel() == 1 and not alpha.is_complex() and alpha.dtype != torch.bool and alpha.float().isfinite():
         return alpha.item()
     raise TavError(f"The LoRA is damaged: {key} is not one number; download it again.")
 
 
 def _diffusers_key(layer: str, style: str) -> str:
-    """A key that diffusers knows: it does not take kohya's style after the dotted layer names of other formats."""
+    """A key that diffusers knows whatever other layers the file has.
+
+    It does not take kohya's style after the dotted layer names of other formats, and it judges all of a text encoder's
+    keys by whether one of them is for a certain layer, except in this form.
+    """
+    if match := TEXT_LAYER.fullmatch(layer):
+        number, block, part = match.groups()
+        layer = f"text_encoder.text_model.encoder.layers.{number}.{block}.{OLD_PROJECTIONS.get(part, part)}"
+        return f"{layer}.lora_linear_layer.{STYLES[style]}.weight"
     if style in (".lora_down", ".lora_up") and not layer.startswith("lora_"):
         style = {".lora_down": ".lora_A", ".lora_up": ".lora_B"}[style]
     return f"{layer}{style}.weight"
@@ -146,14 +161,16 @@ def _settings(path: Path) -> dict[str, dict]:
             for name, value in _table(json.loads(header)).items():
                 network, _, setting = name.partition(".")
                 settings.setdefault(network, {})[setting] = value
-        elif path.name.startswith("adapter_model") and beside.is_file():
-            settings = dict.fromkeys(("unet", "text_encoder"), _table(json.loads(beside.read_text(encoding="utf-8"))))
+        elif path.name.startswith("adapter_model") and beside.exists():
+            settings = dict.fromkeys(("unet", "text_encoder"), _table(read_json(beside)))
         else:
             return {}
         for own in settings.values():
             alphas = [own.get("lora_alpha"), *_table(own.get("alpha_pattern") or {}).values()]
-            if not all(alpha is None or (isinstance(alpha, (int, float)) and math.isfinite(alpha)) for alpha in alphas):
+            if not all(alpha is None or (type(alpha) in (int, float) and math.isfinite(alpha)) for alpha in alphas):
                 raise ValueError("an alpha is not a number")
+            if own.get("use_rslora") not in (None, True, False):
+                raise ValueError(f"use_rslora is {shown(own['use_rslora'])}")
         return settings
     except (ValueError, OSError, OverflowError, RecursionError) as error:
         raise TavError(f"The settings of {path.name} cannot be read ({error}): download it again.") from error

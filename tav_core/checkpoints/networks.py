@@ -1,8 +1,9 @@
 """Builds networks from a config and loads their tensors strictly: all of them must be there and fit."""
 
-import json
 import re
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -11,24 +12,69 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..errors import TavError, is_out_of_memory
+from ..errors import TavError, is_out_of_memory, shown
+from .configs import check, check_network
 
 
-def diffusers_network(cls: type, config: Mapping, tensors: dict[str, Tensor], name: str) -> nn.Module:
+def diffusers_network(cls: type, config: Mapping, tensors: Mapping[str, Tensor | None], name: str) -> nn.Module:
     """Builds a diffusers network from `tensors`, in their dtype; raises TavError if one is missing or does not fit.
 
     name: begins the error message, as in "The UNet of model.safetensors".
     """
-    with torch.device("meta"):  # no time or memory for weights that are replaced at once
-        network = cls.from_config(config)
-    return fill(network, tensors, name)
+    return fill(empty_network(cls, config, name), tensors, name)
 
 
-def text_encoder(config: CLIPTextConfig, tensors: dict[str, Tensor], name: str) -> CLIPTextModel:
+def empty_network(cls: type, config: Mapping, name: str) -> nn.Module:
+    """Builds a diffusers network without memory for its weights; raises TavError if its config does not allow it."""
+    settings = check_network(config, cls, name)
+    return _built(lambda: cls.from_config(settings), name)
+
+
+def text_encoder(config: Mapping, tensors: Mapping[str, Tensor], name: str) -> CLIPTextModel:
     """Builds CLIP's text model from `tensors`, named as by `clip_names`."""
-    network = CLIPTextModel(config)  # not on meta: its position_ids are in no file
+    settings = check(config, CLIPTextModel, name)
+    words = settings.get("vocab_size", 49408)
+    # which only the pooled output depends on; CLIP has them at the end
+    settings |= {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": words - 1}
+    network = _built(lambda: CLIPTextModel(CLIPTextConfig(**settings)), name)
+    for module in network.modules():
+        if getattr(module, "position_ids", None) is not None:  # in no file
+            module.position_ids = torch.arange(module.position_ids.shape[-1])[None]
     prefix = "text_model." if hasattr(network, "text_model") else ""  # transformers 5.6 removed this level
     return fill(network, {prefix + key: tensor for key, tensor in tensors.items()}, name)
+
+
+def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
+    with torch.device("meta"):  # no time or memory for weights that are replaced at once
+        try:
+            return build()
+        except Exception as error:  # settings that contradict each other fail in many ways
+            if is_out_of_memory(error):
+                raise
+            raise TavError(
+                f"The settings of {name[0].lower()}{name[1:]} do not go together ({shown(str(error))}): choose an "
+                "intact checkpoint."
+            ) from error
+
+
+@contextmanager
+def inferring(name: str) -> Iterator[None]:
+    """Raises TavError where the names and shapes of a file's tensors show no config, or diffusers cannot rename them.
+
+    The tensors of a file may have any name and any number of dimensions, and what reads them relies on those of the
+    original.
+    """
+    try:
+        yield
+    except KeyError as missing:
+        raise TavError(f"{name} lacks the tensor {missing}: choose an intact checkpoint.") from None
+    except (IndexError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        if isinstance(error, (TavError, SafetensorError)) or is_out_of_memory(error):
+            raise
+        raise TavError(
+            f"{name} is damaged: its tensors have other names or shapes than a network's ({shown(str(error))}); "
+            "download it again."
+        ) from error
 
 
 def clip_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -74,23 +120,12 @@ def count_of(pattern: str, names: Iterable[str]) -> int:
     return len({match[1] for name in names if (match := re.search(pattern, name))})
 
 
-def read_config(folder: Path, name: str = "config.json") -> dict:
-    """Reads the JSON config of a part of a diffusers folder."""
-    try:
-        config = json.loads((folder / name).read_text(encoding="utf-8"))
-        if not isinstance(config, dict):
-            raise ValueError("not a JSON object")
-        return config
-    except (OSError, ValueError, RecursionError) as error:
-        raise TavError(f"{_label(folder)}/{name} cannot be read ({error}): download the folder again.") from error
-
-
 def read_weights(folder: Path, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Reads the weights of one part, whole or in shards, to the CPU; prefers full precision if the folder has both.
 
     dtype: by default as stored. A pickle is opened only if there is no .safetensors file.
     """
-    names, shard = sorted(file.name for file in folder.iterdir()), r"(-\d+-of-\d+)?"
+    names, shard = sorted(file.name for file in folder.iterdir() if file.is_file()), r"(-\d+-of-\d+)?"
     for suffix, read in ((".safetensors", _read_safetensors), (".bin", read_pickle)):
         for variant in ("", r"\.fp16", r"\.bf16"):
             weights = rf"((diffusion_)?pytorch_)?model{shard}{variant}{shard}{re.escape(suffix)}"
@@ -109,6 +144,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             f"{name} is a pickle, which torch {torch.__version__} cannot open safely: update torch to 2.6 or later, or "
             "download the .safetensors version."
         )
+    ensure_stored(path, name)
     with path.open("rb") as file:
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
@@ -118,10 +154,24 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             raise _refused(name, error) from None
     for wrapped in ("state_dict", "adapter"):  # as in files of training scripts and T2I-Adapters
         weights = weights.get(wrapped, weights) if isinstance(weights, dict) else weights
-    tensors = {key: t for key, t in weights.items() if torch.is_tensor(t)} if isinstance(weights, dict) else {}
+    named = weights.items() if isinstance(weights, dict) else ()
+    tensors = {key: t for key, t in named if isinstance(key, str) and torch.is_tensor(t)}
     if not tensors:
         raise TavError(f"{name} is not a dict of tensors: download it again, or the .safetensors version.")
+    if not all(t.layout == torch.strided and t.device.type == "cpu" and not t.is_quantized for t in tensors.values()):
+        raise TavError(f"{name} holds tensors of a special kind: download the .safetensors version.")
+    # a view may repeat the same numbers, which copying it writes out
+    if sum(t.numel() * t.itemsize for t in tensors.values()) > 2 * path.stat().st_size:
+        raise TavError(f"{name} is small, but unpacks to far more memory: download the .safetensors version.")
     return tensors
+
+
+def ensure_stored(path: Path, name: str) -> None:
+    """Raises TavError for a pickle in a compressed archive, of which 27 MB may become 6 GB; torch compresses none."""
+    if zipfile.is_zipfile(path):
+        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                raise TavError(f"{name} is compressed, as torch never saves: download the .safetensors version.")
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:

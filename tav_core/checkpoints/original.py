@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import TavError
 from ..families import family_of_config
-from .networks import read_config
+from .configs import read_config
 
 NETWORK, MIDDLE = "UNet3DConditionModel", "UNetMidBlock3DCrossAttn"
 TEMPORAL = r"\.(attn|norm)_temp\."
@@ -52,7 +52,9 @@ def image_config(config: Mapping) -> dict:
     """The config of the 2-D network inside, with diffusers' class and block names."""
 
     def flat(value):
-        return value.replace("3D", "2D") if isinstance(value, str) else [flat(name) for name in value]
+        if isinstance(value, list):
+            return [name.replace("3D", "2D") if isinstance(name, str) else name for name in value]
+        return value.replace("3D", "2D") if isinstance(value, str) else value
 
     names = ("_class_name", "down_block_types", "mid_block_type", "up_block_types")
     return {**config, **{name: flat(config[name]) for name in names if name in config}}

@@ -13,11 +13,11 @@ from diffusers.loaders.single_file_utils import (
 )
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import CLIPTextConfig
 
 from ..errors import TavError, shown
 from ..families import TEXT_ENCODER, UNET, VAE, family_of_tensors, heads_of
-from .networks import clip_names, count_of, diffusers_network, text_encoder
+from .configs import check_network
+from .networks import clip_names, count_of, diffusers_network, inferring, text_encoder
 from .tokenizer import clip_tokenizer
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,8 +35,6 @@ def open_single_file(path: Path, dtype: torch.dtype) -> dict:
             return _open(file, path.name, dtype)
     except SafetensorError as error:
         raise TavError(f"{path.name} is not a complete .safetensors file ({error}): download it again.") from error
-    except KeyError as missing:
-        raise TavError(f"{path.name} lacks the tensor {missing}: choose an intact checkpoint.") from None
 
 
 def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
@@ -56,20 +54,25 @@ def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:
         if quantised := stored.get(f"{layer}comfy_quant"):
             _ensure_fp8(bytes(file.get_tensor(quantised).tolist()), name)
         scale = next((stored[layer + each] for each in SCALES if layer + each in stored), None)
-        tensor = file.get_tensor(stored[key]).to(dtype)
+        tensor = file.get_tensor(stored[key])
+        tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor  # others stay, so that `fill` finds them
         return tensor if scale is None else tensor * file.get_tensor(scale).to(dtype)
 
-    config = unet_config(shapes, family)
-    converted = convert_ldm_unet_checkpoint(tensors(UNET), config)
+    with inferring(name):
+        config = check_network(unet_config(shapes, family), UNet2DConditionModel, f"The UNet of {name}")
+        converted = convert_ldm_unet_checkpoint(tensors(UNET), config)
     unet = diffusers_network(UNet2DConditionModel, config, converted, f"The UNet of {name}")
-    config = vae_config(shapes)
-    converted = convert_ldm_vae_checkpoint(tensors(VAE), config)
+    with inferring(name):
+        config = check_network(vae_config(shapes), AutoencoderKL, f"The VAE of {name}")
+        converted = convert_ldm_vae_checkpoint(tensors(VAE), config)
     vae = diffusers_network(AutoencoderKL, config, converted, f"The VAE of {name}")
-    text = _clip_tensors(tensors(TEXT_ENCODER))
+    with inferring(name):
+        text = _clip_tensors(tensors(TEXT_ENCODER))
+        config = text_config(text, family)
     return {
         "unet": unet,
         "vae": vae,
-        "text_encoder": text_encoder(text_config(text, family), text, f"The text encoder of {name}"),
+        "text_encoder": text_encoder(config, text, f"The text encoder of {name}"),
         "tokenizer": clip_tokenizer("!" if family == "sd2" else "<|endoftext|>"),
         "scheduler": ddim_scheduler("v_prediction" if family == "sd2" and _predicts_v(unet) else "epsilon"),
     }
@@ -129,18 +132,18 @@ def vae_config(shapes: Shapes) -> dict:
     }
 
 
-def text_config(tensors: dict[str, Tensor], family: str) -> CLIPTextConfig:
+def text_config(tensors: dict[str, Tensor], family: str) -> dict:
     """Infers the config of CLIP's text model from its tensors; CLIP-L and OpenCLIP-H both have heads of width 64."""
     vocabulary, width = tensors["embeddings.token_embedding.weight"].shape
-    return CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
-        num_hidden_layers=count_of(r"^encoder\.layers\.(\d+)\.", tensors),
-        num_attention_heads=width // 64,
-        max_position_embeddings=tensors["embeddings.position_embedding.weight"].shape[0],
-        hidden_act="gelu" if family == "sd2" else "quick_gelu",
-    )
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": tensors["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        "num_hidden_layers": count_of(r"^encoder\.layers\.(\d+)\.", tensors),
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": tensors["embeddings.position_embedding.weight"].shape[0],
+        "hidden_act": "gelu" if family == "sd2" else "quick_gelu",
+    }
 
 
 def ddim_scheduler(prediction_type: str) -> DDIMScheduler:

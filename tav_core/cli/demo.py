@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..checkpoints.prompt_weights import without_weights
 from ..demo.showcase import PROMPTS, SOURCE, run_demo
 from ..jobs.base import choose_device
 from ..world.vocabulary import WORDS, unknown_words
@@ -31,7 +32,7 @@ def demo(
       tav demo -p "a green triangle is moving on the moon, at night"
     """
     prompts = tuple(prompt or PROMPTS)
-    if unknown := unknown_words(" ".join(prompts)):
+    if unknown := unknown_words(" ".join(map(without_weights, prompts))):
         say(f"Warning: the miniature does not know {', '.join(unknown)}. It knows: {' '.join(WORDS)}")
     manifest = run_demo(output, prompts, device=choose_device(device), say=say, on_step=progress_bars())
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in manifest["parts"].items())

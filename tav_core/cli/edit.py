@@ -12,6 +12,8 @@ from ..jobs.editing import prepare_edit
 from ..jobs.mask_choice import FORM, MaskChoice
 from .app import app
 from .options import (
+    ByTime,
+    ByTimeHelp,
     ClipPath,
     ControlImages,
     Controls,
@@ -56,6 +58,7 @@ def edit(
     start: Annotated[int | None, typer.Option(help=StartHelp, show_default="as tuned")] = None,
     stride: Annotated[int | None, typer.Option(help=StrideHelp, show_default="as tuned")] = None,
     fit: Annotated[Fit | None, typer.Option(help=FitHelp, show_default="as tuned")] = None,
+    by_time: Annotated[bool | None, typer.Option(ByTime, help=ByTimeHelp, show_default="as tuned")] = None,
     steps: Annotated[int, typer.Option(help="DDIM steps per video, 1 to 999.")] = 50,
     inversion_steps: Annotated[int, typer.Option(help="DDIM steps of the inversion, 1 to 999.")] = 50,
     inversion_prompt: Annotated[str, typer.Option(help="The prompt for the inversion.")] = "",
@@ -145,7 +148,14 @@ def edit(
         window=window,
         overlap=overlap,
     )
-    changed = {"frames": frames, "size": size and size_of(size), "start": start, "stride": stride, "fit": value_of(fit)}
+    changed = {
+        "frames": frames,
+        "size": size and size_of(size),
+        "start": start,
+        "stride": stride,
+        "fit": value_of(fit),
+        "by_time": by_time,
+    }
     say(f"Reading {clip.name}, opening {(checkpoint or weights).name} with {weights.name}.")
     job = prepare_edit(
         clip,

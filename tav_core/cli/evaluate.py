@@ -109,7 +109,7 @@ def evaluation(
         _refuse_drawn_world_options(context)
     need(count is None or count > 0, "count", count, "1 or more")
     need(frames > 1, "frames", frames, "2 or more")
-    need(seed >= 0, "seed", seed, "a whole number of at least 0")
+    need(0 <= seed < 2**63, "seed", seed, "a whole number of at least 0, below 2^63")
     ensure_writable(output)
     torch_device = choose_device(device)
     if results:

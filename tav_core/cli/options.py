@@ -31,7 +31,10 @@ Switch = _choice("Switch", SWITCH)
 Prediction = _choice("Prediction", ("auto", "epsilon", "v_prediction"))
 
 ClipPath = Annotated[
-    Path, typer.Argument(metavar="CLIP", help="A video (mp4, mov, mkv, webm), a GIF, or a folder of images.")
+    Path,
+    typer.Argument(
+        metavar="CLIP", help="A video (mp4, mov, mkv, webm), a GIF, an animated WebP, or a folder of images."
+    ),
 ]
 CheckpointPath = Annotated[
     Path,
@@ -78,6 +81,7 @@ FramesHelp = "Number of frames, 1 or more; more frames take more memory."
 SizeHelp = "Size in pixels, multiples of 8: one side (512) or WxH (512x320); larger sizes take more memory."
 StartHelp = "The first frame to use, counted from 0."
 StrideHelp = "Use every N-th frame; 0 spreads the frames evenly over the clip."
+ByTime, ByTimeHelp = "--by-time/--by-number", "Spread the frames evenly over the clip's time, or over its frames."
 FitHelp = "How to reach another aspect ratio: crop the edges, pad with black, or stretch."
 
 

@@ -114,6 +114,7 @@ def read_config(
             start=train["sample_start_idx"],
             stride=train["sample_frame_rate"],
             fit="stretch",
+            by_time=False,
         )
         edited = Selection(
             clip=tuned.clip,
@@ -122,6 +123,7 @@ def read_config(
             start=tuned.start,
             stride=tuned.stride,
             fit=tuned.fit,
+            by_time=tuned.by_time,
         )
         tune = TuneConfig(
             num_steps=top["max_train_steps"],

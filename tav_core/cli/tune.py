@@ -15,6 +15,8 @@ from .app import app
 from .options import (
     SWITCH,
     Attention,
+    ByTime,
+    ByTimeHelp,
     CheckpointPath,
     ClipPath,
     ControlImages,
@@ -51,6 +53,9 @@ def tune(
     start: Annotated[int, typer.Option(help=StartHelp)] = 0,
     stride: Annotated[int, typer.Option(help=StrideHelp)] = 0,
     fit: Annotated[Fit, typer.Option(help=FitHelp)] = "crop",
+    by_time: Annotated[
+        bool | None, typer.Option(ByTime, help=ByTimeHelp, show_default="by time if the frame rate varies")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Tuning steps, 1 or more.")] = 500,
     learning_rate: Annotated[float, typer.Option(help="The learning rate of AdamW, between 0 and 1.")] = 3e-5,
     seed: Annotated[int, typer.Option(help="The seed of the noise and timesteps drawn while tuning.")] = 0,
@@ -104,7 +109,7 @@ def tune(
     )
     say(f"Reading {frames} frames of {clip.name} and opening {checkpoint.name}.")
     job = prepare_tuning(
-        Selection(clip, frames, size_of(size), start, stride, value_of(fit)),
+        Selection(clip, frames, size_of(size), start, stride, value_of(fit), by_time),
         prompt,
         checkpoint,
         output,

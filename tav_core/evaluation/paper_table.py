@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..checkpoints.prompt_weights import without_weights
 from ..errors import TavError, brief, shown
 from ..jobs.edit_run import MANIFEST
 from ..metrics import ClipScorer, ClipScores
@@ -59,7 +60,7 @@ def score_videos(
     scores = []
     for number, video in enumerate(videos, 1):
         frames = read_frames(video.path, video.num_frames, size=video.size).frames
-        scores.append(scorer.score(frames, video.prompt))
+        scores.append(scorer.score(frames, without_weights(video.prompt)))
         if on_step:
             on_step(number, len(videos), part="scoring")
     return scores

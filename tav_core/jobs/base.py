@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler
 
 from ..checkpoints.checkpoint import Checkpoint, load_checkpoint
 from ..checkpoints.lora import Lora, fuse_loras
+from ..checkpoints.prompt_weights import notes_on
 from ..errors import TavError, is_text, shown
 from ..fingerprints import fingerprint
 from ..memory import available_memory, fits, with_losses
@@ -110,9 +111,14 @@ def ensure_prompt(prompt: str, what: str) -> None:
 
 
 def unseen_words(checkpoint: Checkpoint, prompts: list[str]) -> list[str]:
-    """A warning for each prompt that is too long for the text encoder, with the words that are cut off."""
-    cut_off = [checkpoint.truncated_words(prompt) for prompt in dict.fromkeys(prompts)]
-    return [f"The model reads 77 tokens of a prompt; these words are cut off: {words}" for words in cut_off if words]
+    """A warning for each prompt that is too long for the text encoder, with the words that are cut off.
+
+    And one for what other programs would not read as words.
+    """
+    prompts = list(dict.fromkeys(prompts))
+    cut_off = [checkpoint.truncated_words(prompt) for prompt in prompts]
+    notes = [f"The model reads 77 tokens of a prompt; these words are cut off: {words}" for words in cut_off if words]
+    return notes + [note for prompt in prompts for note in notes_on(prompt)]
 
 
 def versions() -> dict[str, str]:

@@ -17,10 +17,9 @@ from ..checkpoints.lora import NUMBER
 from ..control import Control, check_control
 from ..errors import TavError, shown
 from ..families import NAMES, WIDTHS, check_addition, family_of_config
-from ..video.choose import select_frames
-from ..video.decode import VideoFile
+from ..video.choose import choose_frames
 from ..video.frames import fitted
-from ..video.image_folder import ImageFolder
+from ..video.source import FrameSource, frames_of, open_source
 from .selection import Selection
 
 KINDS = {"controlnet": open_controlnet, "t2i-adapter": open_t2i_adapter}
@@ -93,11 +92,11 @@ def control_images(path: Path, selection: Selection) -> Tensor:
     ratio are scaled.
     """
     source, clip = _opened(path), _opened(selection.clip)
-    chosen = _chosen(source.num_frames, clip.num_frames, selection, path.name)
+    chosen = _chosen(source.num_frames, clip.moments, selection, path.name)
     width, height = selection.width_and_height
     ((full_height, full_width, _),) = (frame.shape for frame in clip.frames([0]))
     images = []
-    for image in source.frames(chosen):
+    for image in frames_of(source, chosen):
         if _same_aspect(image, full_width, full_height):
             fit = selection.fit
         elif _same_aspect(image, width, height):
@@ -111,19 +110,21 @@ def control_images(path: Path, selection: Selection) -> Tensor:
     return torch.from_numpy(np.stack(images)).float() / 255
 
 
-def _opened(path: Path) -> VideoFile | ImageFolder:
+def _opened(path: Path) -> FrameSource:
     if not path.exists():
         raise TavError(f"There is no file or folder {path}; check the paths of clip, control images and mask.")
-    return ImageFolder(path) if path.is_dir() else VideoFile(path)
+    return open_source(path)
 
 
-def _chosen(count: int, of_clip: int, selection: Selection, name: str) -> list[int]:
+def _chosen(count: int, moments: Sequence[float | None], selection: Selection, name: str) -> list[int]:
+    """By the clip's moments, for the images of a clip whose frame rate varies may well be at an even pace."""
     if count in (1, selection.frames):
         return list(range(count))
-    if count == of_clip:
-        return select_frames(of_clip, selection.frames, selection.start, selection.stride)
+    if count == len(moments):
+        how = selection.start, selection.stride
+        return choose_frames(moments, selection.frames, *how, by_time=selection.by_time)[0]
     raise TavError(
-        f"{name} holds {count} control images, but {selection.frames} of the clip's {of_clip} frames are used; "
+        f"{name} holds {count} control images, but {selection.frames} of the clip's {len(moments)} frames are used; "
         "give one per used frame, one per frame of the clip, or one for all."
     )
 

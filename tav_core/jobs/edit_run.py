@@ -18,7 +18,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..control import Control
 from ..ddim import invert, sample, source_path
 from ..errors import TavError
-from ..files import atomic_path, locked, remove_leftovers
+from ..files import atomic_path, locked, remove_leftovers, staged
 from ..inflate import InflatedUNet
 from ..metrics import peak_signal_to_noise
 from ..prediction import NoisePredictor
@@ -95,16 +95,17 @@ class EditRun:
         Raises TavError if another process writes into the same folder.
         """
         with locked(self.folder, f"The folder {self.folder}"):
-            for name in (INVERSION, MANIFEST, SHEET, f"{RECONSTRUCTION}.mp4"):
+            for name in (INVERSION, "staged"):
                 remove_leftovers(self.folder / name)
-            return self._run(on_step)
+            with staged(self.folder, last=MANIFEST) as staging:
+                return self._run(staging, on_step)
 
-    def _run(self, on_step: Callable | None) -> EditReport:
+    def _run(self, staging: Path, on_step: Callable | None) -> EditReport:
         rows, psnr, path, mask = [("source", self.clip.frames)], None, None, None
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
             with self._timed("reconstruction"):
-                frames = self._write(inversion.reconstruction, RECONSTRUCTION)
+                frames = self._write(inversion.reconstruction, RECONSTRUCTION, staging)
             psnr = peak_signal_to_noise(frames, self.clip.frames)
             rows.append((f"reconstruction, {psnr:.1f} dB", frames[shown_frames(len(frames))]))
             path = source_path(
@@ -118,13 +119,13 @@ class EditRun:
         taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
         for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
-            frames = self._write(self._edited(prompt, path, mask, on_step), name)
+            frames = self._write(self._edited(prompt, path, mask, on_step), name, staging)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
             rows.append((prompt, frames[shown_frames(len(frames))]))
         with self._timed("sheet"):
-            contact_sheet(self.folder / SHEET, rows)
+            contact_sheet(staging / SHEET, rows)
         report = EditReport(edits, psnr, self.folder / SHEET, self.folder / MANIFEST)
-        with atomic_path(report.manifest) as temporary:
+        with atomic_path(staging / MANIFEST) as temporary:
             temporary.write_text(json.dumps(self._manifest(report), indent=2) + "\n", encoding="utf-8")
         return report
 
@@ -179,13 +180,15 @@ class EditRun:
     def _predictor(self, prompt: str) -> NoisePredictor:
         return NoisePredictor(self.unet, self.encoded[prompt], self.checkpoint.scheduler, self.controls)
 
-    def _write(self, latents: Tensor, name: str) -> Tensor:
-        """Decodes latents, writes them as a video, and returns the frames."""
-        frames = self.checkpoint.decode_video(latents)
-        for old in (MANIFEST, SHEET):  # they must never describe other videos than those next to them
-            (self.folder / old).unlink(missing_ok=True)
-        remove_leftovers(self.folder / f"{name}.mp4")
-        write_video(self.folder / f"{name}.mp4", frames, self.clip.fps)
+    def _write(self, latents: Tensor, name: str, staging: Path) -> Tensor:
+        """Decodes latents, writes them as a video, and returns the frames.
+
+        A video that replaces an older one waits in `staging` for the manifest that describes it; others are there as
+        soon as they are done.
+        """
+        frames, file = self.checkpoint.decode_video(latents), f"{name}.mp4"
+        remove_leftovers(self.folder / file)
+        write_video((staging if (self.folder / file).exists() else self.folder) / file, frames, self.clip.fps)
         return frames
 
     @contextmanager
@@ -201,7 +204,7 @@ class EditRun:
         return {
             **sources,
             **self.used,
-            "selection": self.selection.as_metadata() | {"fps": self.clip.fps},
+            "selection": self.selection.as_metadata() | {"by_time": self.clip.by_time, "fps": self.clip.fps},
             "settings": asdict(self.config) | {"device": str(self.latents.device), "dtype": str(self.unet.dtype)},
             "prediction_type": self.checkpoint.scheduler.config.prediction_type,
             "inversion": {"path": INVERSION, "reused": self.kept is not None} if inverted else None,

@@ -107,14 +107,16 @@ def prepare_edit(
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
         memory=_memory(opened, unet, latents, config),
-        notes=unseen_words(opened, all_prompts) + _differences(tuned.facts, base, used),
+        notes=[*frames.notes, *unseen_words(opened, all_prompts), *_differences(tuned.facts, base, used)],
         seconds=seconds,
     )
 
 
 def selection_as_tuned(clip: Path, facts: TunedFacts, changed: Mapping) -> Selection:
     """Selects the frames the weights were tuned on, except for the fields in `changed`."""
-    fields = {name: getattr(facts, name) for name in ("frames", "size", "start", "stride", "fit")}
+    fields = {name: getattr(facts, name) for name in ("frames", "size", "start", "stride", "fit", "by_time")}
+    if changed.get("stride") or (fields["by_time"] is None and fields["stride"] is not None):
+        fields["by_time"] = False  # a stride counts frames, and so did versions that did not say
     return Selection(clip, **{name: value for name, value in fields.items() if value is not None} | dict(changed))
 
 

@@ -77,13 +77,14 @@ def prepare_keeping(
     config: EditConfig,
     mask: MaskChoice | None,
     selection: Selection,
-    tuned_prompt: str | None,
+    tuned_prompt: str | list | None,
     prompts: Sequence[str],
     checkpoint: Checkpoint,
 ) -> Keeping:
     """Checks what an edit keeps, and reads the mask's images. Raises TavError for anything that cannot be kept."""
     if mask and not config.from_inversion:
         raise TavError("A mask keeps the clip outside of it, so the edit has to start from the inverted clip.")
+    tuned_prompt = tuned_prompt if isinstance(tuned_prompt, str) else None  # the graph tunes with one per frame, too
     prompt, needed = config.source_prompt or tuned_prompt, bool(config.dials or (mask and mask.words))
     if needed and not prompt:
         raise TavError(

@@ -10,7 +10,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..checkpoints.checkpoint import load_checkpoint
-from ..checkpoints.networks import fill, read_config, read_weights
+from ..checkpoints.configs import read_config, read_text
+from ..checkpoints.networks import empty_network, fill, read_weights
 from ..checkpoints.original import TRAIN, check_temporal, image_config, is_original, is_original_config, unet_folder
 from ..errors import TavError
 from ..families import family_of_config
@@ -81,9 +82,7 @@ def _config(folder: Path, name: str) -> dict:
 
 def _network(config: Mapping, tensors: dict[str, Tensor], name: str) -> InflatedUNet:
     check_temporal(tensors, name)
-    with torch.device("meta"):
-        unet = UNet2DConditionModel.from_config(config)
-    unet = fill(inflate(unet), tensors, name)
+    unet = fill(inflate(empty_network(UNet2DConditionModel, config, name)), tensors, name)
     for key, tensor in unet.state_dict().items():
         if ".norm_temp." in key and not (tensor == key.endswith("weight")).all():
             raise TavError(
@@ -121,11 +120,13 @@ def _check_tuned(tensors: Mapping[str, Tensor], base: UNet2DConditionModel | Non
 def _settings(folder: Path) -> dict:
     """Metadata from the original's config.yaml next to unet/; empty if it is missing or of another program."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = yaml.safe_load(read_text(folder / "config.yaml"))
         given = config["train_data"]
         clip = TRAIN | given
+        if not isinstance(given["prompt"], str):
+            return {}
         return {
-            "prompt": str(given["prompt"]),
+            "prompt": given["prompt"],
             "clip": Path(given["video_path"]).name,
             "frames": int(clip["n_sample_frames"]),
             "size": [int(clip["width"]), int(clip["height"])],
@@ -134,7 +135,7 @@ def _settings(folder: Path) -> dict:
             "fit": "stretch",
             "steps": int(config["max_train_steps"]),
         }
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return {}
 
 

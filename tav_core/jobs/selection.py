@@ -16,10 +16,12 @@ class Selection:
     start: int = 0
     stride: int = 0
     fit: str = "crop"
+    by_time: bool | None = None
 
     def read(self) -> Clip:
         """Reads the frames (f, h, w, 3); raises TavError as `read_frames` does."""
-        return read_frames(self.clip, self.frames, size=self.size, start=self.start, stride=self.stride, fit=self.fit)
+        chosen = {"start": self.start, "stride": self.stride, "by_time": self.by_time}
+        return read_frames(self.clip, self.frames, size=self.size, fit=self.fit, **chosen)
 
     @property
     def width_and_height(self) -> list[int]:
@@ -27,7 +29,10 @@ class Selection:
         return list(self.size) if isinstance(self.size, (tuple, list)) else [self.size, self.size]
 
     def as_metadata(self) -> dict:
-        """Its fields as JSON holds them, with the clip's file name instead of its path."""
+        """Its fields as JSON holds them, with the clip's file name instead of its path.
+
+        Without `by_time`, of which a `Clip` tells what it came to.
+        """
         return {
             "clip": self.clip.name,
             "frames": self.frames,

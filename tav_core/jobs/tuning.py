@@ -130,7 +130,7 @@ def prepare_tuning(
     own = () if isinstance(checkpoint, Base) else loras
     base = open_base(checkpoint, loras=own, prediction_type=prediction_type, device=device)
     opened = base.checkpoint
-    notes, family = unseen_words(opened, [prompt]), opened.family
+    notes, family = [*clip.notes, *unseen_words(opened, [prompt])], opened.family
     unet = inflate(opened.unet, inflation)
     precision = tuning_precision(config.mixed_precision, unet.dtype, device)
     controls = tuple(control.open(selection, unet.unet, device, precision) for control in controls)
@@ -144,6 +144,7 @@ def prepare_tuning(
         "base_fingerprint": base.fingerprint,
         "prediction_type": scheduler.config.prediction_type,
         **asked,
+        "by_time": clip.by_time,
         "fps": clip.fps,
         "config": asdict(config),
         "version": __version__,

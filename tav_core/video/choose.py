@@ -1,5 +1,6 @@
 """Chooses frames of a source, and checks their size."""
 
+from collections.abc import Sequence
 from numbers import Integral
 
 import numpy as np
@@ -35,6 +36,51 @@ def select_frames(total: int, num_frames: int, start: int = 0, stride: int = 0, 
     return np.linspace(start, total - 1, num_frames).round().astype(int).tolist()
 
 
+def choose_frames(
+    moments: Sequence[float | None],
+    num_frames: int,
+    start: int = 0,
+    stride: int = 0,
+    *,
+    by_time: bool | None = None,
+    at_most: bool = False,
+) -> tuple[list[int], bool]:
+    """The numbers of the chosen frames, never decreasing, and whether they were chosen by time.
+
+    moments: the seconds at which each frame is displayed, None where unknown.
+    by_time: choose what is on screen at `num_frames` evenly spaced moments, so that a frame that stays longer may be
+        taken twice; otherwise as `select_frames` does. None: by time where the frame rate varies, unless all frames
+        from `start` on are asked for. Frames at a stride are never chosen by time.
+    Raises TavError as `select_frames` does, and for a choice by time without moments.
+    """
+    chosen = select_frames(len(moments), num_frames, start, stride, at_most=at_most)
+    left = moments[start:]
+    if by_time and None in left:
+        raise TavError(
+            "The frames cannot be chosen by time, because the file does not say when they are displayed; choose them "
+            "by number."
+        )
+    if by_time is None:
+        by_time = not stride and 1 < len(chosen) < len(left) and rate_varies(left)
+    if not by_time:
+        return chosen, False
+    wanted = np.linspace(left[0], left[-1], len(chosen)) + 1e-6  # to the microsecond, as containers store times
+    return (start + np.searchsorted(left, wanted, side="right") - 1).tolist(), True
+
+
+def rate_varies(moments: Sequence[float | None]) -> bool:
+    """Whether any frame is displayed more than the mean duration of a frame off an even pace.
+
+    A single frame that lasts for half of the clip is rather a gap in its timestamps, and counts for nothing.
+    """
+    if len(moments) < 3 or None in moments:
+        return False
+    times = np.subtract(moments, moments[0])
+    durations, mean = np.diff(times), times[-1] / (len(times) - 1)
+    off = np.abs(times - mean * np.arange(len(times))).max()
+    return bool(durations.min() >= 0 and durations.max() < times[-1] / 2 and off > mean)
+
+
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns (width, height) for one side or both; raises TavError if the VAE cannot take them."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
@@ -50,8 +96,10 @@ def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     return sides
 
 
-def check_choice(num_frames: int, size, start: int, stride: int, fit: str) -> None:
+def check_choice(num_frames: int, size, start: int, stride: int, fit: str, by_time: bool | None = None) -> None:
     check_size(size)
+    if by_time and stride:
+        raise TavError(f"A stride counts frames, so {stride} cannot go with a choice by time; set it to 0.")
     if fit not in FITS:
         raise TavError(f"Unknown fit {shown(fit)}; choose one of {', '.join(FITS)}.")
     _check_selection(num_frames, start, stride)

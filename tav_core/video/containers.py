@@ -13,6 +13,7 @@ VIDEOS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,mxf,nut,wtv,rm,dv,gxf,"
     "h264,hevc,vvc,m4v,av1,obu,ivf,mjpeg,mjpeg_2000,yuv4mpegpipe,rawvideo,h261,h263,vc1,dnxhd,swf,lxf,mv,amv,avs,webp_anim"
 )
+ANIMATION = 0x02  # a flag of WebP's VP8X chunk
 IMAGES = "png_pipe,jpeg_pipe,jpegls_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe,gif,apng"
 
 
@@ -31,3 +32,11 @@ def ensure_regular(path: Path) -> None:
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise TavError(f"{path} is neither a file nor a folder; give a video file or a folder of images.")
+
+
+def is_animated_webp(path: Path) -> bool:
+    """Whether a file is a WebP of several frames, which FFmpeg cannot decode."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    is_extended = len(head) == 21 and head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X"
+    return is_extended and bool(head[20] & ANIMATION)

@@ -5,7 +5,7 @@ the chosen frames, seeking to the keyframe before each.
 """
 
 import itertools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +13,11 @@ from pathlib import Path
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.stream import Disposition
 
 from ..errors import TavError
 from .containers import IMAGES, VIDEOS, address_of, ensure_regular, only
+from .deinterlace import Shot, whole, with_neighbours
 from .frames import display_matrix, rgb, upright
 
 UNKNOWN_FPS = 8.0  # of a single frame without a stated rate
@@ -36,18 +38,21 @@ class _Lost(Exception):
 class VideoFile:
     """A video file as a FrameSource: its timeline, and any of its frames in display order.
 
+    Of several video streams it is the one that players choose; covers are none. Interlaced frames lose their combs.
     `times` identifies each frame: by its pts if the timeline is from packets, by its index if it is from decoding.
     `moments` holds the seconds at which each frame is displayed, None where the file does not say.
     `keyframes` holds the pts at which decoding can start; it is empty if only decoding from the start is safe.
+    `corrupt` holds the indices of frames, among those decoded so far, whose damage FFmpeg has concealed.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.corrupt = path, set()
         ensure_regular(path)
         with self._opened() as (container, stream):
             self.format = container.format.name
             self.rate = stream.average_rate
             self.pixel_aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1
+            self.colours = int(stream.codec_context.color_trc), int(stream.codec_context.color_primaries)
             self.stated = stream.frames  # 0 where the header does not say
         try:
             self._read_packets()
@@ -56,6 +61,11 @@ class VideoFile:
         if not self.times:
             raise TavError(f"{path} has a video stream without frames; give another file.")
         self.num_frames = len(self.times)
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is a still image, which is rather to be read by `read_image`."""
+        return self.format.endswith("_pipe")
 
     @property
     def fps(self) -> float:
@@ -67,13 +77,26 @@ class VideoFile:
             return steps / self.seconds
         return float(self.rate or UNKNOWN_FPS)
 
+    @property
+    def notes(self) -> list[str]:
+        """Warnings for the user about the frames read so far."""
+        if not self.corrupt:
+            return []
+        numbers = sorted(self.corrupt)
+        several = len(numbers) > 1
+        named = ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")
+        return [
+            f"{self.path.name} is damaged at frame{'s' * several} {named}, counted from 0; what is shown from there on "
+            "is guessed, and may look wrong."
+        ]
+
     def frames(self, chosen: Sequence[int]) -> Iterator[np.ndarray]:
         """Yields the chosen frames, uint8 (h, w, 3)."""
         matrix = None
         for frame in self._decoded(chosen):
             try:
                 matrix = matrix or display_matrix(frame)
-                image = upright(rgb(frame, self.pixel_aspect), matrix)
+                image = upright(rgb(frame, self.pixel_aspect, *self.colours), matrix)
             except FFmpegError as error:
                 raise self._damaged() from error
             yield image
@@ -133,23 +156,32 @@ class VideoFile:
 
     def _frames_at(self, times: Sequence[int]) -> Iterator[av.VideoFrame]:
         with self._opened() as (container, stream):
-            now, frames = self.times[0], self._timed(container.demux(stream), _decoder(stream))
+            now, shots = self.times[0], self._shots(container.demux(stream), _decoder(stream))
             for time in times:
                 keyframe = self.keyframes[bisect_right(self.keyframes, time) - 1] if self.keyframes else now
                 if keyframe > now:
-                    frames = self._timed(_packets_from(container, stream, keyframe), _decoder(stream))
-                now, frame = next(((now, frame) for now, frame in frames if now >= time), (None, None))
-                if now != time:
+                    shots = self._shots(_packets_from(container, stream, keyframe), _decoder(stream), keyframe)
+                shot = next((shot for shot in shots if shot.now >= time), None)
+                if shot is None or shot.now != time:
                     raise _Lost
-                yield frame
+                now = time
+                yield whole(shot)
 
-    def _timed(self, packets: Iterator[av.Packet], decode: Decode) -> Iterator[tuple[int, av.VideoFrame]]:
+    def _shots(self, packets: Iterator[av.Packet], decode: Decode, keyframe: int | None = None) -> Iterator[Shot]:
+        return with_neighbours(self._timed(packets, decode, keyframe))
+
+    def _timed(
+        self, packets: Iterator[av.Packet], decode: Decode, keyframe: int | None
+    ) -> Iterator[tuple[int, av.VideoFrame]]:
         index = itertools.count()
         for packet in packets:
             for frame in decode(packet):
                 if self.keyframes and frame.pts is None:
                     raise _Lost
-                yield frame.pts if self.keyframes else next(index), frame
+                now = frame.pts if self.keyframes else next(index)
+                if frame.is_corrupt and (keyframe is None or now >= keyframe):  # those before it lack their references
+                    self.corrupt.add(bisect_left(self.times, now))
+                yield now, frame
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
@@ -161,9 +193,9 @@ class VideoFile:
                 "give an mp4, mov, mkv, webm or gif file, or a folder of images."
             ) from error
         with container:
-            if not container.streams.video or container.format.name == "tty":  # FFmpeg plays text files, too
+            stream = _moving(container)
+            if stream is None or container.format.name == "tty":  # FFmpeg plays text files, too
                 raise TavError(f"{self.path} has no video stream; give a video file or a folder of images.")
-            stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise TavError(f"{self.path} uses a codec that this PyAV cannot decode; convert it to H.264.")
             stream.thread_type = "AUTO"
@@ -175,6 +207,16 @@ class VideoFile:
             f"{self.path} is damaged or cut short: only {len(self.times)}{stated} frames could be read; "
             "download or export it again."
         )
+
+
+def _moving(container: av.container.InputContainer) -> av.video.stream.VideoStream | None:
+    """The stream that players show, switched on and of more than one frame if there is any; None of covers alone."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    streams = [stream for stream in streams if stream.frames != 1] or streams  # 0: unknown
+    best = container.streams.best("video")
+    if best in streams:
+        return best
+    return max(streams, key=lambda stream: stream.disposition & Disposition.default, default=None)
 
 
 def _decoder(stream: av.video.stream.VideoStream) -> Decode:

@@ -9,31 +9,44 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Colorspace
 
+from .hdr import needs_mapping, to_bt709
+
 UNSPECIFIED = 2  # H.273's number for an unspecified colour matrix, which swscale shares
 # SWS_BICUBIC, SWS_FULL_CHR_H_INT, SWS_FULL_CHR_H_INP and SWS_ACCURATE_RND; swscale's default is up to 3 levels off.
 EXACT = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 
-def rgb(frame: av.VideoFrame, pixel_aspect: Fraction | int = 1) -> np.ndarray:
+def rgb(
+    frame: av.VideoFrame, pixel_aspect: Fraction | int = 1, transfer: int = UNSPECIFIED, primaries: int = UNSPECIFIED
+) -> np.ndarray:
     """Converts a frame to an image with square pixels, on black where transparent, not yet turned upright.
 
+    transfer, primaries: H.273's numbers, which PyAV 14 does not tell of a frame. HDR and wide gamut become BT.709.
     An unspecified colour matrix is guessed as browsers do: BT.709 from 720 lines on, BT.601 below.
     """
     matrix = int(frame.colorspace)
     if matrix == UNSPECIFIED:
         matrix = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
     has_alpha = frame.format.has_palette or any(part.is_alpha for part in frame.format.components)
-    image = frame.reformat(
+    is_mapped = needs_mapping(transfer, primaries)
+    kind = ("rgba64le" if is_mapped else "rgba") if has_alpha else ("rgb48le" if is_mapped else "rgb24")
+    pixels = frame.reformat(
         width=max(round(frame.width * pixel_aspect), 1),
-        format="rgba" if has_alpha else "rgb24",
+        format=kind,
         src_colorspace=matrix,
         dst_colorspace=Colorspace.DEFAULT,  # PyAV 14 applies the source's only if this or the range differs
         src_color_range=int(frame.color_range),
         interpolation=EXACT,
     ).to_ndarray()
-    if has_alpha:
-        image = (image[..., :3] * (image[..., 3:] / 255)).round().astype(np.uint8)
-    return image
+    image, alpha = pixels[..., :3], pixels[..., 3:]
+    if is_mapped:
+        image = to_bt709(image, transfer, primaries)
+    return on_black(image, alpha / np.iinfo(pixels.dtype).max) if has_alpha else image
+
+
+def on_black(image: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Blends an image (h, w, 3) with black; alpha: (h, w, 1) in 0..1."""
+    return (image * alpha).round().astype(np.uint8)
 
 
 def yuv(image: np.ndarray) -> av.VideoFrame:

@@ -1,6 +1,8 @@
 """Opening checkpoints from one file or a folder, always offline; anything else gets a one-line error message."""
 
 import json
+import os
+import re
 import shutil
 import socket
 
@@ -14,6 +16,7 @@ from tav_core.checkpoints.single_file import unet_config, vae_config
 from tav_core.checkpoints.tokenizer import clip_tokenizer
 from tav_core.errors import TavError
 from tav_core.families import TEXT_ENCODER, UNET, VAE, family_of_tensors
+from tav_core.world.vocabulary import write_tokenizer
 from tests.random_checkpoint import empty_tensors, original_layout, write_random_checkpoint
 
 NETWORKS = ("unet", "vae", "text_encoder")
@@ -608,6 +611,122 @@ def test_weights_that_are_no_numbers_are_refused_at_once(folder, change, words):
     tensors = load_file(path)
     save_file({name: change(t) if name == "encoder.conv_in.weight" else t for name, t in tensors.items()}, path)
     assert f"encoder.conv_in.weight {words}" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("unet", {"attention_head_dim": 0}, "attention_head_dim 0 in its config, but .* a whole number from 1"),
+        ("unet", {"layers_per_block": 1_000_000}, "layers_per_block 1000000 in its config, but .* from 1 to 16"),
+        ("unet", {"down_block_types": ["MagicBlock", "DownBlock2D"]}, r"down_block_types \['MagicBlock'.*Cross"),
+        ("unet", {"block_out_channels": []}, r"block_out_channels \[\] in its config"),
+        ("unet", {"block_out_channels": [32]}, "settings of the unet/ of folder do not go together"),
+        ("unet", {"norm_num_groups": 31}, "settings of the unet/ of folder do not go together"),
+        ("unet", {"norm_eps": [0]}, r"norm_eps \[0\] in its config, but Stable Diffusion needs 1e-05"),
+        ("unet", {"flip_sin_to_cos": False}, "flip_sin_to_cos False"),  # another network of the same shapes
+        ("unet", {"in_channels": []}, r"looks like another model \(\[\] input channels\)"),
+        ("unet", {"_class_name": ["x" * 9000]}, "another architecture"),
+        ("unet", {"cross_attention_dim": 65}, "unet/ of folder is damaged or of another kind"),
+        ("vae", {"scaling_factor": "0.18215"}, "scaling_factor '0.18215' in its config, but .* a number above 0"),
+        ("vae", {"scaling_factor": True}, "scaling_factor True"),
+        ("vae", {"latent_channels": 10**30}, "latent_channels"),
+        ("text_encoder", {"num_hidden_layers": 10**6}, "num_hidden_layers 1000000"),
+        ("text_encoder", {"hidden_size": 2**16, "intermediate_size": 2**16}, "misshapen"),  # of 400 GB
+        ("text_encoder", {"num_attention_heads": 3}, "settings of the text_encoder/ of folder do not go together"),
+        ("text_encoder", {"max_position_embeddings": 64}, "misshapen"),
+        ("scheduler", {"beta_start": "0.00085"}, "beta_start '0.00085' in its config"),
+        ("scheduler", {"num_train_timesteps": 10**9}, "num_train_timesteps 1000000000"),
+        ("scheduler", {"prediction_type": "sample"}, "prediction_type 'sample' .* 'epsilon', 'v_prediction'"),
+        ("scheduler", {"trained_betas": ["x"]}, "trained_betas"),
+    ],
+)
+def test_a_config_that_is_not_stable_diffusion_s_is_refused_by_the_setting(folder, part, changes, words):
+    edit_json(folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json"), **changes)
+    assert re.search(words, message := refusal(folder))
+    assert len(message) < 700
+
+
+@pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "[1]", '{"in_channels": NaN}', " " * 2**25 + "{}"])
+def test_a_config_that_is_no_table_of_settings_is_refused(folder, content):
+    (folder / "unet" / "config.json").write_text(content)
+    assert "folder/unet/config.json cannot be read" in refusal(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="named pipes in folders are of POSIX systems")
+@pytest.mark.parametrize(
+    "name", ["unet/config.json", "vae/diffusion_pytorch_model.safetensors", "tokenizer/extra.json"]
+)
+def test_a_pipe_in_a_folder_is_not_waited_for(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert "download the folder again" in refusal(folder)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" + "\nsize 961143\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (name, damage)
+        for name in ("vocab.json", "merges.txt", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json")
+        for damage in (lambda text: "", lambda text: text[: len(text) // 2], lambda text: POINTER)
+    ]
+    + [
+        ("vocab.json", lambda text: "[1]"),
+        ("vocab.json", lambda text: text.replace("</w>", "")),
+        ("merges.txt", lambda text: text + "c at\n"),
+        ("tokenizer_config.json", lambda text: '{"bos_token": 7}'),
+    ],
+)
+def test_a_tokenizer_that_was_not_downloaded_whole_is_refused(folder, name, damage):
+    shutil.rmtree(folder / "tokenizer")
+    write_tokenizer(folder / "tokenizer").save_pretrained(folder / "tokenizer")
+    path = folder / "tokenizer" / name
+    path.write_text(damage(path.read_text() if path.exists() else '{"bos_token": "<|startoftext|>"}'))
+    assert "folder/tokenizer " in refusal(folder)
+
+
+def test_a_tokenizer_with_more_words_than_the_text_encoder_is_refused(folder):
+    tokenizer = clip_tokenizer()
+    more = tokenizer.from_pretrained(folder / "tokenizer")
+    more.add_tokens("<sks>")
+    more.save_pretrained(folder / "tokenizer")
+    assert "has 49409 tokens and does not fit its text encoder" in refusal(folder)
+
+
+def test_a_text_encoder_of_another_width_than_the_unet_s_is_refused(folder, tmp_path):
+    config = json.loads((folder / "text_encoder" / "config.json").read_text()) | {"hidden_size": 128}
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    CLIPTextModel(CLIPTextConfig.from_dict(config)).save_pretrained(folder / "text_encoder")
+    assert "gives 128 numbers per token, but its UNet takes 64" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        CONTEXT,
+        UNET + "input_blocks.0.0.weight",
+        UNET + "input_blocks.1.0.out_layers.3.weight",
+        UNET + "out.2.weight",
+        VAE + "encoder.conv_in.weight",
+        VAE + "decoder.mid.attn_1.q.weight",
+        TEXT_ENCODER + "transformer.text_model.embeddings.token_embedding.weight",
+        TEXT_ENCODER + "transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (-1,), (1, 1, 1, 1, 1, -1)])
+def test_a_tensor_of_another_rank_is_refused(variant, name, shape):
+    def reshaped(tensors):
+        tensor = tensors[name].flatten()
+        return tensors | {name: tensor[0].clone() if shape == () else tensor.reshape(shape)}
+
+    assert re.search("damaged|looks like|intact|in its config", refusal(variant(reshaped)))
+
+
+def test_a_single_file_of_whole_numbers_is_refused(variant):
+    assert "holds torch.int32 instead of weights" in refusal(variant(in_dtype(torch.int32)))
 
 
 @pytest.mark.parametrize(

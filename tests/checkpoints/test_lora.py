@@ -187,6 +187,22 @@ def test_every_key_style_is_the_same_change(fused, size, style):
 
 
 @pytest.mark.parametrize("size", ["tiny"], indirect=True)
+@pytest.mark.parametrize("style", ["kohya", "peft", "dotted", "processors"])
+@pytest.mark.parametrize("part", [r"self_attn\.[qkv]_proj", r"mlp\.fc1"])
+def test_a_text_encoder_is_changed_layer_by_layer_whichever_they_are(fused, size, style, part):
+    """diffusers infers the key style of a text encoder from one of its layers, which these files do not have."""
+
+    def some(checkpoint):
+        text = re.compile(rf"text_encoder\..*\.{part}\.weight")
+        of_unet = [layer for layer in attentions(checkpoint) if layer.startswith("unet.")]
+        return [*of_unet[:3], *(name.removesuffix(".weight") for name in weights(checkpoint) if text.fullmatch(name))]
+
+    before, parts, after = fused(lambda parts: STYLES[style](parts, UNETS[size]), some)
+    assert len(parts) > 4
+    assert_same(after, changed(before, parts, STRENGTH))
+
+
+@pytest.mark.parametrize("size", ["tiny"], indirect=True)
 @pytest.mark.parametrize("prefix", ["", "base_model.model."])
 def test_a_unet_s_lora_that_does_not_say_so_is_taken_for_one(fused, size, prefix):
     layers = lambda checkpoint: [layer for layer in attentions(checkpoint) if layer.startswith("unet.")]  # noqa: E731

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import UNet3DConditionModel
+from diffusers import UNet2DConditionModel, UNet3DConditionModel
 
 from tav_core import TavError, TunedWeights, inflate, load_checkpoint
 from tav_core.checkpoints.original import is_original
@@ -144,7 +144,7 @@ def test_a_result_opens_as_a_checkpoint_whose_unet_is_its_2_d_part(written):
     changed = {key for key in tuned if not torch.equal(tuned[key], untuned[key])}
     assert changed == {key for key in tuned if ".to_q." in key}
     assert opened.family == "sd1"
-    assert opened.unet.config._class_name == "UNet2DConditionModel"
+    assert type(opened.unet) is UNet2DConditionModel
     assert opened.unet.config.mid_block_type == "UNetMidBlock2DCrossAttn"
     frames = torch.rand(1, 16, 16, 3)
     assert torch.equal(opened.encode_video(frames), base.encode_video(frames))

@@ -20,11 +20,12 @@ from tav_core.cli.main import main
 from tav_core.jobs import base as jobs
 from tav_core.jobs import edit_run
 from tav_core.jobs.edit_config import EditConfig
-from tav_core.jobs.editing import prepare_edit
+from tav_core.jobs.editing import prepare_edit, selection_as_tuned
 from tav_core.jobs.selection import Selection
 from tav_core.jobs.tuning import TuningRun
+from tav_core.tuned_facts import TunedFacts
 from tests.cli.test_original_config import CONFIG, write
-from tests.clips import encode
+from tests.clips import broken, encode, moving
 from tests.limits import files_no_larger_than
 from tests.random_checkpoint import write_random_checkpoint
 
@@ -141,13 +142,44 @@ def test_a_clip_is_tuned_on_and_edited(tuned, tmp_path):
     assert {"tune-a-video", "torch", "diffusers"} == made["versions"].keys()
 
 
+def test_frames_are_chosen_by_time_where_the_rate_varies_and_by_number_on_request(files, tmp_path):
+    times = [*range(0, 6000, 1000), *range(6000, 8000, 50)]  # milliseconds
+    encode(tmp_path / "ball.mp4", [np.full((48, 64, 3), time // 40, np.uint8) for time in times], times=times)
+    kept = {}
+    for name, flags in (("auto", {}), ("number", {"by_number": True})):
+        assert tav(*tuning(files, tmp_path / f"{name}.safetensors", clip=tmp_path / "ball.mp4", **flags)).code == 0
+        kept[name] = TunedWeights.load(tmp_path / f"{name}.safetensors").facts
+    assert (kept["auto"].by_time, kept["number"].by_time) == (True, False)
+    assert kept["auto"].fps == pytest.approx(3 / 7.95)
+    assert kept["auto"].run != kept["number"].run
+
+
+def test_an_edit_chooses_its_frames_as_tuning_did():
+    clip = Path("clip.mp4")
+    chosen = {"frames": 4, "start": 0, "stride": 0}
+    assert selection_as_tuned(clip, TunedFacts(**chosen, by_time=True), {}).by_time is True
+    assert selection_as_tuned(clip, TunedFacts(**chosen), {}).by_time is False  # of a version that counted frames
+    assert selection_as_tuned(clip, TunedFacts(**chosen, by_time=True), {"stride": 2}).by_time is False
+    assert selection_as_tuned(clip, TunedFacts(**chosen, by_time=True), {"by_time": False}).by_time is False
+    assert selection_as_tuned(clip, TunedFacts(), {}).by_time is None  # of a graph, which does not say
+
+
+def test_a_damaged_frame_is_told_before_tuning_and_before_an_edit(tuned, tmp_path):
+    path = encode(tmp_path / "ball.avi", moving(12), codec="mpeg4", options={"g": "12", "q": "3"})
+    path.write_bytes(broken(path, 5))
+    warning = "Warning: ball.avi is damaged at frame 5"
+    assert warning in tav(*tuning(tuned, tmp_path / "ball.safetensors", clip=path)).err
+    edit = editing(tuned, tmp_path / "edits", "a cube")
+    assert warning in tav(edit[0], path, *edit[2:]).err
+
+
 def test_info_prints_how_weights_were_tuned(tuned):
     shown = tav("info", tuned / "ball.safetensors")
     assert shown.code == 0
     for value in ("a ball", "ball.mp4", "64x64", "sd1", "learning rate           3e-05"):
         assert value in shown.out
     facts = json.loads(tav("info", tuned / "ball.safetensors", "--json").out)
-    selection = {name: facts[name] for name in ("clip", "frames", "size", "start", "stride", "fit")}
+    selection = {name: facts[name] for name in ("clip", "frames", "size", "start", "stride", "fit", "by_time")}
     assert selection == {
         "clip": "ball.mp4",
         "frames": 4,
@@ -155,6 +187,7 @@ def test_info_prints_how_weights_were_tuned(tuned):
         "start": 0,
         "stride": 0,
         "fit": "crop",
+        "by_time": False,
     }
     assert (facts["prompt"], facts["family"], facts["steps"]) == ("a ball", "sd1", 3)
     assert facts["config"]["learning_rate"] == 3e-5
@@ -393,6 +426,11 @@ def test_what_cannot_be_tuned_gets_a_clear_error_message(files, tmp_path, change
     ("changes", "message"),
     [
         ({"prompt": ""}, "Prompt 2 of 2 is empty"),
+        ({"prompt": "a \ud800 ball"}, "holds half a character"),
+        ({"negative": "a \ud800 ball"}, "holds half a character"),
+        ({"mask": "WORD:\ud800"}, "holds half a character"),
+        ({"prompt": "a (red:nan) ball"}, "has a weight that is not a number"),
+        ({"seed": 2**63}, "below 2^63"),
         ({"weights": "absent.safetensors"}, "There is no file"),
         ({"weights": "sd.safetensors"}, "has format 'pt'"),
         ({"weights": "ball.mp4"}, "is damaged, or not a .safetensors file"),
@@ -526,13 +564,27 @@ def test_weights_know_their_checkpoint_in_every_precision(tuned, tmp_path):
     assert "fingerprint" not in edited.err
 
 
-def test_an_edit_that_fails_midway_leaves_no_manifest_of_other_videos(tuned, tmp_path, monkeypatch):
+def test_an_edit_that_fails_midway_leaves_the_older_one_as_it_was(tuned, tmp_path, monkeypatch):
     assert tav(*editing(tuned, tmp_path, "a cube")).code == 0
-    monkeypatch.setattr(edit_run, "sample", lambda *_, **__: (_ for _ in ()).throw(MemoryError))
-    failed = tav(*editing(tuned, tmp_path, "a cube", "a dog"))
+    before, sample = {path.name: path.read_bytes() for path in tmp_path.iterdir()}, edit_run.sample
+    done = []
+
+    def fails_at_the_third(*given, **options):
+        if len(done) == 2:
+            raise MemoryError
+        done.append(sample(*given, **options))
+        return done[-1]
+
+    monkeypatch.setattr(edit_run, "sample", fails_at_the_third)
+    failed = tav(*editing(tuned, tmp_path, "a dog", "a cube", "a cat", seed=1, eta=1))
     assert failed.code == 2
-    assert not (tmp_path / "manifest.json").exists()
-    assert (tmp_path / "a-cube.mp4").exists()
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after.keys() - before.keys() == {"a-dog.mp4"}  # done, and in the place of none
+    assert {name: after[name] for name in before} == before
+    monkeypatch.setattr(edit_run, "sample", sample)
+    assert tav(*editing(tuned, tmp_path, "a cube", seed=1, eta=1)).code == 0
+    assert (tmp_path / "a-cube.mp4").read_bytes() != before["a-cube.mp4"]
+    assert manifest(tmp_path)["settings"]["seed"] == 1
 
 
 def test_another_output_s_interrupted_run_is_not_called_this_one_s(files, tmp_path):

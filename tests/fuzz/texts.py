@@ -79,6 +79,7 @@ def prompt(rng: Random, folder: Path) -> Callable[[], object]:
     def read() -> None:
         opened = material.miniature()
         ensure_prompt(one, "The prompt")
+        ensure_prompt(other, "The clip's prompt")
         unseen_words(opened, [one])
         opened.encode_prompt(one)
         align(opened.tokens(one), opened.tokens(other))

@@ -16,6 +16,7 @@ from tests.host.client import Client
 from tests.host.interface import nodes_of
 from tests.host.locales import stored
 from tests.host.server import PACK
+from tests.host.templates import NOTES
 from tests.host.workflows import NAMES, workflow
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; it is in the extra `test`")
@@ -28,14 +29,9 @@ OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-# What a user would have clicked away: the first steps, the map in the corner; text is drawn however small it gets.
-SETTINGS = {
-    "Comfy.TutorialCompleted": True,
-    "Comfy.Minimap.Visible": False,
-    "Comfy.Graph.CanvasInfo": False,
-    "LiteGraph.Canvas.MinFontSizeForLOD": 0,
-}
-SIZE = {"width": 1760, "height": 800}
+# What a user would have clicked away: the first steps, the map in the corner.
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
+SIZE = {"width": 1600, "height": 1000}
 LIMBS = ([(4, -44), (-2, -10)], [(-2, -10), (-12, 22)], [(-2, -10), (12, 30)], [(-20, -26), (4, -40), (26, -28)])
 SCREENSHOTS = os.environ.get("TAV_SCREENSHOTS")
 FRONT_END_ONLY = {"video-preview"}  # sent along with a prompt, and no input of a node
@@ -45,6 +41,7 @@ FRONT_END_ONLY = {"video-preview"}  # sent along with a prompt, and no input of 
 def server(new_server):
     """A server of its own, for it is given settings, a clip to look at, and weights that hold nothing."""
     server = new_server()
+    server.options = ["--preview-method", "none"]  # as ComfyUI is installed
     clips.encode(server.base / "input" / CLIP, skiing(), fps=CLIP_FPS)
     weights = server.base / "models" / "tune_a_video" / "man-skiing_00001.safetensors"
     weights.parent.mkdir(parents=True)
@@ -125,14 +122,14 @@ class Page:
         self.tab.evaluate(
             """async name => {
                 const answer = await fetch(`/api/workflow_templates/tune-a-video/${name}.json`);
-                await app.loadGraphData(await answer.json());
+                await app.loadGraphData(await answer.json(), true, true, name, {openSource: "template"});
             }""",
             name,
         )
         self.wait_for(name)
 
     def wait_for(self, name: str) -> None:
-        titles = ["Read me", *(node["_meta"]["title"] for node in workflow(name).values())]
+        titles = [*NOTES.values(), *(node["_meta"]["title"] for node in workflow(name).values())]
         there = "titles => `${app.graph._nodes.map(node => node.title).sort()}` === `${titles.sort()}`"
         self.tab.wait_for_function(there, arg=titles, timeout=30_000)
 
@@ -141,12 +138,14 @@ class Page:
         return self.tab.evaluate("async () => (await app.graphToPrompt()).output")
 
     def boxes(self) -> tuple[dict, dict]:
-        """Left, top, right, bottom of every node, its title included, and of every group."""
+        """Left, top, right, bottom as drawn: of every node, its title and its pack's badge included, of every group."""
         return self.tab.evaluate(
             """() => {
-                const box = ({pos: [x, y], size: [w, h]}, title) => [x, y - title, x + w, y + h];
-                const nodes = app.graph._nodes.map(node => [node.title, box(node, LiteGraph.NODE_TITLE_HEIGHT)]);
-                const groups = app.graph._groups.map(group => [group.title, box(group, 0)]);
+                const edges = ([x, y, w, h]) => [x, y, x + w, y + h];
+                const badge = node => node.badges.some(badge => (badge.call?.(node) ?? badge).visible) ? 20 : 0;
+                const box = node => edges(node.boundingRect).map((edge, side) => edge - (side === 1 && badge(node)));
+                const nodes = app.graph._nodes.map(node => [node.title, box(node)]);
+                const groups = app.graph._groups.map(({title, pos, size}) => [title, edges([...pos, ...size])]);
                 return [Object.fromEntries(nodes), Object.fromEntries(groups)];
             }"""
         )
@@ -156,6 +155,77 @@ class Page:
         node = {"id": 1, "type": node, "pos": [200, 200], "size": [300, 100], "flags": {}, "order": 0, "mode": 0}
         graph = {"nodes": [node], "links": [], "groups": [], "version": 0.4, "last_node_id": 1, "last_link_id": 0}
         self.tab.evaluate("async graph => { await app.loadGraphData(graph) }", graph)
+
+    def look_at(self, kind: str) -> None:
+        """Fits the view to the one node of a kind."""
+        self.tab.evaluate(
+            """async kind => {
+                const {pos, size} = app.graph._nodes.find(node => node.type === kind);
+                app.canvas.ds.fitToBounds([pos[0] - 50, pos[1] - 100, size[0] + 100, size[1] + 150], {zoom: 1});
+                app.canvas.setDirty(true);
+                await new Promise(requestAnimationFrame);
+            }""",
+            kind,
+        )
+
+    def changes(self, element) -> bool:
+        """Whether an element looks otherwise within a few seconds."""
+        before = element.screenshot()
+        for _ in range(30):
+            self.tab.wait_for_timeout(100)
+            if element.screenshot() != before:
+                return True
+        return False
+
+    def run(self) -> str:
+        """Runs the workflow that is open, and says how it ended."""
+        return self.tab.evaluate(
+            """() => new Promise(resolve => {
+                for (const end of ["success", "error", "interrupted"])
+                    app.api.addEventListener(`execution_${end}`, ({detail}) =>
+                        resolve(detail.exception_message ?? end), {once: true});
+                app.queuePrompt(0).then(queued => queued || resolve("refused"));
+            })"""
+        )
+
+    def add_from_search(self, name: str) -> None:
+        """As a user does: a double click on an empty place, the name, Enter, a click where the node shall be."""
+        self.tab.evaluate("async () => { await app.loadGraphData({nodes: [], links: [], version: 0.4}) }")
+        self.tab.evaluate("() => { app.canvas.ds.reset(); app.canvas.setDirty(true) }")
+        self.tab.mouse.dblclick(700, 500)
+        search = self.tab.get_by_placeholder("Add a node...")
+        search.fill(name)
+        self.tab.get_by_role("option").get_by_text("Subgraph Blueprints / Tune-A-Video").wait_for()
+        search.press("Enter")
+        search.wait_for(state="hidden")
+        self.tab.mouse.move(600, 300)
+        self.tab.mouse.click(600, 300)
+        self.tab.wait_for_function("title => app.graph._nodes.some(node => node.title === title)", arg=name)
+
+    def surround(self, settings: dict) -> None:
+        """Gives the one node that is there what it needs: the miniature and frames of its clip; and saves its video."""
+        self.tab.evaluate(
+            """settings => {
+                const [blueprint] = app.graph._nodes;
+                const set = (node, values) => {
+                    for (const widget of node.widgets) if (widget.name in values) widget.value = values[widget.name];
+                };
+                const add = (kind, values) => {
+                    const node = LiteGraph.createNode(kind);
+                    app.graph.add(node);
+                    set(node, values);
+                    return node;
+                };
+                const model = add("LoadMiniature", {});
+                const clip = add("LoadVideoFrames", {frames: 3, width: 64, height: 64});
+                model.connect(3, clip, "clip");
+                ["model", "clip", "vae"].forEach((name, slot) => model.connect(slot, blueprint, name));
+                ["images", "fps"].forEach((name, slot) => clip.connect(slot, blueprint, name));
+                blueprint.connect(0, add("SaveVideo", {filename_prefix: "video/blueprint"}), "video");
+                set(blueprint, settings);
+            }""",
+            settings,
+        )
 
     def help(self, node: str) -> None:
         """Opens a node's help as a user does: the node selected, the i pressed."""
@@ -167,12 +237,6 @@ class Page:
     def screenshot(self, name: str) -> None:
         if not SCREENSHOTS:
             return
-        nodes, groups = self.boxes()
-        if nodes:
-            left, top, right, bottom = zip(*nodes.values(), *groups.values(), strict=True)
-            width, height = max(right) - min(left), max(bottom) - min(top)
-            area = [min(left) - 0.06 * width, min(top) - 0.18 * height, 1.08 * width, 1.28 * height]  # bars lie above
-            self.tab.evaluate("area => { app.canvas.ds.fitToBounds(area, {zoom: 1}); app.canvas.setDirty(true) }", area)
         self.tab.wait_for_timeout(1500)  # videos show their first frame, and the canvas is drawn
         self.tab.screenshot(path=Path(SCREENSHOTS) / f"{name}.jpg", type="jpeg", quality=75)
 
@@ -228,19 +292,27 @@ def test_a_workflow_opens_and_holds_what_its_api_format_holds(page, object_info,
     assert by_title(page.prompt(), object_info) == by_title(workflow(name), object_info)
 
 
-def test_a_workflow_reads_from_left_to_right(page, name):
+def test_a_workflow_opens_so_large_that_its_text_is_drawn(page, name):
+    """Below a zoom of 8 / 14 the front end draws grey boxes; it fits a template into 75 % of the window."""
+    zoom, least, text = page.tab.evaluate(
+        "() => [app.canvas.ds.scale, app.canvas._lowQualityZoomThreshold, !app.canvas.low_quality]"
+    )
+    assert zoom >= least > 0.5
+    assert text
+
+
+def test_a_workflow_reads_from_group_to_group(page, name):
     nodes, groups = page.boxes()
     for things in (nodes, groups):
-        assert [pair for pair in pairs(things) if overlap(things[pair[0]], things[pair[1]])] == []
-    homes = {title: [g for g in groups if within(box, groups[g])] for title, box in nodes.items() if title != "Read me"}
-    assert [title for title, home in homes.items() if len(home) != 1] == []
-    assert list(groups) == sorted(groups, key=lambda group: groups[group][0])
-    assert [title[0] for title in groups] == [str(number + 1) for number in range(len(groups))]
-    prompt = workflow(name)
+        assert overlapping(things) == []
+    homes = {title: [g for g in groups if within(box, groups[g])] for title, box in nodes.items()}
+    assert [title for title, home in homes.items() if len(home) != (title not in NOTES.values())] == []
+    assert [title.split()[0] for title in groups] == [str(number + 1) for number in range(len(groups))]
+    order, prompt = list(groups), workflow(name)
     for node in prompt.values():
         for source in (value[0] for value in node["inputs"].values() if isinstance(value, list)):
-            came, goes = (nodes[n["_meta"]["title"]] for n in (prompt[source], node))
-            assert came[0] <= goes[0], f"{prompt[source]['_meta']['title']} lies behind {node['_meta']['title']}"
+            came, goes = (order.index(homes[n["_meta"]["title"]][0]) for n in (prompt[source], node))
+            assert came <= goes, f"{prompt[source]['_meta']['title']} lies behind {node['_meta']['title']}"
 
 
 def test_the_front_end_speaks_chinese(browser, server):
@@ -268,6 +340,85 @@ def test_the_info_button_shows_a_nodes_help(page, node):
     page.help(node)
     page.tab.get_by_role("heading", name=stored("en")[node]["display_name"], exact=True).last.wait_for(timeout=30_000)
     page.tab.get_by_role("heading", name="Inputs", exact=True).last.wait_for()
+
+
+# What a test needs of a workflow, with few steps; the rest of the nodes go.
+TUNE_A_LITTLE = """() => {
+    const few = {steps: 2, validate_every: 1, gradient_checkpointing: 'off', frames: 4};
+    const kept = ['LoadMiniature', 'LoadVideoFrames', 'CLIPTextEncode', 'VAEEncode', 'InflateUNet', 'OneShotTune',
+                  'LossGraphNode'];
+    for (const node of [...app.graph._nodes]) {
+        if (!kept.includes(node.type)) app.graph.remove(node);
+        for (const widget of node.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
+    }
+    app.queuePrompt(0);
+}"""
+
+
+def test_a_run_shows_the_chosen_frames_and_the_clip_as_the_network_sees_it(page):
+    """In the loader as a video, to play; in One-Shot Tune as an animation, though the host's previews are off."""
+    page.open_workflow("try-with-the-miniature")
+    page.tab.evaluate(TUNE_A_LITTLE)
+    video = page.tab.locator("video[src*=tune_a_video]")
+    for kind, shown in (("LoadVideoFrames", video), ("OneShotTune", page.tab.locator("img[src*=tune_a_video]"))):
+        shown.wait_for(state="attached", timeout=180_000)
+        page.look_at(kind)
+        shown.wait_for()
+        if kind == "LoadVideoFrames":
+            video.evaluate("video => { video.muted = true; return video.play() }")
+        assert page.changes(shown), kind
+        box = shown.bounding_box()
+        assert min(box["width"], box["height"]) > 100, kind
+
+
+SEARCHES = {
+    "LoadVideoFrames": ["load video", "frame_load_cap", "skip_first_frames", "select_every_nth", "force_rate", "VHS"],
+    "InflateUNet": ["inflate", "cross-frame attention", "temporal attention", "tune-a-video"],
+    "OneShotTune": ["tune a video", "tuneavideo", "one shot", "finetune", "fine-tune", "train unet", "vid2vid"],
+    "SaveTunedWeights": ["save tuned", "export tuned"],
+    "LoadTunedWeights": ["load tuned", "load motion"],
+    "ApplyTunedWeights": ["apply tuned", "tuned weights"],
+    "DDIMInvert": ["ddim inversion", "inversion", "invert", "unsampler", "ddim", "vid2vid"],
+    "TAVSample": ["video2video", "vid2vid", "video to video", "edit video", "text2video", "ddim sampling"],
+    "KeepFromSource": ["pnp", "plug and play", "prompt2prompt", "prompt to prompt", "fatezero"],
+    "MaskFromWords": ["attention map", "mask from text", "segment"],
+    "LoadMiniature": ["miniature", "tiny model", "without download"],
+    "LoadExampleClip": ["example video", "demo clip", "openpose"],
+}
+
+
+def test_the_front_ends_search_finds_each_node_by_what_people_type(page):
+    page.command("Workspace.SearchBox.Toggle")
+    search = page.tab.get_by_role("combobox", name="Add a node...")
+    missing = []
+    for node, queries in SEARCHES.items():
+        for query in queries:
+            search.fill(query)
+            found = page.tab.get_by_role("option").filter(has_text=stored("en")[node]["display_name"])
+            try:
+                found.first.wait_for(timeout=5_000)
+            except playwright.TimeoutError:
+                missing.append((node, query, page.tab.get_by_role("option").all_inner_texts()[:5]))
+    assert missing == []
+    assert set(SEARCHES) == set(stored("en"))
+
+
+def test_a_blueprint_is_found_by_its_name_and_is_one_node_that_runs(page, server):
+    """The first saves the weights that the second loads."""
+    few = {"steps": 2, "cfg": 2.5, "seed": 1, "edit": "a red ball is moving on the beach"}
+    tuning = {"caption": "a red ball is moving on the grass", "tuning_steps": 1, "weights_name": "blueprint"}
+    weights = {"tuned_weights_name": "blueprint_00001.safetensors", "strength": 0.5}
+    for name, settings in {"Tune and Edit a Clip": tuning, "Edit with Tuned Weights": weights}.items():
+        videos = set((server.base / "output").rglob("*.mp4"))
+        page.add_from_search(name)
+        page.surround(few | settings)
+        assert page.run() == "success"
+        assert len(set((server.base / "output").rglob("*.mp4")) - videos) == 1
+        given = [
+            node["inputs"] for node in page.prompt().values() if node["class_type"] in ("TAVSample", "OneShotTune")
+        ]
+        assert all(inputs["seed"] == 1 for inputs in given)
+        assert all(inputs["steps"] == (1 if "learning_rate" in inputs else 2) for inputs in given)
 
 
 def test_a_missing_node_would_be_seen(browser, server):
@@ -309,6 +460,10 @@ def pairs(things: dict) -> list[tuple[str, str]]:
 
 def overlap(a: list, b: list) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def overlapping(boxes: dict) -> list[tuple[str, str]]:
+    return [pair for pair in pairs(boxes) if overlap(boxes[pair[0]], boxes[pair[1]])]
 
 
 def within(inner: list, outer: list) -> bool:

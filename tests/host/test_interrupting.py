@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from tests.host.client import ENDS, Client, Event
-from tests.host.workflows import ending_in, small
+from tests.host.workflows import ending_in, new, small
 
 STEPS = 6
 CLIP = {"clip": {"frames": 8, "width": 128, "height": 128}}  # so that a step takes longer than a word to the server
@@ -78,9 +78,10 @@ def forget(server, client):
 
 
 def test_tuning_reports_each_step_in_order_and_shows_a_preview_at_each_validation(client, tuned):
-    run = client.run(tuning("reported", seed=1, validate_every=2))
+    graph = {"graph": new("PreviewImage", images=["tune", 3])}
+    run = client.run(tuning("reported", seed=1, validate_every=2) | graph)
     assert run.status == "success", run.message
-    events = run.of("tune", "progress", "preview")
+    events = run.of("tune", "progress", "executed")
     losses = values_of(run, "tune")["losses"]
     first, *steps, last = [event.data["text"] for event in run.of("tune", "text")]
     assert first == "Preparing"
@@ -91,11 +92,17 @@ def test_tuning_reports_each_step_in_order_and_shows_a_preview_at_each_validatio
     assert last == f"Tuned, {STEPS} steps, loss {losses[-1]:.4f}."
     assert steps_of(run, "tune") == list(range(1, STEPS + 1))
     assert {event.data["max"] for event in events if event.type == "progress"} == {STEPS}
-    shown = [i for i, event in enumerate(events) if event.type == "preview"]
-    done = [sum(event.type == "progress" for event in events[: i + 1]) for i in shown]
-    assert len(shown) == STEPS // 2
-    assert all(steps in (2 * n, 2 * n - 1) for n, steps in enumerate(done, 1)), done  # with the step, or just before
-    assert Image.open(io.BytesIO(events[shown[0]].image)).size >= (8, 8)
+    assert [event.type for event in events[-2:]] == ["progress", "executed"]
+    while_running = [i for i, event in enumerate(events[:-1]) if event.type == "executed"]
+    done = [sum(event.type == "progress" for event in events[:i]) for i in while_running]
+    assert len(done) == STEPS // 2
+    assert all(steps == 2 * n - 1 for n, steps in enumerate(done, 1)), done  # just before the step is reported
+    shown = [events[i].data["output"] for i in while_running]
+    assert run.outputs["tune"]["images"] == shown[-1]["images"]  # the last one stays
+    for each in shown:
+        animation = Image.open(io.BytesIO(client.view(each["images"][0])))
+        assert (animation.n_frames, max(animation.size)) == (values_of(run, "tune")["frames"], 256)
+    assert Image.open(io.BytesIO(client.view(run.outputs["graph"]["images"][0]))).size == (800, 480)
 
 
 def test_sampling_reports_each_step_in_order_with_a_preview(client, tuned):

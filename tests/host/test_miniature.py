@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from tav_core.checkpoints.checkpoint import load_checkpoint
@@ -12,9 +13,9 @@ from tav_core.demo.miniature import miniature_path
 from tav_core.demo.settings import SETTINGS
 from tav_core.demo.showcase import CLIP, PROMPTS, SOURCE, attributes_of
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
-from tav_core.world.draw import draw_clip, truth
+from tav_core.world.draw import draw, draw_clip, truth
 from tav_core.world.readers import read_image, read_kind
-from tav_core.world.scene import SIZE
+from tav_core.world.scene import SIZE, random_scene
 from tav_core.world.vocabulary import attributes_in
 from tests.demo.test_miniature import hull_of_thing, white_inside
 from tests.host.inprocess import core, pack, predict
@@ -58,6 +59,27 @@ def test_the_host_encodes_and_decodes_as_diffusers_does(host, diffusers):
     theirs = diffusers.encode_video(frames)
     torch.testing.assert_close(latents * 0.18215, theirs[0].transpose(0, 1), atol=1e-4, rtol=0)
     torch.testing.assert_close(decoded, diffusers.decode_video(theirs), atol=1e-3, rtol=0)
+
+
+def test_previews_have_the_colours_of_the_miniatures_own_vae(host):
+    """If the VAE is trained anew, fit COLOURS and GREY anew."""
+    model, _, vae = host
+    rng, previews = np.random.default_rng(7), core("latent_preview")
+    scenes = torch.from_numpy(np.stack([draw(random_scene(rng)) for _ in range(16)])).float() / 255
+    small = F.avg_pool2d(scenes.movedim(-1, 1), 8).movedim(1, -1)
+    ours = model.model.latent_format
+    with torch.inference_mode():
+        latents = model.model.process_latent_in(vae.encode(scenes))
+
+    def explained(latent_format) -> float:
+        previewer = previews.Latent2RGBPreviewer(
+            latent_format.latent_rgb_factors, latent_format.latent_rgb_factors_bias
+        )
+        shown = np.stack([previewer.decode_latent_to_preview(each[None]) for each in latents])
+        return 1 - ((torch.from_numpy(shown) / 255 - small).var() / small.var()).item()
+
+    assert explained(ours) > 0.8
+    assert explained(type(ours)()) < 0.5  # Stable Diffusion's colours
 
 
 def test_the_host_predicts_the_noise_that_diffusers_predicts(host, diffusers):
@@ -147,6 +169,29 @@ def test_a_missing_part_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(pack("tav_core.demo.miniature"), "MINIATURE", tmp_path)
     with pytest.raises(ValueError, match="clone the repository again"):
         host.load_miniature(personalised=False)
+
+
+def test_the_node_that_encodes_an_unknown_word_says_so_until_it_is_gone(client):
+    def said(prompt: str) -> list[str]:
+        graph = {
+            "miniature": new("LoadMiniature", personalised=False),
+            "prompt": new("CLIPTextEncode", text=prompt, clip=["miniature", 1]),
+            "save": new("SaveLatent", samples=["noise", 0], filename_prefix="noise"),
+            "noise": new("KSampler", **SAMPLING, positive=["prompt", 0], negative=["prompt", 0]),
+            "empty": new("EmptyLatentImage", width=SIZE, height=SIZE, batch_size=1),
+        }
+        run = client.run(graph)
+        assert run.status == "success", run.message
+        return [event.data["text"] for event in run.of("prompt", "text")]
+
+    assert said("a (red:1.2) ball") == []
+    assert "does not know gigantic, hedgehog;" in said("a gigantic hedgehog on the beach")[0]
+    assert said("a blue ball") == ["The miniature knows these words."]
+    assert said("a green ball") == []
+
+
+SAMPLING = {"model": ["miniature", 0], "latent_image": ["empty", 0], "seed": 0, "steps": 1, "cfg": 1.0}
+SAMPLING |= {"sampler_name": "ddim", "scheduler": "normal", "denoise": 1.0}
 
 
 def test_the_workflow_has_the_settings_of_tav_demo():

@@ -384,6 +384,65 @@ def test_the_noise_output_starts_the_custom_sampler_at_the_clips_noise_whatever_
         noise.generate_noise({"samples": torch.zeros(2, 4, 8, 8)})
 
 
+def custom(sd, model, noise, sampler, sigmas, latent):
+    """The latents that SamplerCustomAdvanced gives, guided by 3."""
+    guider = core("comfy.samplers").CFGGuider(model)
+    guider.set_conds(sd.text("a man"), sd.text(""))
+    guider.set_cfg(3.0)
+    node = core("comfy_extras.nodes_custom_sampler").SamplerCustomAdvanced
+    with torch.inference_mode():
+        return (node.execute if hasattr(node, "execute") else node().sample)(noise, guider, sampler, sigmas, latent)[0]
+
+
+def ddim_sampler(eta: float = 0.0):
+    return executed(pack("nodes.ddim_sampler").DDIMSampler, eta).args[0]
+
+
+def inversion(sd, model, clip, steps: int):
+    """What DDIM Invert gives: latent, sigmas, noise."""
+    return executed(pack("nodes.ddim_invert").DDIMInvert, model, sd.text(""), {"samples": clip}, steps, False).args
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5])
+@pytest.mark.parametrize("start", ["noise", "clip", "empty"])
+def test_the_ddim_sampler_gives_tav_samples_video_to_its_last_step(sd, tuned, clip, start, eta):
+    """At a number of steps, 7, for which no stock scheduler visits the same noise levels."""
+    model = tuned[0]
+    latent, sigmas, noise = inversion(sd, model, clip, 7)
+    given = {"noise": latent, "clip": {"samples": clip}, "empty": {"samples": torch.zeros_like(clip)}}[start]
+    expected = sampled(model, sd, latent, 7, positive=sd.text("a man"), eta=eta)
+    output = custom(sd, model, noise, ddim_sampler(eta), sigmas, given)
+    assert relative(output["samples"], expected) < 1e-3
+    euler = custom(sd, model, noise, core("comfy.samplers").sampler_object("euler"), sigmas, given)
+    assert relative(euler["samples"], expected) > 2e-3
+
+
+def test_the_ddim_sampler_takes_the_sigmas_of_basic_scheduler(sd, tuned, clip):
+    model = tuned[0]
+    latent, _, noise = inversion(sd, model, clip, 10)
+    sigmas = core("comfy.samplers").calculate_sigmas(model.get_model_object("model_sampling"), "ddim_uniform", 10)
+    expected = sampled(model, sd, latent, 10, positive=sd.text("a man"))
+    assert relative(custom(sd, model, noise, ddim_sampler(), sigmas, latent)["samples"], expected) < 1e-3
+
+
+def test_the_ddim_sampler_refuses_what_it_cannot_follow(sd, tuned, clip):
+    model = tuned[0]
+    latent, sigmas, noise = inversion(sd, model, clip, 4)
+    samplers = core("comfy.samplers")
+    karras = samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", 4)
+    masked = {"samples": clip, "noise_mask": torch.ones(1, 64, 64)}
+    again = core("comfy_extras.nodes_custom_sampler").Noise_RandomNoise(0)
+    for others, message in (
+        ((noise, karras, latent), "that DDIM does not visit in 4 steps"),
+        ((noise, sigmas[1:], latent), "far noisier than the level"),
+        ((noise, sigmas, masked), "keep outside of a mask"),
+        ((again, sigmas, latent), "adds noise to the inverted noise"),
+    ):
+        noise_, sigmas_, latent_ = others
+        with pytest.raises(ValueError, match=message):
+            custom(sd, model, noise_, ddim_sampler(), sigmas_, latent_)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_self_attention_guidance_is_refused_wherever_it_stands(sd, clip, first):
     """Its replacement of the middle block's attention hides ours; at scale 0 it should change nothing."""

@@ -196,16 +196,42 @@ def test_the_estimate_for_previews_changes_nothing(sd, inflated, uninterrupted, 
     assert worst(shown[0], shown[-1]) > 1e-4
 
 
-def test_a_taesd_shows_the_clip_and_changes_nothing(sd, inflated, uninterrupted, tmp_path, monkeypatch):
-    preview, bar = core("latent_preview"), pack("nodes.host.progress")
+@pytest.mark.parametrize("by", ["colours", "TAESD", "VAE"])
+def test_previews_show_every_frame_and_change_nothing(sd, inflated, uninterrupted, tmp_path, monkeypatch, by):
+    host, previews, shown = core("latent_preview"), pack("nodes.host.previews"), []
     with torch.inference_mode():  # as the host makes it
-        taesd = preview.TAESDPreviewerImpl(core("comfy.taesd.taesd").TAESD(None, None))
-        monkeypatch.setattr(preview, "get_previewer", lambda *_: taesd)
-        progress, shown = bar.Progress(inflated, STEPS, None), []
-    monkeypatch.setattr(progress.bar, "update_absolute", lambda _step, _total, image: shown.append(image))
-    on_step = lambda step, _loss, estimate: progress.at(step, "", estimate())  # noqa: E731
+        taesd = host.TAESDPreviewerImpl(core("comfy.taesd.taesd").TAESD(None, None))
+    monkeypatch.setattr(host, "get_previewer", lambda *_: taesd if by == "TAESD" else None)
+    decoder = previews.Decoder(inflated, sd.vae if by == "VAE" else None)
+    on_step = lambda _step, _loss, estimate: shown.append(decoder.images(estimate()))  # noqa: E731
     assert tune(inflated, sd.text("a man"), tmp_path, on_step=on_step)[1] == uninterrupted[1]
-    assert [image[1].size for image in shown] == [(64, 64)] * STEPS
+    size = (8, 8) if by == "colours" else (64, 64)
+    assert [[image.size for image in images] for images in shown] == [[size] * 2] * STEPS
+
+
+class Full:
+    """A VAE for which there is no memory."""
+
+    latent_channels = 4
+
+    def decode(self, _latents):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is_refused(inflated):
+    previews = pack("nodes.host.previews")
+    assert [image.size for image in previews.Decoder(inflated, Full()).images(CLIP)] == [(8, 8)] * 2
+    other = Full()
+    other.latent_channels = 16
+    with pytest.raises(ValueError, match="of 16 channels, but the MODEL's have 4"):
+        previews.Decoder(inflated, other)
+
+
+def test_a_large_clip_is_decoded_small(sd, inflated):
+    clip = random(2, 4, 48, 64, seed=4)
+    assert [image.size for image in pack("nodes.host.previews").Decoder(inflated, sd.vae).images(clip)] == [
+        (256, 192)
+    ] * 2
 
 
 def test_a_controlnet_is_honoured_in_tuning_and_makes_another_run(models, tmp_path):

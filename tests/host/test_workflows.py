@@ -1,7 +1,9 @@
 """Every workflow of workflows/api, run by the server as a headless client would have it run."""
 
 import io
+import json
 import math
+import re
 import shutil
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from tav_core.jobs.control_choice import ControlChoice
 from tav_core.jobs.edit_config import EditConfig
 from tav_core.jobs.editing import prepare_edit
 from tav_core.tuned import FORMAT
+from tests.host import blueprints, templates
 from tests.host.assets import CHECKPOINT, CLIP, CONTROLNET, LORA, PERSONALISED, T2I_ADAPTER
 from tests.host.client import Client
 from tests.host.interface import nodes_of
@@ -64,9 +67,42 @@ def drawn(server, tuned):
     return run_once
 
 
+@pytest.fixture(scope="module")
+def object_info(server) -> dict:
+    return Client(server).get("/object_info")
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_each_node_says_what_it_is_for(name):
-    assert all(node["_meta"]["title"] for node in workflow(name).values())
+def test_each_title_is_its_nodes_name_or_tells_several_of_one_kind_apart(object_info, name):
+    """Other titles hide the names that messages, help and README speak of, and stay English in a Chinese front end."""
+    nodes = workflow(name).values()
+    names = {kind: object_info[kind]["display_name"] for kind in {node["class_type"] for node in nodes}}
+    own = [node for node in nodes if node["_meta"]["title"] != names[node["class_type"]]]
+    assert len({node["_meta"]["title"] for node in nodes}) == len(nodes)
+    for node in own:
+        name = re.search(r"\(([^,)]+)", node["_meta"]["title"])[1]  # or its beginning, for a title widens a narrow node
+        assert names[node["class_type"]].startswith(name)
+        assert sum(other["class_type"] == node["class_type"] for other in nodes) > 1, node
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_template_is_made_of_its_workflow_and_its_layout(client, object_info, name):
+    stored = json.loads((templates.FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    assert stored == templates.template(name, object_info, set(nodes_of(client))), (
+        "python -m tests.host.templates makes it anew"
+    )
+
+
+@pytest.mark.parametrize("name", blueprints.NAMES)
+def test_the_server_hands_out_a_blueprint_made_of_its_workflow_and_its_layout(client, object_info, name):
+    ours = set(nodes_of(client))
+    (number,) = (key for key, entry in client.get("/global_subgraphs").items() if entry["name"] == name)
+    entry = client.get(f"/global_subgraphs/{number}")
+    assert entry["info"]["node_pack"] == "custom_nodes.tune-a-video"
+    made = blueprints.blueprint(name, object_info, ours)
+    assert json.loads(entry["data"]) == made, "python -m tests.host.templates makes it anew"
+    assert made["extra"]["BlueprintDescription"]
+    assert "video to video" in made["extra"]["BlueprintSearchAliases"]
 
 
 @pytest.mark.parametrize("name", NAMES)

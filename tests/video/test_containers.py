@@ -2,18 +2,20 @@
 
 import contextlib
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
 
 import av
 import numpy as np
+import PIL.features
 import pytest
 from PIL import Image, ImageOps
 
 from tav_core import TavError, read_frames, write_video
 from tav_core.video.decode import VideoFile
-from tests.clips import encode, numbered
+from tests.clips import encode, number_in, numbered
 
 CASES = Path(os.environ.get("TAV_SHARED", Path(__file__).parents[3] / "shared")) / "cases"
 SIZE = 64
@@ -158,3 +160,80 @@ def test_damage_by_chance_is_told_in_a_sentence(tmp_path):
             (tmp_path / name).write_bytes(damaged.tobytes())
             with contextlib.suppress(TavError):  # nothing else
                 read_frames(tmp_path / name, 2, size=SIZE)
+
+
+# Which stream
+
+
+def with_still(path, *, codec: str = "mjpeg", audio: bool = False, video: bool = True) -> Path:
+    """A white image in a stream of its own, before a video whose frames show their numbers."""
+    with av.open(str(path), "w") as container:
+        still = container.add_stream(codec, rate=1)
+        still.width, still.height, still.pix_fmt = 64, 48, "yuvj420p" if codec == "mjpeg" else "rgb24"
+        if audio:
+            still.disposition = av.stream.Disposition.attached_pic
+        streams = [(still, [np.full((48, 64, 3), 255, np.uint8)])]
+        if video:
+            moving = container.add_stream("libx264", rate=8)
+            moving.width, moving.height, moving.pix_fmt = 64, 48, "yuv420p"
+            streams.append((moving, numbered(9)))
+        if audio:
+            sound = container.add_stream("aac", rate=44100)
+            silence = av.AudioFrame.from_ndarray(np.zeros((2, 44100), np.float32), format="fltp", layout="stereo")
+            silence.rate = 44100
+            container.mux(sound.encode(silence))
+            container.mux(sound.encode(None))
+        for stream, images in streams:
+            put(container, stream, images)
+    return path
+
+
+def put(container, stream, images: list[np.ndarray]) -> None:
+    for number, image in enumerate(images):
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=stream.pix_fmt)
+        frame.pts, frame.time_base = number, 1 / stream.codec_context.rate
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def numbers_in(path: Path, count: int) -> list[int]:
+    return [number_in(frame) for frame in read_frames(path, count, size=(64, 48)).frames]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.mov"])
+def test_a_cover_before_the_video_is_not_the_video(tmp_path, name):
+    assert numbers_in(with_still(tmp_path / name), 9) == list(range(9))
+
+
+def test_a_track_that_is_switched_off_is_not_read(tmp_path):
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("libx264", rate=8) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for stream, images in zip(streams, (numbered(18)[9:], numbered(9)), strict=True):
+            put(container, stream, images)
+    data = bytearray(path.read_bytes())
+    first, second = (match.end() for match in re.finditer(b"tkhd", data))
+    data[first + 3] &= ~1  # the flag of a track that is on
+    data[second + 3] |= 1
+    path.write_bytes(data)
+    assert numbers_in(path, 9) == list(range(9))
+
+
+def test_audio_with_a_cover_is_no_video(tmp_path):
+    path = with_still(tmp_path / "song.mp4", codec="png", audio=True, video=False)
+    with av.open(str(path)) as container:
+        (cover,) = container.streams.video
+        assert cover.disposition & av.stream.Disposition.attached_pic
+    with pytest.raises(TavError, match="no video stream"):
+        read_frames(path, 1, size=SIZE)
+
+
+def test_an_avif_animation_is_read_to_its_end(tmp_path):
+    """Its first stream is the still image by which it is shown where animations are not."""
+    if not PIL.features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    first, *others = map(Image.fromarray, numbered(9))
+    first.save(tmp_path / "a.avif", save_all=True, append_images=others, duration=125, quality=90)
+    assert numbers_in(tmp_path / "a.avif", 9) == list(range(9))
