@@ -45,7 +45,7 @@ def frames_of(latent: dict, *, least: int = 1, masked: bool = True) -> Tensor:
         )
     if "noise_mask" in latent and not masked:
         raise TavError("Tuning sees whole frames, but the latents have a mask; set it behind One-Shot Tune instead.")
-    return samples
+    return samples if samples.itemsize > 1 else samples.float()  # torch computes nothing in 8 bits
 
 
 def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:

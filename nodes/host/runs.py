@@ -164,7 +164,7 @@ def _opened(folder: Path) -> Run | None:
         inputs, _ = read_tensors(folder / "inputs.safetensors", FORMAT)
     except TavError:
         return None
-    return None if without_numbers(inputs) else Run(folder, inputs)
+    return None if without_numbers(inputs) else Run(folder, {name: tensor.float() for name, tensor in inputs.items()})
 
 
 def _settings(folder: Path) -> dict:
