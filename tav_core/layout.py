@@ -104,8 +104,8 @@ def align(
     """
     if (longest := max(len(source.ids), len(edit.ids))) > LONGEST:
         raise TavError(
-            f"Words are aligned in prompts of up to {LONGEST} tokens, but one has {longest}; shorten it, or do not keep "
-            "the layout."
+            f"Words are aligned in prompts of up to {LONGEST} tokens, but one has {longest}; shorten it, or do not "
+            "keep the layout."
         )
     words, others = source.spelled, edit.spelled
     agree = sum(words[word] == others.get(word) for word in words)
