@@ -2,7 +2,7 @@ from comfy_api.latest import io
 
 from ..tav_core.errors import TavError
 from .host.versions import known
-from .sockets import CATEGORY, checked
+from .sockets import CATEGORY, checked, ui_values
 
 
 class VideoWindows(io.ComfyNode):
@@ -53,4 +53,5 @@ class VideoWindows(io.ComfyNode):
 
         if inflated_of(model) is None:
             raise TavError("Video Windows needs a MODEL for videos; connect it behind Inflate UNet or One-Shot Tune.")
-        return io.NodeOutput(with_windows(model, Windows(length, overlap)))
+        values = ui_values(length=length, overlap=overlap)
+        return io.NodeOutput(with_windows(model, Windows(length, overlap)), ui=values)

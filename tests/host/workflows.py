@@ -29,6 +29,7 @@ SMALL = {
     "DDIMInvert": {"steps": 2},
     "TAVSample": {"steps": 2},
     "KSamplerAdvanced": {"steps": 10},
+    "VideoWindows": {"length": 2, "overlap": 0},
     "RepeatImageBatch": {"amount": 2},  # with another two that follow, and of which the last is left over
 }
 
