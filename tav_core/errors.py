@@ -26,9 +26,9 @@ def shown(value: object) -> str:
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
-def reason(error: BaseException) -> str:
-    """The message of another library's exception, for one of ours: on one line, escaped, and cut short."""
-    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(str(error).split()))
+def brief(text: object) -> str:
+    """A name from a file, or the message of another library, for one of ours: on one line, escaped, and cut short."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(str(text)[:3000].split()))
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 

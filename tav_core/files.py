@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from .errors import TavError, reason, shown
+from .errors import TavError, brief, shown
 
 
 @contextlib.contextmanager
@@ -146,7 +146,7 @@ def _metadata_in(header: Mapping[str, str], path: str | os.PathLike, kind: str) 
     try:
         metadata = json.loads(header["facts"])
     except (KeyError, ValueError, RecursionError) as error:
-        raise TavError(f"{path} is damaged: its metadata cannot be read ({reason(error)}).") from error
+        raise TavError(f"{path} is damaged: its metadata cannot be read ({brief(error)}).") from error
     if not isinstance(metadata, dict):
         raise TavError(f"{path} is damaged: its metadata must be a JSON object, got {type(metadata).__name__}.")
     return metadata
@@ -199,7 +199,7 @@ def _ensure_file(path: str | os.PathLike) -> None:
 
 
 def _not_tensors(path: str | os.PathLike, error: SafetensorError) -> TavError:
-    return TavError(f"{path} is damaged, or not a .safetensors file ({reason(error)}).")
+    return TavError(f"{path} is damaged, or not a .safetensors file ({brief(error)}).")
 
 
 def ensure_writable(folder: str | os.PathLike) -> None:

@@ -13,6 +13,7 @@ from .errors import TavError
 
 CHUNK = 77  # tokens that the text encoder takes at once
 LARGEST = 2**25  # elements of attention maps computed at once
+LONGEST = 20 * CHUNK  # tokens of a prompt whose words are aligned, which takes the square of them
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,12 @@ class Tokens:
 
     def find(self, wanted: "Tokens") -> list[int]:
         """The positions of all occurrences of the words of another prompt, side by side as they are there."""
-        ids = [token for token, word in zip(wanted.ids, wanted.words, strict=True) if word]
-        found = [place for place in range(len(self.ids)) if ids and list(self.ids[place : place + len(ids)]) == ids]
+        ids = tuple(token for token, word in zip(wanted.ids, wanted.words, strict=True) if word)
+        if not 0 < len(ids) <= CHUNK:  # more side by side would take two chunks, with an end and a start between them
+            return []
+        found = [place for place in range(len(self.ids)) if self.ids[place : place + len(ids)] == ids]
         starts = [place for place in found if self.words[place] and self._begins_at(place)]
-        return [place for start in starts for place in range(start, start + len(ids))]
+        return sorted({place for start in starts for place in range(start, start + len(ids))})
 
     def _begins_at(self, place: int) -> bool:
         """Whether no word is cut in two before a position, as "ball" would in "beachball"."""
@@ -99,6 +102,11 @@ def align(
     gains: factors of the edit's words, by their numbers from 1 (its re-weighting). replaces: forces either; replacement
         needs as many words in both.
     """
+    if (longest := max(len(source.ids), len(edit.ids))) > LONGEST:
+        raise TavError(
+            f"Words are aligned in prompts of up to {LONGEST} tokens, but one has {longest}; shorten it, or do not "
+            "keep the layout."
+        )
     words, others = source.spelled, edit.spelled
     agree = sum(words[word] == others.get(word) for word in words)
     if replaces is None:

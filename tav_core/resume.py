@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from .errors import TavError, shown
+from .errors import TavError, brief, shown
 from .files import read_metadata, read_tensors, without_numbers, write_tensors
 from .watchdog import Watchdog
 
@@ -38,17 +38,19 @@ def damage_in(path: str | os.PathLike) -> str | None:
 def _read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the metadata of a run's file; raises TavError where they are not what was written."""
     tensors, metadata = read_tensors(path, FORMAT)
-    metadata, generator = _checked(metadata, path), tensors.get("generator")
-    if generator is None or generator.dtype != torch.uint8:
-        raise TavError(f"{path} is damaged: it has no generator's state.")
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition(".")
-        of_parameter = tensors.get(f"parameter.{name}")
-        if kind in MOMENTS and (of_parameter is None or tensor.shape != of_parameter.shape):
-            raise TavError(f"{path} is damaged: {shown(key)} does not fit its parameter.")
-    if broken := without_numbers({key: tensor for key, tensor in tensors.items() if key != "generator"}):
-        raise TavError(f"{path} is damaged: {shown(broken[0])} holds values that are not finite numbers.")
+    _checked(metadata, path)
+    if "generator" not in tensors or tensors["generator"].dtype != torch.uint8:
+        raise _misfit(path, "generator")
+    values = {key: tensor for key, tensor in tensors.items() if key != "generator"}
+    if odd := [key for key, tensor in values.items() if not tensor.is_floating_point()]:
+        raise _misfit(path, odd[0])
+    if broken := without_numbers(values):
+        raise TavError(f"{path} is damaged: its {brief(broken[0])} holds NaN or infinite values.")
     return tensors, metadata
+
+
+def _misfit(path: str | os.PathLike, name: str) -> TavError:
+    return TavError(f"{path} is damaged: its {brief(name)} is missing or does not fit.")
 
 
 def _checked(metadata: dict, path: str | os.PathLike) -> dict:
@@ -159,8 +161,8 @@ class TuneState:
                 f"The tuning checkpoint {self.path} belongs to another run (another clip, prompt, model, device or "
                 "setting). Restore those to resume, give another path, or delete it."
             )
-        if not self._fits(tensors, metadata):
-            raise TavError(f"{self.path} is damaged: its tensors are not those of this network. {AGAIN}")
+        if (name := self._misfit(tensors, metadata)) is not None:
+            raise TavError(f"{_misfit(self.path, name)} {AGAIN}")
         moments = {}
         for number, (name, parameter) in enumerate(self.parameters.items()):
             parameter.data.copy_(tensors[f"parameter.{name}"])
@@ -175,21 +177,19 @@ class TuneState:
         self.step, self.losses, self.grad_norms = metadata["step"], metadata["losses"], metadata["grad_norms"]
         self._saved_step = self.step
 
-    def _fits(self, tensors: Mapping[str, Tensor], metadata: dict) -> bool:
-        """Whether the state of a run is one of these parameters, this generator and this scaler."""
-        shapes = {
-            name: tensors[f"parameter.{name}"].shape for name in self.parameters if f"parameter.{name}" in tensors
-        }
-        moments = [name for name in self.parameters if any(f"{kind}.{name}" in tensors for kind in MOMENTS)]
+    def _misfit(self, tensors: Mapping[str, Tensor], metadata: dict) -> str | None:
+        """What of a kept state is not of these parameters, this generator or this scaler; None if all is."""
+        shapes = {"generator": self._generator_state.shape}
+        for name, parameter in self.parameters.items():
+            shapes[f"parameter.{name}"] = parameter.shape
+            if any(f"{kind}.{name}" in tensors for kind in ("step", *MOMENTS)):
+                shapes |= {f"{kind}.{name}": parameter.shape for kind in MOMENTS} | {f"step.{name}": torch.Size([])}
+        for name, shape in shapes.items():
+            if name not in tensors or tensors[name].shape != shape:
+                return name
         scaler = metadata["scaler"]
-        return (
-            shapes == {name: parameter.shape for name, parameter in self.parameters.items()}
-            and all(f"{kind}.{name}" in tensors for name in moments for kind in ("step", *MOMENTS))
-            and all(tensors[f"step.{name}"].numel() == 1 for name in moments)
-            and tensors["generator"].shape == self._generator_state.shape
-            and scaler.keys() == self.scaler.state_dict().keys()
-            and all(isinstance(value, (int, float)) for value in scaler.values())
-        )
+        numbers = all(isinstance(value, (int, float)) for value in scaler.values())
+        return None if numbers and scaler.keys() == self.scaler.state_dict().keys() else "scaler"
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, is_dataclass
 import torch
 from torch import Tensor
 
-from .errors import TavError, shown
+from .errors import TavError, brief, shown
 from .families import NAMES, family_of_config
 from .files import read_tensors, without_numbers, write_tensors
 from .fingerprints import fingerprint
@@ -78,7 +78,7 @@ class TunedWeights:
             raise TavError(f"{path} is damaged: {shown(odd[0])} holds {tensors[odd[0]].dtype} instead of weights.")
         if broken := without_numbers(tensors):
             raise TavError(
-                f"{path} holds NaN or infinite values, or no numbers at all, for example in {broken[0][:200]}; tune "
+                f"{path} holds NaN or infinite values, or no numbers at all, for example in {brief(broken[0])}; tune "
                 "the clip again."
             )
         return cls(tensors, facts)
@@ -111,7 +111,7 @@ class TunedWeights:
             )
         own = {name: tensor.shape for name, tensor in self.tensors.items()}
         wrong = [
-            f"{name} {tuple(own[name]) if name in own else 'missing'} "
+            f"{brief(name)} {tuple(own[name]) if name in own else 'missing'} "
             f"for {tuple(shapes[name]) if name in shapes else 'nothing'}"
             for name in sorted(own.keys() | shapes.keys())
             if own.get(name) != shapes.get(name)

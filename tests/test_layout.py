@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tav_core import TavError
 from tav_core.checkpoints.tokenizer import clip_tokenizer, tokens_of
 from tav_core.layout import CHUNK, Tokens, align, attend_with_layout, attention_maps
 from tests import golden
@@ -202,3 +203,14 @@ def test_attention_with_a_layout_is_attention_by_the_blended_maps(monkeypatch):
         monkeypatch.setattr("tav_core.layout.LARGEST", largest)
         got = attend_with_layout(query, key, value, 2, (own, theirs), layout)
         torch.testing.assert_close(got, expected)
+
+
+def test_words_that_repeat_are_found_once_each_and_long_prompts_do_not_hang():
+    def repeated(count: int) -> Tokens:
+        return Tokens((5,) * count, (1, *range(2, count + 1)))
+
+    assert repeated(4).find(repeated(2)) == [0, 1, 2, 3]
+    assert len(repeated(100_000).find(repeated(3))) == 100_000
+    assert repeated(100_000).find(repeated(50_000)) == []
+    with pytest.raises(TavError, match="up to 1540 tokens, but one has 100000; shorten it"):
+        align(repeated(3), repeated(100_000))

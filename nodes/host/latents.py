@@ -45,7 +45,7 @@ def frames_of(latent: dict, *, least: int = 1, masked: bool = True) -> Tensor:
         )
     if "noise_mask" in latent and not masked:
         raise TavError("Tuning sees whole frames, but the latents have a mask; set it behind One-Shot Tune instead.")
-    return samples
+    return samples if samples.itemsize > 1 else samples.float()  # torch computes nothing in 8 bits
 
 
 def timestep_of(latent: dict, patcher: ModelPatcher) -> int | None:
@@ -85,8 +85,8 @@ def path_of(latent: dict, patcher: ModelPatcher, purpose: str) -> SourcePath:
             f"{purpose} needs the latent from DDIM Invert as it was, {tuple(trajectory.shape[1:])}, but a node in "
             f"between made it {tuple(latent['samples'].shape)}; connect DDIM Invert directly."
         )
-    path = SourcePath(trajectory, list(timesteps), 1 / (sigmas**2 + 1))
-    if not ends_at(path, patcher.model.process_latent_in(latent["samples"])):
+    path = SourcePath(trajectory.float(), list(timesteps), 1 / (sigmas**2 + 1))
+    if not ends_at(path, patcher.model.process_latent_in(latent["samples"].float())):
         raise TavError(
             f"{purpose} needs the latent from DDIM Invert as it was, but a node in between has changed it, or sampled "
             "a video from it; connect DDIM Invert directly."
@@ -102,7 +102,7 @@ def ends_at(path: SourcePath, noisy: Tensor) -> bool:
 
 def noise_level(samples: Tensor, patcher: ModelPatcher) -> float:
     """The root mean square of samples (f, 4, h, w), as the network sees them; for noise, about its timestep's sigma."""
-    return patcher.model.process_latent_in(samples).square().mean().sqrt().item()
+    return patcher.model.process_latent_in(samples.float()).square().mean().sqrt().item()
 
 
 def check_samplable(latent: dict, patcher: ModelPatcher) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ...tav_core.errors import TavError, shown
-from ...tav_core.files import ensure_writable, locked, read_metadata, read_tensors, write_tensors
+from ...tav_core.files import ensure_writable, locked, read_metadata, read_tensors, without_numbers, write_tensors
 from ...tav_core.fingerprints import key_of
 from ...tav_core.resume import steps_kept_in
 from ...tav_core.tuned import TunedWeights
@@ -161,9 +161,10 @@ def _folders(root: Path) -> list[Path]:
 
 def _opened(folder: Path) -> Run | None:
     try:
-        return Run(folder, read_tensors(folder / "inputs.safetensors", FORMAT)[0])
+        inputs, _ = read_tensors(folder / "inputs.safetensors", FORMAT)
     except TavError:
         return None
+    return None if without_numbers(inputs) else Run(folder, {name: tensor.float() for name, tensor in inputs.items()})
 
 
 def _settings(folder: Path) -> dict:

@@ -29,7 +29,7 @@ def file_named(name: str) -> Path:
     """The path of one of `names_of_files`."""
     if path := folder_paths.get_full_path(KEY, name):
         return Path(path)
-    raise TavError(f"There are no tuned weights {name!r} in models/tune_a_video any more; choose another file.")
+    raise TavError(f"There are no tuned weights {shown(name)} in models/tune_a_video any more; choose another file.")
 
 
 def runs_folder() -> Path:

@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ...tav_core.errors import TavError
+from ...tav_core.errors import TavError, is_text, shown
 from ...tav_core.layout import Tokens
 from .graph import Graph, prompt_behind
 
@@ -16,7 +16,7 @@ def tokens_behind(clip, conditioning: list, graph: Graph, node_id: str | None, s
     clip: the CLIP that encoded it. Raises TavError if the graph's text does not give this conditioning.
     """
     text = prompt_behind(graph, node_id, socket)
-    encoded = clip.encode_from_tokens(clip.tokenize(text)) if text else None
+    encoded = clip.encode_from_tokens(clip.tokenize(text)) if text and is_text(text) else None
     given = conditioning[0][0]
     if encoded is None or encoded.shape != given.shape or not torch.allclose(encoded, given.to(encoded), atol=1e-3):
         raise TavError(
@@ -28,6 +28,8 @@ def tokens_behind(clip, conditioning: list, graph: Graph, node_id: str | None, s
 
 def tokens_of(clip, text: str) -> Tokens:
     """A prompt's tokens as the host encodes them, and their words."""
+    if not is_text(text):
+        raise TavError(f"{shown(text)} holds half a character (a lone surrogate); type it again.")
     # safe: the host's own form: {encoder: chunks of (token or embedding, weight, number of its part, 0 for none)}; a
     # part is a run of words of one weight
     (chunks,) = clip.tokenize(text, return_word_ids=True).values()

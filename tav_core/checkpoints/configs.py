@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import TavError, reason, shown
+from ..errors import TavError, brief, shown
 
 LARGEST = 2**25  # bytes; a tokenizer.json takes 4 MB
 
@@ -159,7 +159,7 @@ def read_config(folder: Path, name: str = "config.json") -> dict:
         return config
     except (OSError, ValueError, RecursionError) as error:
         raise TavError(
-            f"{folder.parent.name}/{folder.name}/{name} cannot be read ({reason(error)}): download the folder again."
+            f"{folder.parent.name}/{folder.name}/{name} cannot be read ({brief(error)}): download the folder again."
         ) from error
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import TavError, shown
+from ..errors import TavError, brief, shown
 from ..families import check_addition, family_of_addition
 from ..files import read_header
 from .configs import read_json
@@ -173,7 +173,7 @@ def _settings(path: Path) -> dict[str, dict]:
                 raise ValueError(f"use_rslora is {shown(own['use_rslora'])}")
         return settings
     except (ValueError, OSError, OverflowError, RecursionError) as error:
-        raise TavError(f"The settings of {path.name} cannot be read ({error}): download it again.") from error
+        raise TavError(f"The settings of {path.name} cannot be read ({brief(error)}): download it again.") from error
 
 
 def _table(value: object) -> dict:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from ..errors import TavError, is_out_of_memory, reason
+from ..errors import TavError, brief, is_out_of_memory
 from .configs import check, check_network
 
 
@@ -52,7 +52,7 @@ def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
             if is_out_of_memory(error):
                 raise
             raise TavError(
-                f"The settings of {name[0].lower()}{name[1:]} do not go together ({reason(error)}): choose an "
+                f"The settings of {name[0].lower()}{name[1:]} do not go together ({brief(error)}): choose an "
                 "intact checkpoint."
             ) from error
 
@@ -72,7 +72,7 @@ def inferring(name: str) -> Iterator[None]:
         if isinstance(error, (TavError, SafetensorError)) or is_out_of_memory(error):
             raise
         raise TavError(
-            f"{name} is damaged: its tensors have other names or shapes than a network's ({reason(error)}); "
+            f"{name} is damaged: its tensors have other names or shapes than a network's ({brief(error)}); "
             "download it again."
         ) from error
 
@@ -179,7 +179,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise TavError(f"{path.name} is not a complete .safetensors file ({error}): download it again.") from error
+        raise TavError(
+            f"{path.name} is not a complete .safetensors file ({brief(error)}): download it again."
+        ) from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -187,7 +189,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise TavError(
-            f"The weights of {_label(path.parent)} are incomplete ({error}): download them again."
+            f"The weights of {_label(path.parent)} are incomplete ({brief(error)}): download them again."
         ) from error
 
 

@@ -14,7 +14,7 @@ from diffusers.loaders.single_file_utils import (
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import TavError, shown
+from ..errors import TavError, brief, shown
 from ..families import TEXT_ENCODER, UNET, VAE, family_of_tensors, heads_of
 from .configs import check_network
 from .networks import clip_names, count_of, diffusers_network, inferring, text_encoder
@@ -34,7 +34,9 @@ def open_single_file(path: Path, dtype: torch.dtype) -> dict:
         with safe_open(path, framework="pt") as file:
             return _open(file, path.name, dtype)
     except SafetensorError as error:
-        raise TavError(f"{path.name} is not a complete .safetensors file ({error}): download it again.") from error
+        raise TavError(
+            f"{path.name} is not a complete .safetensors file ({brief(error)}): download it again."
+        ) from error
 
 
 def _open(file: safe_open, name: str, dtype: torch.dtype) -> dict:

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..checkpoints.original import TRAIN
-from ..errors import TavError, shown
+from ..errors import TavError, brief, shown
 from ..jobs.edit_config import EditConfig
 from ..jobs.selection import Selection
 from ..tune import TuneConfig
@@ -160,8 +160,13 @@ def _read(path: Path) -> dict:
         raise TavError(f"There is no config {path}; give a YAML config of the original.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TavError(f"{path} cannot be read as YAML ({' '.join(str(error).split())[:300]}).") from error
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        IndexError,
+    ) as error:  # the last is PyYAML's own, of odd numbers
+        raise TavError(f"{path} cannot be read as YAML ({brief(error)}).") from error
     if not isinstance(content, dict):
         raise TavError(f"{path} holds no settings; give a YAML config of the original.")
     return content

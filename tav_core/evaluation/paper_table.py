@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..checkpoints.prompt_weights import without_weights
-from ..errors import TavError, reason, shown
+from ..errors import TavError, brief, shown
 from ..jobs.edit_run import MANIFEST
 from ..metrics import ClipScorer, ClipScores
 from ..video.read import read_frames
@@ -43,10 +43,12 @@ def edited_videos(folder: Path) -> list[EditedVideo]:
         edits = [(edit["path"], edit["prompt"]) for edit in manifest["edits"]]
         if not all(type(number) is int for number in (frames, *size)) or len(size) != 2:
             raise TypeError(f"its selection has {shown(frames)} frames of the size {shown(size)}")
-        if odd := [text for text in itertools.chain(*edits) if not isinstance(text, str) or "\0" in text]:
+        if odd := [text for text in itertools.chain(*edits) if not isinstance(text, str)]:
             raise TypeError(f"{shown(odd[0])} is no path or prompt")
+        if odd := [name for name, _ in edits if not name.isprintable()]:
+            raise ValueError(f"{shown(odd[0])} is no file of an edit")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        why = f"it has no {error}" if isinstance(error, KeyError) else reason(error)
+        why = f"it has no {error}" if isinstance(error, KeyError) else brief(error)
         raise TavError(f"{path} cannot be read ({why}); make the edits again.") from error
     return [EditedVideo(folder / name, prompt, frames, size) for name, prompt in edits]
 

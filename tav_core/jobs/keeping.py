@@ -14,6 +14,7 @@ from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, PredictNoise, guided
 from ..source import Dials, Lender, SourcePath
 from ..windows import Windows
+from .base import ensure_prompt
 from .edit_config import EditConfig
 from .mask_choice import MaskChoice
 from .selection import Selection
@@ -90,7 +91,10 @@ def prepare_keeping(
             "What an edit keeps depends on the clip's prompt, which these weights do not name; give it with "
             "--source-prompt."
         )
-    tokens = checkpoint.tokens(prompt or "")
+    for text, what in ((prompt if needed else None, "The clip's prompt"), (mask and mask.words, "The mask's word")):
+        if text:
+            ensure_prompt(text, what)
+    tokens = checkpoint.tokens(prompt if needed else "")
     places = tokens.find(checkpoint.tokens(mask.words)) if mask else []
     if mask and mask.words and not places:
         raise TavError(

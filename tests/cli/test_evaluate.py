@@ -8,7 +8,8 @@ import torch
 
 from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.settings import Settings
-from tav_core.evaluation.paper_table import PUBLISHED
+from tav_core.errors import TavError
+from tav_core.evaluation.paper_table import PUBLISHED, edited_videos
 from tav_core.evaluation.report import FIGURES, as_claims, as_json, as_tables, by_variant
 from tav_core.evaluation.sampling import sample_variants
 from tav_core.evaluation.variants import VARIANTS
@@ -221,8 +222,26 @@ def test_what_cannot_be_measured_gets_a_clear_error_message(words, message, tmp_
     assert message in " ".join(said.err.split())
 
 
-def test_a_manifest_that_is_damaged_is_refused(tmp_path, clip_model):
-    (tmp_path / "manifest.json").write_text("{}")
-    said = tav("eval", tmp_path, "--clip-model", clip_model, "-o", tmp_path / "out")
-    assert said.code == 2
-    assert "cannot be read (it has no 'selection'); make the edits again" in said.err
+MANIFEST = {"selection": {"frames": 2, "size": [8, 8]}, "edits": [{"path": "a.mp4", "prompt": "a cat"}]}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "reason"),
+    [
+        ("{}", "it has no 'selection'"),
+        ("[" * 100_000, "recursion"),
+        (MANIFEST | {"selection": {"frames": "2", "size": [8, 8]}}, "its selection has '2' frames of the size (8, 8)"),
+        (MANIFEST | {"selection": {"frames": 2, "size": [8]}}, "its selection has 2 frames of the size (8,)"),
+        (MANIFEST | {"edits": [{"path": "a.mp4", "prompt": 5}]}, "5 is no path or prompt"),
+        (MANIFEST | {"edits": [{"path": "\x1b[31ma.mp4", "prompt": "a"}]}, r"'\x1b[31ma.mp4' is no file of an edit"),
+        (b"\xff" * 100_000, "can't decode byte 0xff"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_manifest_that_is_damaged_is_refused(tmp_path, manifest, reason):
+    data = manifest if isinstance(manifest, (bytes, str)) else json.dumps(manifest)
+    (tmp_path / "manifest.json").write_bytes(data if isinstance(data, bytes) else data.encode())
+    with pytest.raises(TavError, match="make the edits again") as refused:
+        edited_videos(tmp_path)
+    assert reason in str(refused.value)
+    assert len(str(refused.value)) < 1000

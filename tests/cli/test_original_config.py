@@ -183,7 +183,9 @@ def test_a_bomb_of_aliases_is_told_in_a_short_sentence(tmp_path, key):
     assert len(str(refused.value)) < 1000
 
 
-def test_nesting_without_end_is_told(tmp_path):
-    (tmp_path / "a.yaml").write_text("seed: " + "[" * 5000)
-    with pytest.raises(TavError, match="cannot be read as YAML"):
+@pytest.mark.parametrize("value", ["[" * 5000, "!!float _", "!!int x", '"\x1b"'], ids=lambda value: value[:9])
+def test_what_is_no_yaml_is_told(tmp_path, value):
+    (tmp_path / "a.yaml").write_text(f"seed: {value}")
+    with pytest.raises(TavError, match="cannot be read as YAML") as refused:
         read_config(tmp_path / "a.yaml")
+    assert str(refused.value).isprintable()

@@ -11,14 +11,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from tests.find_comfyui import find_comfyui
-from tests.fuzz.process import LIBRARY, Process
-
-HOST = "tests.fuzz.host_readers"
+from tests.fuzz.process import HOST, LIBRARY, Process
 
 
 def main() -> int:
     options = _options()
-    modules = (LIBRARY, HOST) if find_comfyui() and not options.without_comfyui else (LIBRARY,)
+    modules = LIBRARY + HOST if find_comfyui() and not options.without_comfyui else LIBRARY
     if options.replay:
         reader, seed = options.replay.split(":", 1)
         with Process(modules) as process:
@@ -27,7 +25,7 @@ def main() -> int:
         return bool(fault)
     faults, count, began = defaultdict(list), 0, time.monotonic()
     with Process(modules) as process:
-        for reader, seed in cases(options.seed, options.reader or names_in(modules)):
+        for reader, seed in cases(options.seed, options.reader or process.readers):
             if count == options.cases or time.monotonic() - began > 60 * options.minutes:
                 break
             count += 1
@@ -49,17 +47,6 @@ def cases(seed: int, readers: list[str]) -> Iterator[tuple[str, str]]:
         for reader in readers:
             yield reader, f"{seed}-{number}"
         number += 1
-
-
-def names_in(modules: tuple[str, ...]) -> list[str]:
-    from tests.fuzz.readers import READERS
-
-    names = list(READERS)
-    if HOST in modules:
-        from tests.fuzz.host_readers import READERS as OF_HOST
-
-        names += OF_HOST
-    return names
 
 
 def kind_of(reader: str, fault: str) -> str:

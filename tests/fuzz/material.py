@@ -7,6 +7,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import av
 import numpy as np
 import torch
 from PIL import Image
@@ -37,12 +38,17 @@ PICTURES = {"png": {}, "jpg": {"format": "JPEG"}, "webp": {}, "bmp": {}, "tiff":
 
 @cache
 def clip(suffix: str) -> bytes:
-    """A clip of 6 frames of 64 x 48."""
+    """A clip of 6 frames of 64 x 48, bit for bit the same in each process."""
     codec, pix_fmt = FORMATS[suffix]
     with tempfile.TemporaryDirectory() as folder:
-        return clips.encode(
-            Path(folder, f"clip.{suffix}"), clips.numbered(6), codec=codec, pix_fmt=pix_fmt
-        ).read_bytes()
+        path = Path(folder, f"clip.{suffix}")
+        with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+            stream = container.add_stream(codec, rate=24, options={"flags": "+bitexact", "threads": "1"})
+            stream.height, stream.width, stream.pix_fmt = 48, 64, pix_fmt
+            for image in clips.numbered(6):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+            container.mux(stream.encode(None))
+        return path.read_bytes()
 
 
 @cache
@@ -81,14 +87,8 @@ def miniature() -> Checkpoint:
 @cache
 def original() -> Path:
     """A result of the original, in a folder that stays as long as this process."""
-    folder = Path(tempfile.mkdtemp(dir=work()), "original")
+    folder = Path(tempfile.mkdtemp(), "original")
     return write_original(folder, MINIATURE)
-
-
-@cache
-def work() -> Path:
-    """A folder for this process; the one who starts it deletes it."""
-    return Path(tempfile.mkdtemp(prefix="fuzz-"))
 
 
 def copied(folder: Path, to: Path) -> Path:
@@ -131,4 +131,11 @@ def lora() -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def safetensors(tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
+    return in_order(save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata))
+
+
+def in_order(data: bytes) -> bytes:
+    """A .safetensors file with its header in alphabetical order; safetensors shuffles the metadata."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode()
+    return len(header).to_bytes(8, "little") + header + data[8 + length :]

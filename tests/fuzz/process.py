@@ -13,21 +13,25 @@ from pathlib import Path
 
 import psutil
 
-LIBRARY = "tests.fuzz.readers"
+LIBRARY = ("tests.fuzz.pictures", "tests.fuzz.texts", "tests.fuzz.own_files", "tests.fuzz.networks")
+HOST = ("tests.fuzz.nodes",)
+"""The modules with the readers of tav_core, and those that need a ComfyUI."""
 STARTING = 300
 
 
 class Process:
     """Runs cases in a worker process, and starts a new one only after one had to be killed, or died.
 
-    modules: that hold the READERS. patience: seconds of computing, or of waiting for nothing, after which a case hangs.
+    modules: with the readers. patience: seconds of computing, or of waiting for nothing, after which a case hangs.
+    readers: their names.
     """
 
-    def __init__(self, modules: tuple[str, ...] = (LIBRARY,), patience: float = 20.0):
+    def __init__(self, modules: tuple[str, ...] = LIBRARY, patience: float = 20.0):
         self.modules, self.patience = modules, patience
-        self.folder, self.process = tempfile.mkdtemp(prefix="fuzz-"), None
+        self.folder, self.process, self.readers = tempfile.mkdtemp(prefix="fuzz-"), None, []
 
     def __enter__(self) -> "Process":
+        self._start()
         return self
 
     def __exit__(self, *_) -> None:
@@ -62,8 +66,9 @@ class Process:
                 env=environment,
                 cwd=Path(__file__).parents[2],
             )
-        if self._answer(STARTING) != b"ready\n":
+        if not (answer := self._answer(STARTING)):
             raise RuntimeError(f"The worker does not start: {self._last_words()}")
+        self.readers = json.loads(answer)
 
     @property
     def _errors(self) -> Path:

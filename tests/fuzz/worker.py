@@ -1,7 +1,8 @@
-"""Runs cases one after the other in a process of its own: `python -m tests.fuzz.worker`, a case a line on stdin.
+"""Runs cases one after the other in a process of its own: `python -m tests.fuzz.worker MODULE...`.
 
-A line is READER SEED; the answer is a line of JSON: what is wrong, and where, or null. What a reader prints goes to
-stderr, which also tells where a process hung when it is sent SIGUSR1.
+It first answers with the names of the readers in the modules. Then each line on stdin is READER SEED, and the answer a
+line of JSON: what is wrong, and where, or null. What a reader prints goes to stderr, which also tells where a process
+hung when it is sent SIGUSR1.
 """
 
 import faulthandler
@@ -18,6 +19,8 @@ import warnings
 from pathlib import Path
 from random import Random
 
+from tests.fuzz.registry import READERS
+
 ROOM = 2 << 30
 """Bytes that a case may take, in memory that is really used."""
 LONGEST_MESSAGE = 2000
@@ -31,22 +34,18 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1)
     warnings.simplefilter("ignore")
     logging.disable()
-    readers = {}
     for module in sys.argv[1:]:
-        readers |= importlib.import_module(module).READERS
-    answers.write("ready\n")
+        importlib.import_module(module)
+    answers.write(json.dumps(list(READERS)) + "\n")
     for line in sys.stdin:
-        name, seed = line.split()
-        answers.write(json.dumps(fault_in(readers[name], name, seed)) + "\n")
+        answers.write(json.dumps(fault_in(*line.split())) + "\n")
 
 
-def fault_in(reader, name: str, seed: str) -> str | None:
+def fault_in(name: str, seed: str) -> str | None:
     """What is wrong with how a reader takes the case of this seed; None if it opens or refuses it as it should."""
-    from tests.fuzz.material import work
-
     before = _begin_to_measure()
-    with tempfile.TemporaryDirectory(dir=work()) as folder:
-        read = reader(Random(f"{name} {seed}"), Path(folder))
+    with tempfile.TemporaryDirectory() as folder:  # in a folder of this process alone
+        read = READERS[name](Random(f"{name} {seed}"), Path(folder))
         fault = None
         try:
             read()

@@ -401,6 +401,30 @@ def test_a_source_prompt_for_some_steps_is_refused(sd, tuned, latent):
         executed(node, tuned[0], latent, partial, 0.5, 0.0, 0, unique_id="3", prompt=graph())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tav_timesteps": None},
+        {"tav_timesteps": [5000] * STEPS},
+        {"tav_timesteps": [1]},
+        {"tav_trajectory": torch.zeros(STEPS + 1, 3, 4, 8, 8, dtype=torch.int8)},
+        {"tav_trajectory": torch.zeros(0)},
+    ],
+    ids=str,
+)
+def test_a_path_that_another_node_has_changed_is_refused(tuned, latent, change):
+    with pytest.raises(ValueError, match="a node in between has lost it"):
+        pack("nodes.host.latents").path_of(latent | change, tuned[0], "This")
+
+
+def test_a_timestep_or_level_that_another_node_has_changed_is_ignored_and_8_bits_are_read(tuned, latent):
+    latents = pack("nodes.host.latents")
+    for timestep in (None, -1, 5000, "981", [981]):
+        assert latents.timestep_of(latent | {"tav_timestep": timestep}, tuned[0]) is None
+    assert latents.timestep_of(latent | {"tav_noise_level": []}, tuned[0]) == latent["tav_timestep"]
+    assert latents.frames_of({"samples": latent["samples"].to(torch.float8_e4m3fn)}).dtype == torch.float32
+
+
 def test_the_trajectory_is_the_clip_at_each_level(sd, tuned, clip, latent):
     assert latent["tav_trajectory"].shape == (STEPS + 1, *clip.shape)
     assert latent["tav_trajectory"].dtype == torch.float32

@@ -12,10 +12,11 @@ import torch
 
 from tests.fuzz import material
 from tests.fuzz.mutations import odd_value, of_boxes, of_tensor, of_text, of_value, times
-from tests.fuzz.readers import PROMPT, stored
+from tests.fuzz.own_files import stored
+from tests.fuzz.registry import reader
+from tests.fuzz.texts import PROMPT
 from tests.host.inprocess import core, executed, miniature, pack
 
-READERS: dict[str, Callable[[Random, Path], Callable[[], object]]] = {}
 GRAPH = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd.safetensors"}},
     "2": {
@@ -32,11 +33,6 @@ GRAPH = {
     "7": {"class_type": "OneShotTune", "inputs": {"model": ["2", 0], "positive": ["6", 0], "latents": ["8", 0]}},
 }
 COUNTS = (0, 1, 3, 8, -1, 64, 2**31, 10**9, 2**63)
-
-
-def reader(function: Callable) -> Callable:
-    READERS[function.__name__] = function
-    return function
 
 
 def in_folder(folder: Path) -> None:
