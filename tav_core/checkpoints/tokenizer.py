@@ -9,7 +9,7 @@ from pathlib import Path
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTokenizer
 
-from ..errors import TavError, is_out_of_memory, reason, shown
+from ..errors import TavError, brief, is_out_of_memory, shown
 from ..layout import Tokens
 from .configs import read_json, read_text
 from .prompt_weights import weighted_parts
@@ -45,7 +45,7 @@ def open_tokenizer(folder: Path, length: int, size: int) -> CLIPTokenizer:
     except Exception as error:  # transformers and tokenizers fail in many ways
         if is_out_of_memory(error):
             raise
-        raise TavError(f"The tokenizer {name} is damaged ({reason(error)}): download the folder again.") from error
+        raise TavError(f"The tokenizer {name} is damaged ({brief(error)}): download the folder again.") from error
     ends = tokenizer.bos_token_id, tokenizer.eos_token_id
     if len(ids) != length or ids[0] != ends[0] or ids[3] != ends[1] or len(tokenizer) > size:
         raise TavError(
