@@ -141,8 +141,18 @@ def test_a_workflow_names_the_pack_of_each_node(path):
             assert node["properties"]["Node name for S&R"] == node["type"]
 
 
-def test_the_readme_points_at_files_that_are_there():
-    text = (ROOT / "README.md").read_text()
-    assert [link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text) if not (ROOT / link).exists()] == []
-    assert [name for name in re.findall(r"workflows/[\w./-]+\.json", text) if not (ROOT / name).is_file()] == []
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_points_at_files_that_are_there(path):
+    text = path.read_text(encoding="utf-8")
+    assert [link for link in re.findall(r"\]\((?!https?:)([^)#]+)", text) if not (path.parent / link).exists()] == []
+    named = [name for name in re.findall(r"workflows/[\w./-]+\.json", text) if "NAME" not in name]
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def test_every_workflow_is_documented():
+    text = (ROOT / "docs" / "workflows.md").read_text(encoding="utf-8")
     assert [path.stem for path in WORKFLOWS if f"`{path.stem}`" not in text] == []
+    assert f"There are {len(WORKFLOWS)}, each" in (ROOT / "README.md").read_text(encoding="utf-8")

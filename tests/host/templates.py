@@ -60,7 +60,6 @@ ROOM = {
     "KSamplerAdvanced": IMAGE,
     "LoadMiniature": LINE,
     "LoadVideoFrames": VIDEO,
-    "LossGraphNode": IMAGE,
     "OneShotTune": IMAGE + 2 * LINE + 44,  # a square animation, with the line above it
     "PreviewImage": IMAGE,
     "SaveVideo": VIDEO,

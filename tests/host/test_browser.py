@@ -373,7 +373,7 @@ def test_the_info_button_shows_a_nodes_help(page, node):
 TUNE_A_LITTLE = """() => {
     const few = {steps: 2, validate_every: 1, gradient_checkpointing: 'off', frames: 4};
     const kept = ['LoadMiniature', 'LoadVideoFrames', 'CLIPTextEncode', 'VAEEncode', 'InflateUNet', 'OneShotTune',
-                  'LossGraphNode'];
+                  'PreviewImage'];
     for (const node of [...app.graph._nodes]) {
         if (!kept.includes(node.type)) app.graph.remove(node);
         for (const widget of node.widgets ?? []) if (widget.name in few) widget.value = few[widget.name];
