@@ -110,8 +110,8 @@ def tune(
     prompt_embeds: (b, n, d), of the prompt that describes the video; or (b, f, n, d), a prompt per frame; or a
         `Prompt`.
     scheduler: gives the noise schedule and the prediction type, epsilon or v_prediction.
-    control: (noisy_latents, timesteps, frames=) -> residual arguments of the network for this step; frames: the numbers
-        of those that it sees, or None for all.
+    control: (noisy_latents, timesteps) -> residual arguments of the network for this step; in windows it also gets
+        frames=, the numbers of the clip's frames that the latents are.
     draw: step -> (latents, noise, timesteps) of the whole clip, instead of the seeded draws; not with a window.
     checkpoint: a file to resume from if it exists; written every `config.checkpoint_every` steps, at the end, and
         before an exception propagates (including one from `on_step`, which is how a host cancels).
@@ -160,7 +160,8 @@ def tune(
                 frames = windows.drawn(count, generator)
                 clean, noise, timesteps = draw(step) if draw else random(_frames_of(latents, frames))
                 noisy = scheduler.add_noise(clean, noise, timesteps)
-                residuals = control(noisy, timesteps, frames=frames) if control else {}
+                part = {} if frames is None else {"frames": frames}
+                residuals = control(noisy, timesteps, **part) if control else {}
                 with autocast:
                     prediction = unet(
                         noisy, timesteps, prompt if frames is None else prompt.on_frames(frames), **residuals

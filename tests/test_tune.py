@@ -86,7 +86,7 @@ def test_a_posterior_is_sampled_at_every_step():
 def test_control_joins_every_step(whole):
     given = []
 
-    def control(noisy, timesteps, frames):
+    def control(noisy, timesteps):
         given.append(noisy.shape)
         return {"down_intrablock_additional_residuals": [torch.ones(4, 16, 8, 8), torch.ones(4, 32, 4, 4)]}
 

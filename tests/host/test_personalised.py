@@ -157,7 +157,7 @@ def test_tuning_under_control_is_tuning_in_the_shell(exact, host, models, clip, 
         embeds,
         core("diffusers").DDPMScheduler.from_config(opened.scheduler.config),
         settings,
-        control=lambda noisy, timesteps, frames: residuals(controls, noisy, timesteps, embeds),
+        control=lambda noisy, timesteps: residuals(controls, noisy, timesteps, embeds),
     )
     assert losses == pytest.approx(report.losses, rel=1e-4)
     assert weights.facts.base_fingerprint == base

@@ -31,6 +31,7 @@ WIDTHS = {"compare-edits": 4 * SIZE + 3 * 8}  # the clip, three edits, and a lin
 TWICE = (
     "change-one-thing",
     "edit-with-saved-weights",
+    "long-clip",
     "per-frame-prompts",
     "text-to-video",
     "try-with-the-miniature",
@@ -133,7 +134,8 @@ def test_the_same_video_comes_again_where_nothing_was_kept(server, client, drawn
 def test_every_kind_of_node_of_ours_is_in_a_workflow_that_runs_twice(server):
     kinds = {node["class_type"] for name in TWICE for node in workflow(name).values()}
     once = set(nodes_of(Client(server))) - kinds
-    assert once == {"ApplyTunedWeights"}  # which calls what Load Tuned Weights calls
+    # they call what Load Tuned Weights and TAV Sample call
+    assert once == {"ApplyTunedWeights", "TAVDDIMSampler"}
 
 
 def test_another_prompt_seed_and_guidance_each_give_another_video(client, drawn):
