@@ -107,7 +107,7 @@ class DDIMInvert(io.ComfyNode):
         graph, node_id = place_in_graph(cls)
         note = warn_of_missing(model, positive, graph, node_id)
         samples, began = frames_of(latent_image), time.perf_counter()
-        with readable_errors("use fewer frames or a smaller size"):
+        with readable_errors("use Video Windows, fewer frames or a smaller size"):
             latent = invert_latents(model, positive, samples, steps, invert_with)
             values = {"steps": steps, "frames": len(samples), "seconds": time.perf_counter() - began, "note": note}
             if check:

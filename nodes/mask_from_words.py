@@ -65,6 +65,6 @@ class MaskFromWords(io.ComfyNode):
         places = tokens.find(tokens_of(clip, words)) if words.strip() else []
         if not places:
             raise TavError(f"The source prompt does not have {shown(words)}; give one or more of its words.")
-        with readable_errors("use fewer frames or a smaller size"):
+        with readable_errors("use Video Windows, fewer frames or a smaller size"):
             mask = mask_of_words(model, source, path, places, threshold)
         return io.NodeOutput(mask, ui=ui_values(masked=float(mask.mean())))

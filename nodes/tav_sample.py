@@ -97,7 +97,7 @@ class TAVSample(io.ComfyNode):
         need(0 <= eta <= 1, "eta", eta, "from 0 to 1")
         note = warn_of_missing(model, positive, *place_in_graph(cls))
         samples, began = frames_of(latent_image), time.perf_counter()
-        with readable_errors("use fewer frames or a smaller size"):
+        with readable_errors("use Video Windows, fewer frames or a smaller size"):
             video = sample_latents(model, positive, negative, latent_image, steps, cfg=cfg, eta=eta, seed=seed)
         kept = {name: value for name, value in latent_image.items() if name not in OURS}
         values = ui_values(steps=steps, cfg=cfg, frames=len(samples), seconds=time.perf_counter() - began, note=note)

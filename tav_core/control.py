@@ -53,8 +53,12 @@ class Control:
         if len(self.images) == 1 or frames == tuple(range(len(self.images))):
             return self
         if frames not in self._parts:
-            self._parts[frames] = replace(self, images=self.images[list(frames)])
+            self._parts[frames] = self.cut(frames)
         return self._parts[frames]
+
+    def cut(self, frames: Sequence[int]) -> "Control":
+        """A new control of these frames alone."""
+        return self if len(self.images) == 1 else replace(self, images=self.images[list(frames)])
 
     @cached_property
     def _parts(self) -> dict[tuple[int, ...], "Control"]:
@@ -92,7 +96,8 @@ def residuals(
     """
     prompt = as_prompt(prompt_embeds)
     if frames is not None:
-        controls, prompt = [control.on_frames(frames) for control in controls], prompt.on_frames(frames)
+        # not kept: tuning draws ever other windows
+        controls, prompt = [control.cut(frames) for control in controls], prompt.on_frames(frames)
     batch, frames = len(latents), latents.shape[2]
     timesteps = torch.as_tensor(timesteps, device=latents.device).reshape(-1).expand(batch)
     skips, middles, features = [], [], []

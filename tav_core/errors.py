@@ -61,7 +61,8 @@ def message_for(error: BaseException) -> str | None:
         return str(error)
     if is_out_of_memory(error):
         return (
-            "Out of memory. Turn on gradient checkpointing (tuning will resume), or use fewer frames or a smaller size."
+            "Out of memory. Turn on gradient checkpointing (tuning will resume), or use windows of frames, fewer "
+            "frames or a smaller size."
         )
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         where = f"{error.filename2 or error.filename}: " if error.filename else ""

@@ -7,6 +7,7 @@ fuses those of overlapping crops (Bar-Tal et al. 2023, arXiv 2302.08113).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ class Windows:
     fuse: str = "pyramid"
 
     def __post_init__(self):
+        for name in ("length", "overlap"):
+            whole = isinstance(getattr(self, name), Integral) and not isinstance(getattr(self, name), bool)
+            need(whole, {"length": "window"}.get(name, name), getattr(self, name), "a whole number of frames")
         need(self.length == 0 or self.length >= 2, "window", self.length, "at least 2 frames, or 0 for the whole clip")
         need(self.fuse in FUSES, "fuse", self.fuse, f"one of {', '.join(FUSES)}")
         most = max(0, self.length - 2)
@@ -42,7 +46,7 @@ class Windows:
         if self.length > num_frames:
             raise TavError(
                 f"The window has {self.length} frames, but the clip has only {num_frames}; give at most {num_frames}, "
-                "or 0 for the whole clip."
+                "or do without windows."
             )
 
     def divides(self, num_frames: int) -> bool:

@@ -57,28 +57,34 @@ def residuals_of(
         control.cleanup()
 
 
-def on_frames(control: ControlBase, frames: Sequence[int]) -> ControlBase:
+def on_frames(control: ControlBase, frames: Sequence[int], made: dict[int, ControlBase] | None = None) -> ControlBase:
     """The controls of these frames of a clip alone; they share the network. Copies made during a run are ready to use.
 
+    made: those of these frames so far, by the id of the whole one; the host puts only identical controls in one batch.
     Raises TavError for a control of another pack, whose images may be kept in another way.
     """
+    made = {} if made is None else made
+    if id(control) in made:
+        return made[id(control)]
     if type(control) not in (ControlNet, ControlLora, T2IAdapter):
         raise TavError(
             f"A {type(control).__name__} cannot be used in windows of frames; use a ControlNet of ComfyUI's."
         )
-    one = copy.copy(control)
+    made[id(control)] = one = copy.copy(control)
     one.cond_hint_original = of_frames(one.cond_hint_original, frames)
     one.extra_concat_orig = [of_frames(each, frames) for each in one.extra_concat_orig]
     # safe: what the host itself resets when it is given other images: those of the video's size, an adapter's features
     one.cond_hint = one.extra_concat = one.control_input = None
     if one.previous_controlnet is not None:
-        one.previous_controlnet = on_frames(one.previous_controlnet, frames)
+        one.previous_controlnet = on_frames(one.previous_controlnet, frames, made)
+    if clones := getattr(one, "multigpu_clones", None):  # not in 0.3.64
+        one.multigpu_clones = {device: on_frames(clone, frames, made) for device, clone in clones.items()}
     return one
 
 
 def of_frames(of_clip: Tensor, frames: Sequence[int]) -> Tensor:
-    """What belongs to these frames; one for all frames stays as it is."""
-    return of_clip if len(of_clip) == 1 else of_clip[list(frames)]
+    """What belongs to these frames; one for all frames stays as it is, and too few repeat, as they do in the host."""
+    return of_clip if len(of_clip) == 1 else of_clip[[frame % len(of_clip) for frame in frames]]
 
 
 def _as_diffusers(given: dict[str, list], noisy: Tensor, ends: list[int]) -> dict[str, Tensor | tuple | list]:

@@ -29,7 +29,7 @@ def loras_behind(graph: Graph, node_id: str | None, socket: str = "model") -> li
         strength = inputs.get("strength_model", inputs.get("strength"))
         strength = strength if isinstance(strength, (int, float)) else None
         if strength != 0:
-            files = [value for name, value in inputs.items() if "lora" in name and _is_file(value)]
+            files = [value for name, value in inputs.items() if "lora" in str(name) and _is_file(value)]
             loras += [{"file": _name(file), "strength": strength} for file in files]
     return loras[::-1]
 

@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from comfy import controlnet, ops, utils
+from comfy import controlnet, model_management, ops, utils
 from comfy.cldm.cldm import ControlNet
 from comfy.ldm.modules.diffusionmodules.openaimodel import TimestepEmbedSequential
 from comfy.t2i_adapter.adapter import Adapter
@@ -23,7 +23,7 @@ def load_pose_controlnet() -> controlnet.ControlNet:
     names = _names(config, settings)
     network.load_state_dict({names[name]: tensor for name, tensor in weights.items()})
     set_groups(network, config["norm_num_groups"])
-    return controlnet.ControlNet(network)
+    return controlnet.ControlNet(network, load_device=model_management.get_torch_device())
 
 
 def load_depth_adapter() -> controlnet.T2IAdapter:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import comfy.model_management
@@ -24,6 +25,7 @@ from ...tav_core.resume import damage_in, losses_kept_in, steps_kept_in
 from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
+from ...tav_core.windows import Windows, per_window
 from .conditioning import conditions_of, only_prompt, prompt_of
 from .control import check_controls, recorded, residuals_of, settings_of
 from .differences import has_loras
@@ -146,8 +148,15 @@ def _tune(
 ) -> list[float]:
     latents = rearrange(run.inputs["latents"], "f c h w -> 1 c f h w").to(device)
     given = {theirs: run.inputs[ours].to(device) for theirs, ours in INPUTS.items() if ours in run.inputs}
-    prompt = prompt_of(given)
+    prompt, windows = prompt_of(given), Windows(config.window)
     with residuals_of(control, patcher, given) as residuals:
+
+        def predict(noisy: Tensor, timestep: Tensor, frames: list[int]) -> Tensor:
+            """The prediction for a window, (f, c, h, w)."""
+            part, given = noisy[:, :, frames], prompt.on_frames(frames)
+            divided = {"frames": frames} if windows.divides(noisy.shape[2]) else {}
+            prediction = unet(part, timestep, given, **(residuals(part, timestep, **divided) if residuals else {}))
+            return rearrange(prediction, "1 c f h w -> f c h w")
 
         def estimate() -> Tensor:
             """The clip as the network denoises it, from the same noise at every step of a run."""
@@ -156,7 +165,8 @@ def _tune(
             timestep = torch.tensor([VALIDATION_TIMESTEP], device=device)
             with torch.no_grad():
                 noisy = scheduler.add_noise(latents, noise, timestep)
-                prediction = unet(noisy, timestep, prompt, **(residuals(noisy, timestep) if residuals else {}))
+                prediction = per_window(windows, latents.shape[2], partial(predict, noisy, timestep))
+                prediction = rearrange(prediction, "f c h w -> 1 c f h w")
             clean = scheduler.step(prediction, VALIDATION_TIMESTEP, noisy, generator=generator).pred_original_sample
             return rearrange(clean, "1 c f h w -> f c h w")
 

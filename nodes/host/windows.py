@@ -7,12 +7,13 @@ holds the clip's first frame.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from comfy.controlnet import ControlBase
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy.utils import repeat_to_batch_size
 from einops import rearrange
 from torch import Tensor
 
+from ...tav_core.errors import TavError
 from ...tav_core.windows import Windows, windowed
 from .control import of_frames, on_frames
 from .keep_checks import check_calls
@@ -30,9 +31,10 @@ def windows_of(patcher: ModelPatcher) -> Windows:
 
 def with_windows(patcher: ModelPatcher, windows: Windows) -> ModelPatcher:
     """A clone that sees a video in windows, in tuning, inversion and with any sampler."""
-    patcher = without_windows(patcher.clone())
+    patcher = patcher.clone()
     patcher.set_attachments(WINDOWS, windows)
     for kind, around in zip(KINDS, (_around_sampling, _around_preparation, _around_prediction), strict=True):
+        patcher.remove_wrappers_with_key(kind, WINDOWS)
         patcher.add_wrapper_with_key(kind, WINDOWS, around(windows))
         # safe: the host calls wrappers in the order of their keys; what an edit keeps is kept window by window
         others = {key: given for key, given in patcher.wrappers[kind].items() if key != WINDOWS}
@@ -40,17 +42,19 @@ def with_windows(patcher: ModelPatcher, windows: Windows) -> ModelPatcher:
     return patcher
 
 
-def without_windows(patcher: ModelPatcher) -> ModelPatcher:
-    """Removes a MODEL's windows, in place."""
-    patcher.remove_attachments(WINDOWS)
-    for kind in KINDS:
+def undivided(patcher: ModelPatcher) -> ModelPatcher:
+    """Lets a MODEL with windows predict what it is given in one call, in place; memory stays that of a window."""
+    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.PREDICT_NOISE):
         patcher.remove_wrappers_with_key(kind, WINDOWS)
     return patcher
 
 
 def conditions_on(guider, frames: Sequence[int], num_frames: int) -> dict[str, list]:
     """A guider's conditions for some of a clip's frames."""
-    return {name: [_of_window(one, frames, num_frames) for one in given] for name, given in guider.conds.items()}
+    if len(frames) == num_frames:
+        return guider.conds
+    made: dict[int, ControlBase] = {}
+    return {name: [_of_window(one, frames, made) for one in given] for name, given in guider.conds.items()}
 
 
 @contextmanager
@@ -64,13 +68,17 @@ def conditioned(guider, conds: dict[str, list]) -> Iterator[None]:
 
 
 def _around_sampling(windows: Windows) -> Callable:
-    def sample(executor, noise, *args, **kwargs):
+    def sample(executor, noise, latent_image, sampler, *args, **kwargs):
         guider = executor.class_obj  # safe: the CFGGuider whose sampling is wrapped
         check_calls(guider.model_options, "Video Windows")
+        name = getattr(getattr(sampler, "sampler_function", None), "__name__", "")
+        if "cfg_pp" in name:  # they look into each call, and would see the last window alone
+            name = name.removeprefix("sample_")
+            raise TavError(f"Video Windows does not work with the sampler {name}; choose one without cfg_pp.")
         windows.check(len(noise))
         guider.tune_a_video_windows = windowed(_Clip(guider, len(noise)), windows)
         try:
-            return executor(noise, *args, **kwargs)
+            return executor(noise, latent_image, sampler, *args, **kwargs)
         finally:
             del guider.tune_a_video_windows
 
@@ -127,20 +135,19 @@ class _Clip:
         return predict
 
 
-def _of_window(cond: dict, frames: Sequence[int], num_frames: int) -> dict:
+def _of_window(cond: dict, frames: Sequence[int], made: dict[int, ControlBase]) -> dict:
     """A condition of the host's for these frames alone: its prompts, masks and control images."""
     cond = dict(cond)
     if cond.get("control") is not None:
-        cond["control"] = on_frames(cond["control"], frames)
+        cond["control"] = on_frames(cond["control"], frames, made)
     if cond.get("mask") is not None:
-        cond["mask"] = of_frames(repeat_to_batch_size(cond["mask"], num_frames), frames)  # as the host repeats them
-    of_model = cond.get("model_conds", {})
-    cond["model_conds"] = {name: _sliced(given, frames, num_frames) for name, given in of_model.items()}
+        cond["mask"] = of_frames(cond["mask"], frames)
+    cond["model_conds"] = {name: _sliced(given, frames) for name, given in cond.get("model_conds", {}).items()}
     return cond
 
 
-def _sliced(given, frames: Sequence[int], num_frames: int):
+def _sliced(given, frames: Sequence[int]):
     tensor = getattr(given, "cond", None)
-    if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) != num_frames:
+    if not isinstance(tensor, Tensor) or tensor.ndim == 0:
         return given
     return given._copy_with(of_frames(tensor, frames))  # safe: as the host's own context windows do

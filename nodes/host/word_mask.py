@@ -19,7 +19,7 @@ from .ddim import for_inversion
 from .keep_checks import check_options
 from .schedule import sigmas_of
 from .sd_model import blocks_of
-from .windows import conditioned, conditions_on, windows_of, without_windows
+from .windows import conditioned, conditions_on, undivided, windows_of
 
 NODE = "Mask From Words"
 
@@ -56,7 +56,7 @@ def mask_of_words(
             maps.extend(per_window(windows, len(clean), partial(look, sigma)) for sigma in sigmas[:-1])
             return clean.to(sigmas.device)
 
-    guider = CFGGuider(without_windows(for_inversion(patcher)))
+    guider = CFGGuider(undivided(for_inversion(patcher)))
     guider.inner_set_conds({"positive": source})
     guider.set_cfg(1.0)
     sigmas = torch.cat([sigmas_of(patcher)[sorted(looked_at(path.timesteps), reverse=True)].cpu(), torch.zeros(1)])

@@ -97,7 +97,8 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor | None], name: str) ->
         "misshapen": [key for key in wanted if key in tensors and tensors[key].shape != wanted[key]],
         "unknown": [key for key in tensors if key not in wanted],
     }
-    found = [f"{len(keys)} {fault} tensors, such as {', '.join(keys[:3])}" for fault, keys in faults.items() if keys]
+    named = {fault: brief(", ".join(keys[:3])) for fault, keys in faults.items()}
+    found = [f"{len(keys)} {fault} tensors, such as {named[fault]}" for fault, keys in faults.items() if keys]
     if found:
         raise TavError(f"{name} is damaged or of another kind ({'; '.join(found)}): choose an intact checkpoint.")
     ensure_numbers({key: tensors[key] for key in wanted}, name)
@@ -169,7 +170,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 def ensure_stored(path: Path, name: str) -> None:
     """Raises TavError for a pickle in a compressed archive, of which 27 MB may become 6 GB; torch compresses none."""
     if zipfile.is_zipfile(path):
-        with suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+        # of other versions of the format, damage makes some; torch says what it cannot read
+        with suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(path) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
                 raise TavError(f"{name} is compressed, as torch never saves: download the .safetensors version.")
 

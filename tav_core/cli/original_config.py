@@ -179,7 +179,7 @@ def _with_defaults(given: Mapping, defaults: Mapping, path: Path, section: str) 
     if unknown := [
         f"{section}{name if isinstance(name, str) else shown(name)}" for name in given if name not in defaults
     ]:
-        raise TavError(f"{path} has unknown settings: {', '.join(unknown)[:300]}; correct or remove them.")
+        raise TavError(f"{path} has unknown settings: {brief(', '.join(unknown))}; correct or remove them.")
     typed = {name: _typed(name, value, f"{path}: {section}{name}") for name, value in given.items()}
     return {**defaults, **{name: value for name, value in typed.items() if value is not None}}
 

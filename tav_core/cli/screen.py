@@ -89,7 +89,7 @@ def say_memory(plan: MemoryPlan, what: str) -> None:
     say(f"{what} will take about {readable_bytes(plan.needed)} of memory on top of the model; {free}.")
     if plan.available is not None and not plan.fits:
         more = ", or turn on gradient checkpointing" if plan.checkpointing is False else ""
-        say(f"Warning: it will probably not fit; use fewer frames or a smaller size{more}.")
+        say(f"Warning: it will probably not fit; use --window, fewer frames or a smaller size{more}.")
 
 
 def readable_bytes(count: int) -> str:

@@ -55,7 +55,8 @@ class EditConfig:
         choices = ("auto", *PRECISIONS)
         need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
         need(self.invert_with in INVERSIONS, "invert_with", self.invert_with, f"one of {', '.join(INVERSIONS)}")
-        self.windows  # noqa: B018
+        if self.window is not None:  # else that of the weights, which are not open yet
+            Windows(self.window, self.windows.overlap)
         if self.dials and not self.from_inversion:
             raise TavError("An edit can keep structure or layout only if it starts from the inverted clip.")
 

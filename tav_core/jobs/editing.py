@@ -122,11 +122,15 @@ def selection_as_tuned(clip: Path, facts: TunedFacts, changed: Mapping) -> Selec
 
 def _divided_as_tuned(config: EditConfig, facts: TunedFacts, num_frames: int) -> EditConfig:
     """The settings with a window, by default that of the tuning."""
-    if config.window is None:
-        window = (facts.config or {}).get("window", 0)
-        config = replace(config, window=window if window < num_frames else 0)
+    window = config.window
+    if window is None:
+        tuned = (facts.config or {}).get("window", 0)
+        window = tuned if isinstance(tuned, int) and 2 <= tuned < num_frames else 0
+    if config.overlap and not window:
+        raise TavError("The overlap is that of windows, but the clip is edited whole; also give --window.")
+    config = replace(config, window=window)
     config.windows.check(num_frames)
-    return config
+    return config if config.windows.divides(num_frames) else replace(config, window=0, overlap=None)
 
 
 def _check_prompts(prompts: Sequence[str]) -> None:

@@ -502,7 +502,7 @@ def test_where_memory_is_short_checkpointing_is_on_and_a_warning_says_what_to_lo
     said = tav(*tuning(files, tmp_path / "a.safetensors", steps=1)).err
     assert "1.0 MiB are free" in said
     assert "Gradient checkpointing is on, because a step would not fit without it" in said
-    assert "Warning: it will probably not fit; use fewer frames or a smaller size.\n" in said
+    assert "Warning: it will probably not fit; use --window, fewer frames or a smaller size.\n" in said
     said = tav(*tuning(files, tmp_path / "b.safetensors", steps=1, gradient_checkpointing="off")).err
     assert "a smaller size, or turn on gradient checkpointing." in said
 

@@ -29,12 +29,14 @@ def test_an_inversion_in_other_windows_is_made_anew(divided, tmp_path):
         assert outcome.code == 0, outcome.err
         reused.append(manifest(tmp_path)["inversion"]["reused"])
     assert reused == [False, True, False, False, False]
+    assert tav(*editing(divided, tmp_path, "a cube", **STEPS, overlap=1)).code == 0  # of the tuned window
+    assert manifest(tmp_path)["settings"] | {"window": 3, "overlap": 1} == manifest(tmp_path)["settings"]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 16}, "The window has 16 frames, but the clip has only 4; give at most 4, or 0"),
+        ({"window": 16}, "The window has 16 frames, but the clip has only 4; give at most 4, or do without windows"),
         ({"window": 1}, "window must be at least 2 frames, or 0 for the whole clip; got 1"),
         ({"window": 3, "overlap": 2}, "overlap must be from 0 to 1"),
     ],
@@ -48,3 +50,5 @@ def test_a_window_that_cannot_be_is_refused_before_any_work(divided, tmp_path, o
 def test_a_clip_no_longer_than_the_tuned_window_is_edited_whole(divided, tmp_path):
     assert tav(*editing(divided, tmp_path, "a cube", **STEPS, frames=2)).code == 0
     assert manifest(tmp_path)["settings"]["window"] == 0
+    outcome = tav(*editing(divided, tmp_path, "a cube", **STEPS, frames=2, overlap=1))
+    assert_refused(outcome, "the clip is edited whole; also give --window")

@@ -202,6 +202,35 @@ def test_a_video_no_longer_than_the_window_is_bit_equal_to_one_without(sd, tuned
     assert torch.equal(sampled(whole, sd, latent, STEPS), sampled(plain, sd, latent, STEPS))
 
 
+def test_a_preview_of_tuning_sees_windows_too(sd, clip, tmp_path):
+    model, shapes = divided(pack("nodes.host.inflate").inflate(sd.model)), []
+    controlled, _ = under_control(sd.text(CLIP_PROMPT))
+    tune(model, controlled, tmp_path, clip=clip, on_step=lambda step, loss, estimate: shapes.append(estimate().shape))
+    assert set(shapes) == {clip.shape}
+
+
+def test_a_network_under_a_shared_control_runs_both_prompts_in_one_batch_in_windows_too(sd, tuned):
+    model, seen = watched(tuned[1])
+    network = pack("nodes.host.miniature_control").load_pose_controlnet()
+    images = torch.rand(FRAMES, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    apply = core("nodes").ControlNetApplyAdvanced().apply_controlnet
+    positive, negative = apply(sd.text(EDIT), sd.text(""), network, images, 0.8, 0.0, 1.0)
+    with torch.inference_mode():
+        noise = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
+        pack("nodes.host.ddim").sample_latents(model, positive, negative, noise, 2, cfg=3.0, eta=0.0, seed=0)
+    assert set(seen) == {2 * LENGTH}
+
+
+def test_more_prompts_than_frames_are_cut_off_as_they_are_without_windows(sd, tuned):
+    words = [
+        f"a {colour} ball" for colour in ("red", "blue", "green", "pink", "red", "purple", "yellow", "blue", "red")
+    ]
+    texts = torch.cat([sd.text(word)[0][0] for word in words]).clone()
+    noise = {"samples": torch.zeros(FRAMES, 4, 8, 8)}
+    given = [sampled(tuned[1], sd, noise, 2, positive=[[some, {}]], cfg=1.0) for some in (texts[:FRAMES], texts)]
+    assert torch.equal(*given)
+
+
 def test_the_hosts_samplers_see_windows_too(sd, tuned, clip):
     model, seen = watched(tuned[1])
     latent = inverted(model, sd, clip, 10)
@@ -222,6 +251,11 @@ def test_what_cannot_be_divided_is_told(sd, tuned, clip):
     assert "overlap must be from 0 to 2" in node.validate_inputs(length=4, overlap=3)
     with pytest.raises(ValueError, match="16 frames, but the clip has only 7"):
         inverted(divided(tuned[0], 16), sd, clip, STEPS)
+    settings = "disable", 0, 4, 3.0, "euler_cfg_pp", "ddim_uniform"
+    ends = sd.text(EDIT), sd.text(""), inverted(tuned[1], sd, clip, 4), 0, 10000, "disable"
+    sampler = core("nodes").KSamplerAdvanced()
+    with pytest.raises(ValueError, match="does not work with the sampler euler_cfg_pp"):
+        sampler.sample(tuned[1], *settings, *ends)
     context = core("comfy_extras.nodes_context_windows").ContextWindowsManualNode
     both = context.execute(tuned[1], 4, 1, "standard_static", 1, False, "pyramid", 0, False, "", False).args[0]
     with pytest.raises(ValueError, match="does not work with Context Windows"):
