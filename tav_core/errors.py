@@ -8,10 +8,18 @@ import torch
 from safetensors import SafetensorError
 
 
+LONGEST = 1200  # characters of a message
+
+
 class TavError(ValueError):
     """Invalid input, or a run that cannot continue; the message says what was given, what is needed and what to do."""
 
     __module__ = "tune_a_video"  # ComfyUI shows the type with its module, which is else the long path of this pack
+
+    def __str__(self) -> str:
+        """The message; one with a name or path of thousands of characters loses its middle, not the advice at its end."""
+        text = super().__str__()
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
 def need(condition: bool, name: str, got: object, needed: str) -> None:

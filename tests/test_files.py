@@ -178,3 +178,10 @@ def test_a_lock_is_held_against_other_processes_and_given_back(tmp_path):
             pass
     assert other().stdout == "held\n"
     assert not os.listdir(tmp_path)
+
+
+def test_a_message_with_an_endless_name_keeps_what_to_do_at_its_end():
+    message = str(TavError(f"There is no file {'x' * 100_000}; check the path."))
+    assert len(message) < 1300
+    assert message.startswith("There is no file xxx")
+    assert message.endswith("; check the path.")
