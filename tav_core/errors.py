@@ -7,7 +7,6 @@ import reprlib
 import torch
 from safetensors import SafetensorError
 
-
 LONGEST = 1200  # characters of a message
 
 
@@ -17,7 +16,7 @@ class TavError(ValueError):
     __module__ = "tune_a_video"  # ComfyUI shows the type with its module, which is else the long path of this pack
 
     def __str__(self) -> str:
-        """The message; one with a name or path of thousands of characters loses its middle, not the advice at its end."""
+        """The message; one with an endless name or path loses its middle, not the advice at its end."""
         text = super().__str__()
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
@@ -73,7 +72,7 @@ def message_for(error: BaseException) -> str | None:
             "frames or a smaller size."
         )
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        where = f"{error.filename2 or error.filename}: " if error.filename else ""
+        where = f"{brief(error.filename2 or error.filename)}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))
         advice = "Free some space or choose another place" if full else "Check that it can be read and written"
         return f"{where}{error.strerror or error}. {advice}, then start again."
