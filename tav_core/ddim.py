@@ -6,7 +6,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 from torch import Tensor
 
-from .errors import TavError, need
+from .errors import Overflowed, TavError, need
 from .prediction import PredictNoise
 from .source import SourcePath
 
@@ -32,6 +32,7 @@ def invert(
         as the inversion itself, which with 0 is the original's.
     Returns the trajectory (num_steps + 1, b, c, f, h, w), clean latents first. As in the original, the network is
     given the timestep that the step moves to, while the latents are still at the previous one.
+    Raises Overflowed, a TavError, if the latents become NaN or infinite, as `sample` does.
     """
     inverse = _on_noise(DDIMInverseScheduler, scheduler)
     timesteps = visited_timesteps(inverse, num_steps)
@@ -44,7 +45,7 @@ def invert(
         trajectory.append(latents)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
-    return torch.stack(trajectory)
+    return torch.stack([*trajectory[:-1], _finite(trajectory[-1])])
 
 
 def source_path(trajectory: Tensor, scheduler: DDIMScheduler, num_steps: int) -> SourcePath:
@@ -88,6 +89,15 @@ def sample(
             latents = clip.to(latents).lerp(latents, mask)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
+    return _finite(latents)
+
+
+def _finite(latents: Tensor) -> Tensor:
+    if not latents.isfinite().all():
+        raise Overflowed(
+            "The latents became NaN or infinite. The network overflowed, or was given such values; use bf16 or float32 "
+            "and check what it was given."
+        )
     return latents
 
 

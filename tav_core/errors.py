@@ -21,6 +21,10 @@ class TavError(ValueError):
         return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
 
 
+class Overflowed(TavError):
+    """Latents that became NaN or infinite; hosts say which of their settings helps."""
+
+
 def need(condition: bool, name: str, got: object, needed: str) -> None:
     """Raises TavError for a setting that does not meet its condition."""
     if not condition:

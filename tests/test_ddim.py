@@ -147,3 +147,10 @@ def test_what_ddim_cannot_follow_is_refused_before_the_first_step(scheduler, ste
 def test_other_prediction_types_are_refused():
     with pytest.raises(TavError, match=r"epsilon or v_prediction.*'sample'"):
         as_noise(lambda x, t: x, ddim(prediction_type="sample"))
+
+
+@pytest.mark.parametrize("follow", [invert, sample])
+def test_latents_that_become_nan_are_told(follow):
+    broken = lambda latents, timestep: latents * float("nan" if timestep > 500 else 1)  # noqa: E731
+    with pytest.raises(TavError, match=r"became NaN or infinite.*use bf16 or float32"):
+        follow(broken, video(), ddim(), 10)

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...tav_core.ddim import invert, sample, source_path, visited_timesteps
-from ...tav_core.errors import TavError
+from ...tav_core.errors import Overflowed, TavError
 from ...tav_core.masks import latent_mask
 from ...tav_core.source import SourcePath
 from ...tav_core.steps import INVERSIONS
@@ -221,11 +221,12 @@ def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, 
     guider.set_cfg(cfg)
     callback = latent_preview.prepare_callback(patcher, sampler.num_steps)
     sigmas = sampling_sigmas(patcher, sampler.num_steps)
-    output = guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
-    if not output.isfinite().all():
+    try:
+        output = guider.sample(noise, samples, sampler, sigmas, callback=callback, disable_pbar=True, seed=seed)
+    except Overflowed as error:
         raise TavError(
             "The MODEL returned NaN or infinite values, probably from an overflow in half precision; switch to bf16 or "
             "fp32 with the node ModelComputeDtype, or start ComfyUI with --force-fp32."
-        )
+        ) from error
     # safe: where core's own samplers put their output
     return output.to(comfy.model_management.intermediate_device())

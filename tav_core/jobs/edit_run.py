@@ -17,7 +17,7 @@ from torch import Tensor
 from ..checkpoints.checkpoint import Checkpoint
 from ..control import Control
 from ..ddim import invert, sample, source_path
-from ..errors import TavError
+from ..errors import Overflowed, TavError
 from ..files import atomic_path, locked, remove_leftovers, staged
 from ..inflate import InflatedUNet
 from ..metrics import peak_signal_to_noise
@@ -97,8 +97,13 @@ class EditRun:
         with locked(self.folder, f"The folder {self.folder}"):
             for name in (INVERSION, "staged"):
                 remove_leftovers(self.folder / name)
-            with staged(self.folder, last=MANIFEST) as staging:
-                return self._run(staging, on_step)
+            try:
+                with staged(self.folder, last=MANIFEST) as staging:
+                    return self._run(staging, on_step)
+            except Overflowed as error:
+                raise TavError(
+                    f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead."
+                ) from error
 
     def _run(self, staging: Path, on_step: Callable | None) -> EditReport:
         rows, psnr, path, mask = [("source", self.clip.frames)], None, None, None
@@ -144,8 +149,6 @@ class EditRun:
         with self._timed("reconstruction"):
             on_reconstruction = on_step and partial(on_step, part="reconstruction")
             reconstruction = sample(predict_noise, trajectory[-1], scheduler, steps, on_step=on_reconstruction)
-        if not (trajectory.isfinite().all() and reconstruction.isfinite().all()):
-            raise TavError(f"The inversion overflowed {self.unet.dtype}; use precision bf16 or no instead.")
         inversion = Inversion(trajectory, reconstruction)
         inversion.save(self.folder / INVERSION, self.key)
         return inversion
