@@ -1,6 +1,7 @@
 """Readers with faults that the fuzzer must find, and one without."""
 
 import ctypes
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -22,7 +23,10 @@ def refuses(rng: Random, folder: Path) -> Callable[[], object]:
 
 @reader
 def refuses_at_length(rng: Random, folder: Path) -> Callable[[], object]:
-    return lambda: refuse("x" * 5000)
+    def refuse_at_length() -> None:
+        raise OSError(errno.EIO, "x" * 5000)
+
+    return refuse_at_length
 
 
 @reader

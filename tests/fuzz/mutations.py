@@ -117,7 +117,7 @@ def odd_value(rng: Random) -> object:
 def retyped(rng: Random, value: object) -> object:
     """The same value in another type, as far as there is one."""
     if isinstance(value, str):
-        return rng.choice((list(value[:20]), {"value": value}, len(value), value.encode().hex()))
+        return rng.choice((list(value[:20]), {"value": value}, len(value), value.encode(errors="surrogatepass").hex()))
     if isinstance(value, (bool, int, float)):
         return rng.choice((str(value), [value], -value, value + 0.5, value * 10**6, bool(value)))
     if isinstance(value, list):

@@ -38,7 +38,7 @@ def write(path, pictures: list[np.ndarray], transfer: int, primaries: int):
     names = {PQ: "smpte2084", HLG: "arib-std-b67", SDR_TRANSFER: "bt709"}, {BT2020: "bt2020", P3: "smpte432"}
     tags = f"transfer={names[0][transfer]}:colorprim={names[1][primaries]}:colormatrix=bt2020nc"
     with av.open(str(path), "w") as container:
-        options = {"crf": "4", "x265-params": f"log-level=none:{tags}"}
+        options = {"crf": "4", "x265-params": f"log-level=none:bframes=0:pools=none:frame-threads=1:{tags}"}
         stream = container.add_stream("libx265", rate=24, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = "yuv420p10le"
