@@ -4,7 +4,9 @@ import json
 import platform
 import shlex
 import sys
+from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +21,7 @@ from ..demo.settings import SETTINGS, Settings
 from ..errors import TavError, need
 from ..evaluation.evaluate import Outcome, evaluate
 from ..evaluation.paper_table import edited_videos, score_videos, scores_as_json, scores_as_rows
+from ..evaluation.processes import evaluate_in_processes
 from ..evaluation.report import as_claims, as_json, as_tables, by_variant, explanation, table
 from ..evaluation.variants import VARIANTS, Variant
 from ..files import atomic_path, ensure_writable
@@ -87,6 +90,9 @@ def evaluation(
     lora: Loras = None,
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
+    processes: Annotated[
+        int, typer.Option(help="On a CPU: clips measured at once, each in a process with its share of the threads.")
+    ] = 1,
     force: Annotated[bool, typer.Option("--force", help="Discard the samples in DIR/.eval and start over.")] = False,
 ) -> None:
     """Measure the method and its ablations, or score edits as the paper does.
@@ -110,8 +116,10 @@ def evaluation(
     need(count is None or count > 0, "count", count, "1 or more")
     need(frames > 1, "frames", frames, "2 or more")
     need(0 <= seed < 2**63, "seed", seed, "a whole number of at least 0, below 2^63")
+    need(0 < processes <= 64, "processes", processes, "1 to 64")
     ensure_writable(output)
     torch_device = choose_device(device)
+    need(processes == 1 or torch_device.type == "cpu", "processes", processes, f"1 on {torch_device}")
     if results:
         _score(results, clip_model, output, torch_device)
         return
@@ -120,14 +128,17 @@ def evaluation(
         CLIPS[Clips(clips).value]()[:count],
         {name: each for name, each in VARIANTS.items() if name in chosen},
         Settings(tuning_steps, learning_rate, steps, inversion_steps, guidance, frames, GroupNorm(group_norm).value),
-        open_base(
-            checkpoint or miniature_path(), device=torch_device, **base_options(lora, prediction_type)
-        ).checkpoint,
+        partial(_opened, checkpoint or miniature_path(), device=torch_device, **base_options(lora, prediction_type)),
         output,
         seed=seed,
         device=torch_device,
+        processes=processes,
         force=force,
     )
+
+
+def _opened(checkpoint: Path, **options) -> Checkpoint:
+    return open_base(checkpoint, **options).checkpoint
 
 
 def _refuse_drawn_world_options(context: typer.Context) -> None:
@@ -141,21 +152,28 @@ def _measure(
     clips: list[WorldClip],
     variants: dict[str, Variant],
     settings: Settings,
-    opened: Checkpoint,
+    open_checkpoint: Callable[[], Checkpoint],
     output: Path,
     *,
     seed: int,
     device: torch.device,
+    processes: int,
     force: bool,
 ) -> None:
-    work = output / ".eval"
+    opened, work = open_checkpoint(), output / ".eval"  # refuses a bad checkpoint before anything else is touched
     work.mkdir(exist_ok=True)
     for kept in work.glob("*.safetensors") if force else ():
         kept.unlink()
     shown = next((clip for clip in clips if clip.plan.name == "walk"), clips[0])
     rows, measured = {}, []
     with tqdm(total=len(variants) * len(clips), desc="Evaluating", unit="variant") as bar:
-        for outcome in evaluate(opened, clips, variants, settings, seed=seed, work=work):
+        if processes == 1:
+            outcomes = evaluate(opened, clips, variants, settings, seed=seed, work=work)
+        else:
+            outcomes = evaluate_in_processes(
+                open_checkpoint, clips, variants, settings, processes, seed=seed, work=work
+            )
+        for outcome in outcomes:
             measured.append((outcome.variant, outcome.clip.name, outcome.figures))
             if not outcome.is_reference:
                 bar.write(_line(outcome), file=sys.stderr)

@@ -79,6 +79,19 @@ def test_a_second_run_samples_nothing_again(evaluated, checkpoint, monkeypatch):
     assert json.loads((folder / "eval.json").read_text()) == before
 
 
+def test_two_processes_measure_what_one_does(checkpoint, tmp_path):
+    figures = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        said = tav(*evaluating(checkpoint, folder, "no-tuning", count=2, frames=3, processes=processes))
+        assert said.code == 0, said.err
+        figures[processes] = json.loads((folder / "eval.json").read_text())
+    measured, expected = ({row: of["iou"]["values"] for row, of in figures[n].items()} for n in (2, 1))
+    assert measured == {row: pytest.approx(values, abs=0.02) for row, values in expected.items()}  # other threads round
+    assert len(expected["no-tuning"]) == 8
+
+
 def test_other_settings_are_sampled_again(checkpoint, tmp_path):
     opened, variants = load_checkpoint(checkpoint), {"full": VARIANTS["full"]}
     clip = replace(clips_to_report()[0], edits=clips_to_report()[0].edits[:1])
