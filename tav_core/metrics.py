@@ -30,8 +30,12 @@ def peak_signal_to_noise(frames: Tensor, source: Tensor, where: Tensor | None = 
     where: (f, h, w) bool, the pixels that count; by default all.
     """
     error = (frames - source).square()
-    error = error.mean() if where is None else error[where].mean()
-    return -10 * math.log10(max(error.item(), 1e-10))
+    return decibels((error if where is None else error[where]).mean().item())
+
+
+def decibels(mean_squared_error: float) -> float:
+    """The PSNR in dB that belongs to a mean squared error of values in 0..1; 100 at most."""
+    return -10 * math.log10(max(mean_squared_error, 1e-10))
 
 
 def structural_similarity(frames: Tensor, source: Tensor) -> float:

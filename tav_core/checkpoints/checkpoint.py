@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ..errors import TavError
 from ..families import family_of_config
 from ..layout import Tokens
 from ..prompt import Prompt
+from ..video.pixels import to_float
 from .configs import check, read_config
 from .networks import clip_names, diffusers_network, read_weights, text_encoder
 from .original import image_config, image_tensors, is_original, is_original_config
@@ -79,18 +80,19 @@ class Checkpoint:
 
     @torch.no_grad()
     def encode_video(self, frames: Tensor, posterior: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Encodes frames (f, h, w, 3) in 0..1 to latents (1, 4, f, h/8, w/8): the VAE's mean times scaling_factor.
+        """Encodes frames (f, h, w, 3), float in 0..1 or uint8, to latents (1, 4, f, h/8, w/8): the VAE's mean times
+        scaling_factor.
 
         With `posterior` returns (mean, std), both of that shape and scale. Frames go through the VAE one at a time.
         """
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         fits = frames.ndim == 4 and frames.shape[3] == 3 and not any(side % factor for side in frames.shape[1:3])
-        if not fits or not frames.is_floating_point():
+        if not fits or not (frames.is_floating_point() or frames.dtype == torch.uint8):
             raise TavError(
-                f"Encoding needs float frames (f, h, w, 3) in 0..1 with height and width divisible by {factor}, "
-                f"got {tuple(frames.shape)} of {frames.dtype}: resize or crop the clip first."
+                f"Encoding needs frames (f, h, w, 3), float in 0..1 or uint8, with height and width divisible by "
+                f"{factor}, got {tuple(frames.shape)} of {frames.dtype}: resize or crop the clip first."
             )
-        pixels = rearrange(frames * 2 - 1, "f h w c -> f c h w").split(1)
+        pixels = (rearrange(to_float(frame) * 2 - 1, "1 h w c -> 1 c h w") for frame in frames.split(1))
         posteriors = [self.vae.encode(frame.to(self.vae.device, self.vae.dtype)).latent_dist for frame in pixels]
         mean, std = (
             rearrange(torch.cat(parts) * self.vae.config.scaling_factor, "f c h w -> 1 c f h w")
@@ -98,15 +100,26 @@ class Checkpoint:
         )
         return (mean, std) if posterior else mean
 
-    @torch.no_grad()
     def decode_video(self, latents: Tensor) -> Tensor:
         """Decodes scaled latents (1, 4, f, h, w) to frames (f, 8 h, 8 w, 3) in 0..1, float32 on the CPU."""
+        video = None
+        for number, frame in enumerate(self.decoded_frames(latents)):
+            if video is None:
+                video = frame.new_empty(latents.shape[2], *frame.shape)
+            video[number] = frame
+        return video
+
+    def decoded_frames(self, latents: Tensor) -> Iterator[Tensor]:
+        """What `decode_video` gives, one frame (8 h, 8 w, 3) at a time, so that a long video need not fit in memory."""
         if latents.ndim != 5 or latents.shape[0] != 1:
             raise TavError(f"Decoding needs the latents (1, c, f, h, w) of one video, got {tuple(latents.shape)}.")
         latents = rearrange(latents / self.vae.config.scaling_factor, "1 c f h w -> f c h w")
-        frames = (self.vae.decode(frame.to(self.vae.device, self.vae.dtype)).sample for frame in latents.split(1))
-        pixels = torch.cat([frame.float().cpu() for frame in frames])
-        return rearrange((pixels / 2 + 0.5).clamp(0, 1), "f c h w -> f h w c")
+        return (self._decoded(frame) for frame in latents.split(1))
+
+    @torch.no_grad()
+    def _decoded(self, latents: Tensor) -> Tensor:
+        pixels = self.vae.decode(latents.to(self.vae.device, self.vae.dtype)).sample.float().cpu()
+        return rearrange((pixels / 2 + 0.5).clamp(0, 1), "1 c h w -> h w c")
 
 
 def load_checkpoint(

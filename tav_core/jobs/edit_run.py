@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
@@ -20,12 +21,13 @@ from ..ddim import invert, sample, source_path
 from ..errors import Overflowed, TavError
 from ..files import atomic_path, locked, remove_leftovers, staged
 from ..inflate import InflatedUNet
-from ..metrics import peak_signal_to_noise
+from ..metrics import decibels
 from ..prediction import NoisePredictor
 from ..prompt import Prompt
 from ..source import SourcePath
 from ..steps import INVERSIONS
 from ..video.contact_sheet import contact_sheet, shown_frames
+from ..video.pixels import to_float
 from ..video.read import Clip
 from ..video.write import write_video
 from ..windows import windowed
@@ -110,23 +112,22 @@ class EditRun:
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
             with self._timed("reconstruction"):
-                frames = self._write(inversion.reconstruction, RECONSTRUCTION, staging)
-            psnr = peak_signal_to_noise(frames, self.clip.frames)
-            rows.append((f"reconstruction, {psnr:.1f} dB", frames[shown_frames(len(frames))]))
+                frames, psnr = self._write(inversion.reconstruction, RECONSTRUCTION, staging)
+            rows.append((f"reconstruction, {psnr:.1f} dB", frames))
             path = source_path(
                 inversion.trajectory.to(self.latents), self.checkpoint.scheduler, self.config.inversion_steps
             )
             with self._timed("mask"):
                 mask = self.keeping.mask_on(path, self._source(), self.config.windows)
             if mask is not None:
-                rows.append(("mask", _shown(mask, frames)))
+                rows.append(("mask", _shown(mask, frames.shape[1:3])))
         edits = []
         taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
         for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
-            frames = self._write(self._edited(prompt, path, mask, on_step), name, staging)
+            frames, _ = self._write(self._edited(prompt, path, mask, on_step), name, staging)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
-            rows.append((prompt, frames[shown_frames(len(frames))]))
+            rows.append((prompt, frames))
         with self._timed("sheet"):
             contact_sheet(staging / SHEET, rows)
         report = EditReport(edits, psnr, self.folder / SHEET, self.folder / MANIFEST)
@@ -183,16 +184,28 @@ class EditRun:
     def _predictor(self, prompt: str) -> NoisePredictor:
         return NoisePredictor(self.unet, self.encoded[prompt], self.checkpoint.scheduler, self.controls)
 
-    def _write(self, latents: Tensor, name: str, staging: Path) -> Tensor:
-        """Decodes latents, writes them as a video, and returns the frames.
+    def _write(self, latents: Tensor, name: str, staging: Path) -> tuple[Tensor, float]:
+        """Decodes latents and writes them as a video, frame by frame.
+
+        Returns the frames that a contact sheet shows, and the PSNR of all against the clip, in dB.
 
         A video that replaces an older one waits in `staging` for the manifest that describes it; others are there as
         soon as they are done.
         """
-        frames, file = self.checkpoint.decode_video(latents), f"{name}.mp4"
+        errors, kept, file = [], [], f"{name}.mp4"
         remove_leftovers(self.folder / file)
-        write_video((staging if (self.folder / file).exists() else self.folder) / file, frames, self.clip.fps)
-        return frames
+        target = (staging if (self.folder / file).exists() else self.folder) / file
+        write_video(target, self._watched(self.checkpoint.decoded_frames(latents), errors, kept), self.clip.fps)
+        return torch.stack(kept), decibels(float(np.mean(errors)))
+
+    def _watched(self, frames: Iterator[Tensor], errors: list[float], kept: list[Tensor]) -> Iterator[Tensor]:
+        """Passes frames on; notes each one's mean squared error against the clip, and keeps what a sheet shows."""
+        chosen = shown_frames(len(self.clip.frames))
+        for number, frame in enumerate(frames):
+            errors.append((frame - to_float(self.clip.frames[number])).square().mean().item())
+            if number in chosen:
+                kept.append(frame)
+            yield frame
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -228,10 +241,10 @@ class EditRun:
         }
 
 
-def _shown(mask: Tensor, frames: Tensor) -> Tensor:
-    """A mask (1, 1, f, h, w) as grey frames of the video's size, those that a contact sheet shows."""
-    grey = F.interpolate(rearrange(mask, "1 1 f h w -> f 1 h w"), tuple(frames.shape[1:3]))
-    return repeat(grey.cpu(), "f 1 h w -> f h w 3")[shown_frames(len(frames))]
+def _shown(mask: Tensor, size: Sequence[int]) -> Tensor:
+    """A mask (1, 1, f, h, w) as grey frames of the size (height, width), those that a contact sheet shows."""
+    chosen = rearrange(mask, "1 1 f h w -> f 1 h w")[shown_frames(mask.shape[2])]
+    return repeat(F.interpolate(chosen, tuple(size)).cpu(), "f 1 h w -> f h w 3")
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -19,9 +19,9 @@ class Selection:
     by_time: bool | None = None
 
     def read(self) -> Clip:
-        """Reads the frames (f, h, w, 3); raises TavError as `read_frames` does."""
+        """Reads the frames (f, h, w, 3), uint8; raises TavError as `read_frames` does."""
         chosen = {"start": self.start, "stride": self.stride, "by_time": self.by_time}
-        return read_frames(self.clip, self.frames, size=self.size, fit=self.fit, **chosen)
+        return read_frames(self.clip, self.frames, size=self.size, fit=self.fit, **chosen, as_bytes=True)
 
     @property
     def width_and_height(self) -> list[int]:

@@ -22,8 +22,8 @@ WIDEST_FRAME = 480  # so that few frames do not fill the sheet
 def contact_sheet(path: str | os.PathLike, rows: Sequence[tuple[str, Tensor]]) -> None:
     """Writes a PNG with a label and a row of frames for each video.
 
-    rows: (label, frames (f, h, w, 3) float in 0..1). At most 8 frames are shown, evenly spread from the first to the
-    last; long labels wrap.
+    rows: (label, frames (f, h, w, 3), float in 0..1 or uint8). At most 8 frames are shown, evenly spread from the first
+    to the last; long labels wrap.
     """
     strips = [_strip(frames) for _, frames in rows]
     width = max(strip.shape[1] for strip in strips)

@@ -16,7 +16,7 @@ from .source import FrameSource, frames_of, open_source
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames (f, h, w, 3), float32 in 0..1, and the frame rate (1/s) that keeps the source's speed.
+    """Frames (f, h, w, 3), float32 in 0..1 or uint8 in 0..255, and the frame rate (1/s) that keeps the source's speed.
 
     notes: warnings for the user. by_time: whether the frames were chosen by time. Unpacks to frames and fps.
     """
@@ -40,6 +40,7 @@ def read_frames(
     fit: str = "crop",
     at_most: bool = False,
     by_time: bool | None = None,
+    as_bytes: bool = False,
 ) -> Clip:
     """Reads `num_frames` frames of a video, a GIF, an animated WebP or a folder of images.
 
@@ -53,7 +54,8 @@ def read_frames(
     enlarging is bicubic. Transparent pixels are blended with black. Interlaced frames are deinterlaced. HDR and wide
     gamut become BT.709. YUV with an unspecified colour matrix is read as in browsers: BT.709 from 720 lines on, BT.601
     below.
-    `at_most` takes fewer frames where there are not as many. Raises TavError for invalid options and missing or damaged
+    `at_most` takes fewer frames where there are not as many. `as_bytes` gives uint8 frames, which need a quarter of the
+    memory; without it they are float32. Raises TavError for invalid options and missing or damaged
     files; damage that leaves every frame to be shown is told in the clip's `notes`.
     """
     path = Path(path)
@@ -61,7 +63,7 @@ def read_frames(
     if not path.exists():
         raise TavError(f"There is no file or folder {path}; check the path of the video.")
     selection = {"size": size, "start": start, "stride": stride, "fit": fit, "at_most": at_most, "by_time": by_time}
-    return take_frames(open_source(path), num_frames, **selection, name=str(path))
+    return take_frames(open_source(path), num_frames, **selection, name=str(path), as_bytes=as_bytes)
 
 
 def take_frames(
@@ -75,6 +77,7 @@ def take_frames(
     name: str = "The clip",
     at_most: bool = False,
     by_time: bool | None = None,
+    as_bytes: bool = False,
 ) -> Clip:
     """As `read_frames`, from a source that is already open; `name` begins error messages."""
     check_choice(num_frames, size, start, stride, fit, by_time)
@@ -83,9 +86,11 @@ def take_frames(
         chosen, by_time = choose_frames(source.moments, num_frames, start, stride, by_time=by_time, at_most=at_most)
     except TavError as error:
         raise TavError(f"{name}: {error}") from None
-    frames = torch.empty(len(chosen), height, width, 3)
+    frames = torch.empty(len(chosen), height, width, 3, dtype=torch.uint8 if as_bytes else torch.float32)
     for frame, image in zip(frames, frames_of(source, chosen), strict=True):
-        frame.copy_(torch.from_numpy(fitted(image, width, height, fit))).div_(255)
+        frame.copy_(torch.from_numpy(fitted(image, width, height, fit)))
+    if not as_bytes:
+        frames.div_(255)
     return Clip(frames, _rate(source, chosen, by_time), tuple(source.notes), by_time)
 
 

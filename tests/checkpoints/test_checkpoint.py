@@ -217,9 +217,11 @@ def test_frames_that_cannot_be_encoded_are_refused(tiny, shape):
         tiny.encode_video(torch.rand(shape))
 
 
-def test_frames_of_bytes_are_refused(tiny):
-    with pytest.raises(TavError, match=r"needs float frames .* of torch.uint8"):
-        tiny.encode_video(torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
+def test_frames_of_bytes_are_encoded_as_the_floats_they_stand_for(tiny):
+    frames = torch.randint(256, (2, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(tiny.encode_video(frames), tiny.encode_video(frames.float() / 255))
+    with pytest.raises(TavError, match=r"float in 0..1 or uint8, .* of torch.int64"):
+        tiny.encode_video(frames.long())
 
 
 def test_latents_of_another_rank_are_refused(tiny):

@@ -3,6 +3,8 @@
 import pytest
 
 from tav_core import TunedWeights
+from tav_core.checkpoints.checkpoint import Checkpoint
+from tav_core.video import write
 from tests.cli.test_cli import assert_refused, editing, files, manifest, tav, tuning  # noqa: F401  `files` is a fixture
 
 STEPS = {"steps": 3, "inversion_steps": 3}
@@ -52,3 +54,20 @@ def test_a_clip_no_longer_than_the_tuned_window_is_edited_whole(divided, tmp_pat
     assert manifest(tmp_path)["settings"]["window"] == 0
     outcome = tav(*editing(divided, tmp_path, "a cube", **STEPS, frames=2, overlap=1))
     assert_refused(outcome, "the clip is edited whole; also give --window")
+
+
+def test_frames_are_written_as_they_are_decoded_so_that_a_long_edit_never_holds_them_all(
+    divided, tmp_path, monkeypatch
+):
+    events = []
+    for where, name in ((Checkpoint, "_decoded"), (write, "yuv")):
+        original = getattr(where, name)
+
+        def noted(*arguments, original=original, name=name):
+            events.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(where, name, noted)
+    outcome = tav(*editing(divided, tmp_path, "a cube", **STEPS))
+    assert outcome.code == 0, outcome.err
+    assert events == ["_decoded", "yuv"] * 4 * 2  # the reconstruction's four frames and the edit's

@@ -19,6 +19,7 @@ from tav_core.errors import TavError
 from tav_core.video import decode, write
 from tav_core.video.choose import FITS, select_frames
 from tav_core.video.frames import rgb
+from tav_core.video.pixels import to_uint8
 from tav_core.video.read import read_frames
 from tav_core.video.write import write_video
 from tests.clips import colours, encode, number_in, numbered, set_display_matrix, set_edit_list, set_exif_orientation
@@ -539,6 +540,27 @@ def test_what_is_no_clip_is_not_written(tmp_path):
     (tmp_path / "file").touch()
     refuses(lambda: write_video(tmp_path / "file" / "out.mp4", frames, 8), "could not be written")
     assert [f.name for f in tmp_path.iterdir()] == ["file"]
+
+
+def test_frames_are_written_one_by_one_as_they_are_together(tmp_path):
+    frames = gradients(3)
+    write_video(tmp_path / "together.mp4", frames, 8)
+    write_video(tmp_path / "singly.mp4", iter(frames), 8)
+    assert (tmp_path / "singly.mp4").read_bytes() == (tmp_path / "together.mp4").read_bytes()
+    refuses(lambda: write_video(tmp_path / "out.mp4", iter([]), 8), "no frames")
+    refuses(lambda: write_video(tmp_path / "out.mp4", iter([frames[0], frames[1] * float("nan")]), 8), "NaN")
+    refuses(
+        lambda: write_video(tmp_path / "out.mp4", iter([frames[0], frames[1, :48]]), 8), "(96, 128, 3)", "(48, 128, 3)"
+    )
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_frames_are_read_as_floats_or_as_bytes(tmp_path, as_bytes):
+    write_video(tmp_path / "clip.mp4", gradients(3), 8)
+    frames = read_frames(tmp_path / "clip.mp4", 3, size=16, as_bytes=as_bytes).frames
+    assert frames.dtype == (torch.uint8 if as_bytes else torch.float32)
+    assert np.array_equal(to_uint8(frames), to_uint8(read_frames(tmp_path / "clip.mp4", 3, size=16).frames))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, OSError(28, "No space left on device")])
