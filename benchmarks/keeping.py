@@ -42,7 +42,7 @@ def settings_of(default: Structure, resnets: list[str], transformers: list[str])
         found[f"layout {share}"] = Sampling(dials=Dials(layout=share))
     for mask in ("true", "word"):
         found[f"mask {mask}"] = Sampling(mask=mask)
-        for structure, layout in ((0.4, 0.4), (0.6, 0.4), (0.8, 0.4), (0.6, 0.8)):
+        for structure, layout in ((0.4, 0.4), (0.6, 0.4), (0.8, 0.4), (0.6, 0.8), (0.8, 0.8), (1.0, 1.0)):
             name = f"structure {structure}, layout {layout}, mask {mask}"
             found[name] = Sampling(dials=Dials(structure, layout), mask=mask)
     return found

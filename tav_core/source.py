@@ -9,7 +9,7 @@ source never drifts from the clip (as in Ju et al. 2023, arXiv 2310.01506).
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from torch import Tensor
@@ -34,6 +34,7 @@ class SourcePath:
     trajectory: Tensor
     timesteps: Sequence[int]
     alphas_cumprod: Tensor
+    _between: dict[float, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self):
         if len(self.trajectory) != len(self.timesteps) + 1 or len(self.trajectory) < 2:
@@ -62,6 +63,12 @@ class SourcePath:
         upper = min(bisect_left(sigmas, sigma * (1 - SAME), lo=1), len(sigmas) - 1)
         if math.isclose(sigmas[upper], sigma, rel_tol=SAME):
             return self.trajectory[upper]
+        if sigma not in self._between:  # once for all windows of a step
+            self._between.clear()
+            self._between[sigma] = self._interpolated(sigma, sigmas, upper)
+        return self._between[sigma]
+
+    def _interpolated(self, sigma: float, sigmas: Sequence[float], upper: int) -> Tensor:
         share = (sigma - sigmas[upper - 1]) / (sigmas[upper] - sigmas[upper - 1])
         below, above = (self.trajectory[i] * (1 + sigmas[i] ** 2) ** 0.5 for i in (upper - 1, upper))
         return below.lerp(above, share) / (1 + sigma**2) ** 0.5

@@ -43,6 +43,15 @@ def test_a_path_holds_the_latents_of_each_step_and_the_line_between_two():
     assert torch.equal(paths[10].clean, video())
 
 
+def test_the_windows_of_a_step_share_what_was_interpolated_for_it():
+    scheduler = ddim()
+    path = source_path(invert(lambda *_: video(seed=5), video(), scheduler, 10), scheduler, 10)
+    between, other = path.at(500), path.at(650)
+    assert path.at(650) is other
+    assert path.at(500) is not between  # only the latest is held
+    assert torch.equal(path.at(500), between)
+
+
 def test_a_path_needs_a_timestep_for_each_level():
     with pytest.raises(TavError, match="3 latents and 3 timesteps"):
         SourcePath(torch.zeros(3, 1), (1, 2, 3), torch.ones(1000))
