@@ -36,7 +36,7 @@ def settings_of(default: Structure, resnets: list[str], transformers: list[str])
     }
     found = {"plain": Sampling()}
     for name, structure in parts.items():
-        for share in SHARES if name in ("structure", "features", "attention") else (0.6,):
+        for share in SHARES if name == "structure" else (0.6, 1.0):
             found[f"{name} {share}"] = Sampling(dials=Dials(structure=share), borrows=structure)
     for share in SHARES:
         found[f"layout {share}"] = Sampling(dials=Dials(layout=share))

@@ -52,9 +52,22 @@ def test_stable_diffusion_borrows_where_plug_and_play_does():
     assert structure_of(inflate(case.unet2d(), **PLAIN)) == injected(case, "both")
 
 
-def test_a_smaller_network_borrows_from_the_same_part_of_its_decoder():
-    both = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
-    structure = structure_of(inflate(tiny_unet(**both)))
-    later = ("up_blocks.0.attentions.1", "up_blocks.1.attentions.0", "up_blocks.1.attentions.1")
-    assert structure.features == ("up_blocks.0.resnets.1",)
-    assert structure.attention == tuple(f"{path}.transformer_blocks.0" for path in later)
+def test_a_smaller_network_borrows_from_the_same_part_of_its_decoder_and_one_of_two_levels_from_its_beginning():
+    assert structure_with(3).features == ("up_blocks.1.resnets.0",)  # of six
+    structure = structure_with(2)
+    places = (
+        "up_blocks.0.attentions.0",
+        "up_blocks.0.attentions.1",
+        "up_blocks.1.attentions.0",
+        "up_blocks.1.attentions.1",
+    )
+    assert structure.features == ("up_blocks.0.resnets.0",)
+    assert structure.attention == tuple(f"{path}.transformer_blocks.0" for path in places)
+
+
+def structure_with(levels: int) -> Structure:
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D",) * levels,
+        "up_block_types": ("CrossAttnUpBlock2D",) * levels,
+    }
+    return structure_of(inflate(tiny_unet(**blocks, block_out_channels=(32, 64, 64)[:levels])))
