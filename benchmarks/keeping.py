@@ -22,6 +22,8 @@ from tav_core.lend import structure_of
 from tav_core.source import Dials
 
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
+TOGETHER = ((0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.8, 0.0), (0.8, 0.4), (0.8, 0.8), (1.0, 0.0), (1.0, 0.4), (1.0, 1.0))
+"""Shares of structure and layout, with a mask."""
 
 
 def settings_of(default: Structure, resnets: list[str], transformers: list[str]) -> dict[str, Sampling]:
@@ -42,7 +44,7 @@ def settings_of(default: Structure, resnets: list[str], transformers: list[str])
         found[f"layout {share}"] = Sampling(dials=Dials(layout=share))
     for mask in ("true", "word"):
         found[f"mask {mask}"] = Sampling(mask=mask)
-        for structure, layout in ((0.4, 0.4), (0.6, 0.4), (0.8, 0.4), (0.6, 0.8), (0.8, 0.8), (1.0, 1.0)):
+        for structure, layout in TOGETHER:
             name = f"structure {structure}, layout {layout}, mask {mask}"
             found[name] = Sampling(dials=Dials(structure, layout), mask=mask)
     return found
