@@ -14,7 +14,6 @@ from tav_core.evaluation.report import FIGURES, as_claims, as_json, as_tables, b
 from tav_core.evaluation.sampling import sample_variants
 from tav_core.evaluation.variants import VARIANTS
 from tav_core.inflate import inflate
-from tav_core.inflation import Inflation
 from tav_core.memory import tuning_memory
 from tav_core.video.write import write_video
 from tav_core.world.protocol import clips_to_report
@@ -117,7 +116,7 @@ def test_edits_of_one_batch_are_those_that_each_prompt_gives_alone(checkpoint):
 
 def test_the_factorised_baseline_trains_its_temporal_attention_alone():
     network = VARIANTS["factorised"].network
-    unet, whole = (inflate(tiny_unet(), of.inflation("frame")) for of in (network, replace(network, kind=Inflation)))
+    unet, whole = (inflate(tiny_unet(), of.inflation("frame")) for of in (network, replace(network, queries=True)))
     names = set(unet.trainable_parameters())
     assert names == {name for name in whole.trainable_parameters() if ".attn_temp." in name} != set()
     needed, needed_by_all = (tuning_memory(each, (1, 4, 2, 8, 8), checkpointing=False) for each in (unet, whole))

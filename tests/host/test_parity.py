@@ -93,9 +93,9 @@ def test_a_strength_is_tav_cores(sd, strength):
         assert worst(got, base) > 0.01
 
 
-def temporal_convolution(inflation, name):
+def temporal_convolution(name):
     """An Addition to each residual block that nobody else has: a convolution over time."""
-    return inflation.Addition(
+    return pack("tav_core.addition").Addition(
         place="resnet",
         build=lambda channels, _heads, layers=nn, **placement: {
             name: layers.Conv1d(channels, channels, 3, padding=1, **placement)
@@ -115,13 +115,13 @@ def convolved(conv, hidden_states, num_frames):
 
 def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monkeypatch):
     inflation, sd = pack("tav_core.inflation"), miniature()
-    for field, part in (("convolution", "conv_temp"), ("another", "conv_after")):  # the second sees what the first adds
-        monkeypatch.setitem(inflation.ADDITIONS, field, temporal_convolution(inflation, part))
+    for field, part in (("over_time", "conv_temp"), ("another", "conv_after")):  # the second sees what the first adds
+        monkeypatch.setitem(inflation.ADDITIONS, field, (temporal_convolution(part),))
         monkeypatch.setattr(inflation.Inflation, field, False, raising=False)
 
     @dataclass(frozen=True)
     class WithConvolution(inflation.Inflation):
-        convolution: bool = True
+        over_time: bool = True
         another: bool = True
 
     host, given = pack("nodes.host.inflate"), inputs(sd.model)
@@ -158,9 +158,8 @@ def golden_model(case):
     assert names.keys() == theirs.keys()
     host = pack("nodes.host.inflate")
     patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").blocks_of(patcher, "transformer")
-    heads_of = {path: block.heads for path, block in blocks.items()}
     additions = pack("tav_core.inflation").Inflation().additions
-    added = pack("nodes.host.added").added_model(case.part("temp."), additions, heads_of, torch.float32)
+    added = pack("nodes.host.added").added_model(case.part("temp."), additions, blocks, torch.float32)
     patcher.set_additional_models(host.KEY, [added])
     return patcher
 
