@@ -53,7 +53,7 @@ class InflateUNet(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip="Adds a convolution over time after each convolution of the residual blocks, as "
-                    "Make-A-Video does; it has no effect until tuned. Weights files become about twice as large.",
+                    "Make-A-Video does; it has no effect until tuned. Weights files become about three times as large.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(

@@ -1,4 +1,4 @@
-"""Position bias, pseudo-3-D convolution and merging by alpha: as published, the identity at first, tuned, taken away."""
+"""Position bias, pseudo-3-D convolution, merging by alpha: as published, the identity at first, tuned, taken away."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -140,6 +140,49 @@ def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monk
     assert torch.equal(expected, untuned)
 
 
+TEMPORAL_LAYERS = {
+    "position bias": {"position_bias": True},
+    "Make-A-Video": {"attention": "frame", "group_norm": "frame", "convolution": True},
+    "Video LDM": {
+        "attention": "frame",
+        "group_norm": "frame",
+        "convolution": True,
+        "merge": "alpha",
+        "queries": False,
+    },
+    "all": {"position_bias": True, "convolution": True, "merge": "alpha"},
+}
+
+
+@pytest.mark.parametrize("fields", TEMPORAL_LAYERS.values(), ids=TEMPORAL_LAYERS)
+def test_the_temporal_layers_of_other_networks_are_tav_cores(fields):
+    sd = miniature()
+    host, given = pack("nodes.host.inflate"), inputs(sd.model)
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    unet = pack("tav_core.inflate").inflate(unet, **fields)
+    untuned, names = core_prediction(unet, *given), unet.trainable_parameters()
+    tensors = {name: random(*p.shape, seed=5 + i, scale=0.05) for i, (name, p) in enumerate(names.items())}
+    facts = pack("tav_core.tuned_facts").TunedFacts(inflation=unet.inflation)
+    tuned = pack("tav_core").TunedWeights(tensors, facts)
+    for strength in (1.0, 0.5, 0.0):
+        tuned.apply(unet, strength)
+        expected = core_prediction(unet, *given)
+        assert worst(predict(host.with_tuned(sd.model, tuned, strength), *given), expected) < 1e-4
+        assert (worst(expected, untuned) > 0.01) == (strength > 0)
+    assert torch.equal(expected, untuned)
+    fresh = host.inflate(sd.model, **fields)
+    assert worst(predict(fresh, *given), untuned) < 1e-4
+
+
+def test_tuned_layers_are_not_computed_in_another_way_than_they_were_tuned():
+    sd = miniature()
+    host, error = pack("nodes.host.inflate"), pack("tav_core.errors").TavError
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    model = host.with_tuned(sd.model, tuned_weights(pack("tav_core.inflate").inflate(unet, merge="alpha")))
+    with pytest.raises(error, match="tuned with merge 'alpha', but Inflate UNet sets it to 'add'"):
+        host.inflate(model)
+
+
 @pytest.mark.parametrize("name", ["forward_A", "forward_B"])
 def test_the_hosts_own_unet_class_gives_what_the_original_does(name):
     case = golden.load(name)
