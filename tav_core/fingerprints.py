@@ -59,7 +59,7 @@ def run_fingerprint(
     tensors = (latents,) if torch.is_tensor(latents) else latents
     settings = [
         fingerprint(unet),
-        [*unet.inflation.decisive(), str(unet.dtype), tensors[0].device.type],
+        [*unet.inflation.as_key(), str(unet.dtype), tensors[0].device.type],
         schedule_of(scheduler),
         config.decisive(),
     ]

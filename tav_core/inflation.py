@@ -115,11 +115,14 @@ class Inflation:
         """The fields as a JSON-serializable dict."""
         return asdict(self)
 
-    def decisive(self) -> list:
-        """What determines a run's result; fields of LATER only where they are set, so that old runs resume."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        first = [value for name, value in own.items() if name not in LATER]
-        return first + [f"{name}={own[name]}" for name in LATER if own[name] != getattr(Inflation, name)]
+    def decisive(self) -> dict[str, str | bool]:
+        """What determines a result; fields of LATER only where they are set, so that what was kept before stays."""
+        own = self.as_metadata()
+        return {name: value for name, value in own.items() if name not in LATER or value != getattr(Inflation, name)}
+
+    def as_key(self) -> list:
+        """The same as a list for fingerprints, which held values without names before there were fields of LATER."""
+        return [f"{name}={value}" if name in LATER else value for name, value in self.decisive().items()]
 
     @property
     def additions(self) -> list[Addition]:

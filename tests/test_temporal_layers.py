@@ -1,5 +1,6 @@
 """Position bias, pseudo-3-D convolution, merging by alpha: as published, the identity at first, tuned, taken away."""
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -259,9 +260,11 @@ def test_steps_on_images_are_a_share_of_a_run_and_none_by_default(share, least, 
 
 
 def test_what_old_runs_were_known_by_stays():
-    assert Inflation().decisive() == ["sparse-causal", "video", True]
+    assert Inflation().decisive() == {"attention": "sparse-causal", "group_norm": "video", "temporal": True}
+    assert Inflation().as_key() == ["sparse-causal", "video", True]
     assert "image_share" not in TuneConfig().decisive()
-    assert VIDEO_LDM.decisive() != MAKE_A_VIDEO.decisive() != Inflation("frame", "frame").decisive()
+    keys = [json.dumps(inflation.as_key()) for inflation in (*INFLATIONS.values(), Inflation(convolution=True))]
+    assert len(set(keys)) == len(keys)
     assert Inflation.from_metadata({"attention": "first", "temporal": False}) == Inflation("first", temporal=False)
 
 

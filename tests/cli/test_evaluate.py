@@ -115,6 +115,18 @@ def test_edits_of_one_batch_are_those_that_each_prompt_gives_alone(checkpoint):
     assert (both.edits[2] - one.edits[0]).abs().max() < 1e-3 * one.edits.abs().max()
 
 
+def test_samples_that_were_kept_before_a_variant_had_more_fields_stay_valid():
+    assert VARIANTS["video-norm"].network.as_key() == {
+        "attention": "sparse-causal",
+        "group_norm": "video",
+        "temporal": True,
+        "kind": "<class 'tav_core.inflation.Inflation'>",
+        "is_tuned": True,
+    }
+    keys = {json.dumps(variant.network.as_key()) for variant in VARIANTS.values()}
+    assert len(keys) == len({variant.network for variant in VARIANTS.values()})
+
+
 def test_the_factorised_baseline_trains_its_temporal_attention_alone():
     network = VARIANTS["factorised"].network
     unet, whole = (inflate(tiny_unet(), of.inflation("frame")) for of in (network, replace(network, queries=True)))
