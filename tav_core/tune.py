@@ -39,7 +39,7 @@ class TuneConfig:
     window: frames per step, drawn from the clip as `Windows.drawn` does, so that memory and time do not grow with the
         clip; 0 takes all of them at every step.
     image_share: the share of the steps, drawn at random, in which each frame is an image of its own: neither attention
-        nor convolution nor norm reaches another frame (joint training on images, Ho et al. 2022, section 3.1).
+        nor convolution nor norm reaches another frame (joint training on images, Ho et al. 2022).
     """
 
     num_steps: int = 500
@@ -276,7 +276,7 @@ def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor | Prompt, s
                 f"Tuning needs video latents (b, c, f, h, w), got {tuple(tensor.shape)}; encode the clip first."
             )
     if unet.inflation.position_bias and given[0].shape[2] < 2:
-        raise TavError("A position bias says where frames are to each other, but there is one frame; use at least 2.")
+        raise TavError("A position bias relates frames to each other; it needs at least 2 frames, got 1.")
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {shown(kind)}.")

@@ -285,7 +285,7 @@ def test_combinations_without_meaning_are_refused(changes, message):
 
 def test_a_position_bias_needs_two_frames_and_images_a_share_below_one():
     unet = inflate(tiny_unet(), position_bias=True)
-    with pytest.raises(TavError, match="there is one frame; use at least 2"):
+    with pytest.raises(TavError, match="it needs at least 2 frames, got 1"):
         tune(unet, video(frames=1), text(), DDPMScheduler(**SCHEDULE), FAST)
     for share in (1, -0.1, "half"):
         with pytest.raises(TavError, match="image_share must be a number from 0 to below 1"):

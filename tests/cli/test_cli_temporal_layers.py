@@ -33,7 +33,7 @@ def test_options_go_into_the_weights_and_an_edit_reads_them_there(files, tmp_pat
         ({"no_temporal": True, "no_queries": True}, "nothing is left to tune"),
         ({"no_temporal": True, "merge": "alpha"}, "no temporal layer to merge"),
         ({"image_share": 1}, "image_share must be a number from 0 to below 1"),
-        ({"frames": 1, "position_bias": True}, "there is one frame; use at least 2"),
+        ({"frames": 1, "position_bias": True}, "it needs at least 2 frames, got 1"),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_a_sentence(files, tmp_path, options, message):  # noqa: F811

@@ -183,6 +183,13 @@ def test_tuned_layers_are_not_computed_in_another_way_than_they_were_tuned():
         host.inflate(model)
 
 
+def test_inflate_unet_refuses_temporal_layers_without_meaning_before_anything_runs():
+    check = pack("nodes.inflate_unet").InflateUNet.validate_inputs
+    assert check(temporal=True) is True  # as in a workflow that was saved before the others came
+    assert "position_bias belongs to temporal attention" in check(temporal=False, position_bias=True)
+    assert check(temporal=None, position_bias=True) is True  # linked
+
+
 @pytest.mark.parametrize("name", ["forward_A", "forward_B"])
 def test_the_hosts_own_unet_class_gives_what_the_original_does(name):
     case = golden.load(name)
