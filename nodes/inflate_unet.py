@@ -2,8 +2,9 @@ from comfy_api.latest import io
 
 from ..tav_core.attention import PATTERNS
 from ..tav_core.inflation import GROUP_NORMS, Inflation
+from ..tav_core.merge import MERGES
 from .host.versions import known
-from .sockets import ADVANCED, CATEGORY, ui_values
+from .sockets import ADVANCED, CATEGORY, checked, ui_values
 
 
 class InflateUNet(io.ComfyNode):
@@ -39,6 +40,39 @@ class InflateUNet(io.ComfyNode):
                     tooltip="Adds temporal attention at the end of each block; it has no effect until tuned.",
                     **ADVANCED,
                 ),
+                io.Boolean.Input(
+                    "position_bias",
+                    default=False,
+                    optional=True,
+                    tooltip="Gives temporal attention a relative position bias, so that frames have an order (Ho et "
+                    "al. 2022); it has no effect until tuned.",
+                    **ADVANCED,
+                ),
+                io.Boolean.Input(
+                    "convolution",
+                    default=False,
+                    optional=True,
+                    tooltip="Adds a convolution over time after each convolution of the residual blocks, as "
+                    "Make-A-Video does; it has no effect until tuned. Weights files become about three times as large.",
+                    **ADVANCED,
+                ),
+                io.Combo.Input(
+                    "merge",
+                    options=list(MERGES),
+                    default="add",
+                    optional=True,
+                    tooltip="How temporal layers join the image network: added, as in the paper, or merged by a share "
+                    "that each layer learns, as in Video LDM.",
+                    **ADVANCED,
+                ),
+                io.Boolean.Input(
+                    "queries",
+                    default=True,
+                    optional=True,
+                    tooltip="Whether tuning also trains the query projections, as in the paper; off, it trains only "
+                    "the temporal layers, as in Video LDM.",
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -62,8 +96,35 @@ class InflateUNet(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, attention, group_norm, temporal) -> io.NodeOutput:
+    def validate_inputs(
+        cls,
+        temporal: bool | None = None,
+        position_bias: bool | None = False,
+        convolution: bool | None = False,
+        merge: str | None = "add",
+        queries: bool | None = True,
+    ) -> bool | str:
+        return checked(_temporal_layers, temporal, position_bias, convolution, merge, queries)
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        attention,
+        group_norm,
+        temporal,
+        position_bias=False,
+        convolution=False,
+        merge="add",
+        queries=True,
+    ) -> io.NodeOutput:
         from .host.inflate import inflate
 
-        inflation = Inflation(attention, group_norm, temporal)
+        inflation = Inflation(attention, group_norm, temporal, position_bias, convolution, merge, queries)
         return io.NodeOutput(inflate(model, inflation), ui=ui_values(**inflation.as_metadata()))
+
+
+def _temporal_layers(temporal: bool, position_bias: bool, convolution: bool, merge: str, queries: bool) -> Inflation:
+    return Inflation(
+        temporal=temporal, position_bias=position_bias, convolution=convolution, merge=merge, queries=queries
+    )

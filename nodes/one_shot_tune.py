@@ -118,6 +118,17 @@ class OneShotTune(io.ComfyNode):
                     tooltip="Decodes the previews, at a small size; without one, they show the latents' colours, "
                     "blurred. Does not affect tuning.",
                 ),
+                io.Float.Input(
+                    "image_share",
+                    default=0.0,
+                    min=0.0,
+                    max=0.9,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Share of the steps, 0 to 0.9, in which frames are separate images, without attention, "
+                    "convolution or norms across frames (joint training of Ho et al. 2022); 0 for none.",
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The tuned model."),
@@ -173,6 +184,7 @@ class OneShotTune(io.ComfyNode):
         fps=0.0,
         snapshots="",
         vae=None,
+        image_share=0.0,
     ) -> io.NodeOutput:
         from comfy.model_management import InterruptProcessingException
 
@@ -196,6 +208,7 @@ class OneShotTune(io.ComfyNode):
             mixed_precision=mixed_precision,
             gradient_checkpointing={"on": True, "off": False}.get(gradient_checkpointing, "auto"),
             checkpoint_every=max(1, min(50, steps // 10)),
+            image_share=image_share,
         )
         here = place_in_graph(cls)
         decoder, preview = Decoder(model, vae), {}

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .errors import TavError, shown
+from .position_bias import RelativePositionBias
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import Attention
@@ -127,14 +128,16 @@ class TextAttnProcessor:
 class TemporalAttention(nn.Module):
     """Self-attention (`attn_temp`) over the frames of a video at each spatial position (paper, section 3.2).
 
-    The layers are named as in diffusers' Attention. layers, placement: as in `Addition.build`.
+    The layers are named as in diffusers' Attention. position_bias: whether frames have an order. layers, placement: as
+    in `Addition.build`.
     """
 
-    def __init__(self, channels: int, heads: int, layers=nn, **placement):
+    def __init__(self, channels: int, heads: int, layers=nn, *, position_bias: bool = False, **placement):
         super().__init__()
         self.heads = heads
         self.to_q, self.to_k, self.to_v = (layers.Linear(channels, channels, bias=False, **placement) for _ in range(3))
         self.to_out = nn.ModuleList([layers.Linear(channels, channels, **placement)])
+        self.position_bias = RelativePositionBias(heads, layers, **placement) if position_bias else None
 
     def forward(self, hidden_states: Tensor, num_frames: int) -> Tensor:
         """(b f) n c -> (b f) n c."""
@@ -143,5 +146,6 @@ class TemporalAttention(nn.Module):
             for project in (self.to_q, self.to_k, self.to_v)
         )
         # in five dimensions, as on GPUs the kernels for four take no more than 65,535 rows in the backward pass
-        hidden_states = F.scaled_dot_product_attention(query, key, value)
+        bias = None if self.position_bias is None else self.position_bias(num_frames, query)
+        hidden_states = F.scaled_dot_product_attention(query, key, value, bias)
         return self.to_out[0](rearrange(hidden_states, "b n h f d -> (b f) n (h d)"))

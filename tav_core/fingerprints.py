@@ -57,10 +57,9 @@ def run_fingerprint(
     The base is the network before it was first tuned, so an interrupted run can resume in the same process.
     """
     tensors = (latents,) if torch.is_tensor(latents) else latents
-    inflation = unet.inflation.as_metadata().values()
     settings = [
         fingerprint(unet),
-        [*inflation, str(unet.dtype), tensors[0].device.type],
+        [*unet.inflation.as_key(), str(unet.dtype), tensors[0].device.type],
         schedule_of(scheduler),
         config.decisive(),
     ]

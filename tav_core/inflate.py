@@ -11,11 +11,13 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from .addition import PLACES, Addition
 from .attention import FrameAttnProcessor, FrameCount, TextAttnProcessor
 from .errors import TavError
 from .families import SUPPORTED, family_of_config
-from .inflation import PLACES, Addition, Inflation, difference_names
+from .inflation import Inflation, difference_names
 from .light_layers import lighten, restore
 from .prompt import Prompt, as_prompt
 
@@ -49,7 +51,7 @@ class InflatedUNet(nn.Module):
             block.attn2.set_processor(TextAttnProcessor())
         generator = torch.Generator().manual_seed(0)  # so that inflation is deterministic
         self._added = [
-            (addition, block, block.register_forward_hook(partial(_add_residual, addition, self.count)))
+            (addition, block, _add_residual(addition, block, self.count))
             for addition in inflation.additions
             for block in _add_parts(unet, addition, generator)
         ]
@@ -105,8 +107,7 @@ class InflatedUNet(nn.Module):
         return self.unet.conv_in.weight.dtype
 
     def _one_precision(self):
-        block = next(module for module in self.unet.modules() if isinstance(module, BasicTransformerBlock))
-        trained = block.attn1.to_q.weight
+        trained = next(p for name, p in self.unet.named_parameters() if self.inflation.trains(name))
         if trained.dtype == self.dtype or torch.is_autocast_enabled(trained.device.type):
             return nullcontext()
         return torch.autocast(trained.device.type, dtype=self.dtype)
@@ -189,8 +190,14 @@ def _add_parts(unet: nn.Module, addition: Addition, generator: torch.Generator) 
             yield block
 
 
-def _add_residual(addition: Addition, count: FrameCount, block: nn.Module, _args, hidden_states: Tensor) -> Tensor:
-    """The last residual of an inflated block; a forward hook, so that gradient checkpointing covers it."""
+def _add_residual(addition: Addition, block: nn.Module, count: FrameCount) -> RemovableHandle:
+    """Adds what a module gives; by a forward hook, so that gradient checkpointing covers it."""
+    return block.get_submodule(addition.layer).register_forward_hook(partial(_residual, addition, block, count))
+
+
+def _residual(
+    addition: Addition, block: nn.Module, count: FrameCount, _layer: nn.Module, _args, hidden_states: Tensor
+) -> Tensor:
     return hidden_states + addition.residual(block, hidden_states, count.num_frames)
 
 

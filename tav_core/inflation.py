@@ -5,56 +5,28 @@ transformer or residual block, add an entry to ADDITIONS and a field of `Inflati
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from .addition import Addition
 from .attention import PATTERNS, TemporalAttention
-from .errors import need
+from .errors import TavError, need
+from .merge import MERGES, merged
+from .temporal_convolution import TEMPORAL_CONVOLUTIONS
 
 GROUP_NORMS = ("video", "frame")
 QUERIES = (".attn1.to_q.", ".attn2.to_q.")
-PLACES = {"transformer": "attn1.to_q", "resnet": "conv2"}
-"""The kinds of block that a module can be added to, each with the layer that identifies it in diffusers' UNet and has
-as many output channels as the block."""
 
 
-@dataclass(frozen=True)
-class Addition:
-    """A module added to every block of a kind; its result is added to the block's output.
-
-    place: one of PLACES.
-    build: (channels, heads, layers, **placement) -> its parts by name, which become attributes of the block. `layers`
-        is torch.nn or a host's own version of it; `placement` is the device and dtype of the layers.
-    initialise: (parts by name, generator), in place, so that the module initially adds zero.
-    residual: (block, hidden_states, num_frames) -> what is added; `block` holds the parts as attributes.
-    trained: the part that is trained and stored; the other parts are norms that stay at the identity.
-    output: its layer that a strength scales.
-    """
-
-    place: str
-    build: Callable[..., dict[str, nn.Module]]
-    initialise: Callable[[Mapping[str, nn.Module], torch.Generator], None]
-    residual: Callable[[Any, Tensor, int], Tensor]
-    trained: str
-    output: str
-
-    def trains(self, name: str) -> bool:
-        """Whether a tensor of this name (a module path of diffusers) belongs to the trained part."""
-        return f".{self.trained}." in name
-
-    def shapes(self, channels: int, heads: int) -> dict[str, torch.Size]:
-        """The shapes of the trained tensors in one block, by name."""
-        part = self.build(channels, heads, nn, device="meta")[self.trained]
-        return {f"{self.trained}.{name}": tensor.shape for name, tensor in part.named_parameters()}
-
-
-def _build_temporal(channels: int, heads: int, layers=nn, **placement) -> dict[str, nn.Module]:
-    norm = layers.LayerNorm(channels, **placement)
-    return {"norm_temp": norm, "attn_temp": TemporalAttention(channels, heads, layers, **placement)}
+def _build_temporal(
+    channels: int, heads: int, layers=nn, *, position_bias: bool = False, **placement
+) -> dict[str, nn.Module]:
+    attn = TemporalAttention(channels, heads, layers, position_bias=position_bias, **placement)
+    return {"norm_temp": layers.LayerNorm(channels, **placement), "attn_temp": attn}
 
 
 def _initialise_temporal(parts: Mapping[str, nn.Module], generator: torch.Generator) -> None:
@@ -68,6 +40,8 @@ def _initialise_temporal(parts: Mapping[str, nn.Module], generator: torch.Genera
         projection.weight.data.copy_(initial)
     nn.init.zeros_(attn.to_out[0].weight)
     nn.init.zeros_(attn.to_out[0].bias)
+    if attn.position_bias is not None:
+        nn.init.zeros_(attn.position_bias.buckets.weight)
 
 
 def _temporal_residual(block: nn.Module, hidden_states: Tensor, num_frames: int) -> Tensor:
@@ -82,8 +56,11 @@ TEMPORAL_ATTENTION = Addition(
     trained="attn_temp",
     output="attn_temp.to_out",
 )
-ADDITIONS = {"temporal": TEMPORAL_ATTENTION}
-"""By the field of `Inflation` that turns each on."""
+BIASED_ATTENTION = replace(TEMPORAL_ATTENTION, build=partial(_build_temporal, position_bias=True))
+ADDITIONS = {"temporal": (TEMPORAL_ATTENTION,), "convolution": TEMPORAL_CONVOLUTIONS}
+"""By the field of `Inflation` that turns them on."""
+LATER = ("position_bias", "convolution", "merge", "queries")
+"""Fields that came after the first release; at their defaults, they change nothing about a run."""
 
 
 @dataclass(frozen=True)
@@ -95,16 +72,39 @@ class Inflation:
     group_norm: "video" computes the residual blocks' statistics over all frames jointly, as the original does;
         "frame" computes them per frame.
     temporal: whether each transformer block ends with temporal attention.
+    position_bias: whether temporal attention has a relative position bias, which gives frames an order (Ho et al.
+        2022). Positions count from the start of a window.
+    convolution: whether a convolution over time follows each convolution of a residual block (Make-A-Video).
+    merge: "add" adds what these temporal layers give, as the paper does; "alpha" merges it by a learned share for each
+        layer (Video LDM).
+    queries: whether the query projections are tuned, as in the paper; without, only the temporal layers are, and
+        skipping them (strength 0) gives the image network back.
+
+    Make-A-Video is `Inflation("frame", "frame", convolution=True)`, Video LDM is `Inflation("frame", "frame",
+    convolution=True, merge="alpha", queries=False)`, and Ho et al.'s is `Inflation("frame", "frame",
+    position_bias=True, queries=False)`.
     """
 
     attention: str = "sparse-causal"
     group_norm: str = "video"
     temporal: bool = True
+    position_bias: bool = False
+    convolution: bool = False
+    merge: str = "add"
+    queries: bool = True
 
     def __post_init__(self):
         need(self.attention in PATTERNS, "attention", self.attention, f"one of {', '.join(PATTERNS)}")
         need(self.group_norm in GROUP_NORMS, "group_norm", self.group_norm, f"one of {', '.join(GROUP_NORMS)}")
-        need(isinstance(self.temporal, bool), "temporal", self.temporal, "True or False")
+        for name in ("temporal", "position_bias", "convolution", "queries"):
+            need(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        need(self.merge in MERGES, "merge", self.merge, f"one of {', '.join(MERGES)}")
+        if self.position_bias and not self.temporal:
+            raise TavError("position_bias belongs to temporal attention, which is off; turn temporal on as well.")
+        if self.merge == "alpha" and not self.additions:
+            raise TavError('There is no temporal layer to merge by "alpha"; turn on temporal or convolution.')
+        if not self.queries and not self.additions:
+            raise TavError("Without queries and temporal layers nothing is left to tune; turn one of them on.")
 
     @classmethod
     def from_metadata(cls, metadata: Mapping) -> "Inflation":
@@ -115,14 +115,26 @@ class Inflation:
         """The fields as a JSON-serializable dict."""
         return asdict(self)
 
+    def decisive(self) -> dict[str, str | bool]:
+        """What determines a result; fields of LATER only where they are set, so that what was kept before stays."""
+        own = self.as_metadata()
+        return {name: value for name, value in own.items() if name not in LATER or value != getattr(Inflation, name)}
+
+    def as_key(self) -> list:
+        """The same as a list for fingerprints, which held values without names before there were fields of LATER."""
+        return [f"{name}={value}" if name in LATER else value for name, value in self.decisive().items()]
+
     @property
     def additions(self) -> list[Addition]:
         """The modules added to the network."""
-        return [addition for field, addition in ADDITIONS.items() if getattr(self, field)]
+        added = [addition for field, parts in ADDITIONS.items() if getattr(self, field) for addition in parts]
+        if self.position_bias:
+            added = [BIASED_ATTENTION if addition is TEMPORAL_ATTENTION else addition for addition in added]
+        return [merged(addition) for addition in added] if self.merge == "alpha" else added
 
     def trains(self, name: str) -> bool:
         """Whether tuning trains a tensor of this name: a query projection, or a part of an added module."""
-        return self.is_difference(name) or any(addition.trains(name) for addition in self.additions)
+        return (self.queries and self.is_difference(name)) or any(addition.trains(name) for addition in self.additions)
 
     def is_difference(self, name: str) -> bool:
         """Whether a trained tensor is stored as its difference from the base, as query projections are."""

@@ -43,6 +43,12 @@ class Prompt:
         """The prompt of these frames alone; one for all frames stays as it is."""
         return self._map(lambda tensor: tensor[:, list(frames)]) if self.embeds.ndim == 4 else self
 
+    def per_image(self, batch: int, num_frames: int) -> "Prompt":
+        """The prompt of each frame as an image of its own, (b f, ...), for a batch of videos."""
+        if self.embeds.ndim == 4:
+            return self.expand(batch)._map(lambda tensor: tensor.flatten(0, 1))
+        return self.expand(batch)._map(lambda tensor: tensor.repeat_interleave(num_frames, 0))
+
     def expand(self, batch: int) -> "Prompt":
         """The same prompt for every sample of a batch; copies nothing."""
         return self._map(lambda tensor: tensor.expand(batch, *tensor.shape[1:]))

@@ -167,8 +167,10 @@ class TuneState:
         for number, (name, parameter) in enumerate(self.parameters.items()):
             parameter.data.copy_(tensors[f"parameter.{name}"])
             if f"step.{name}" in tensors:
-                # copied, since tensors may be views of the file, which the next save replaces
-                moments[number] = {key: tensors[f"{key}.{name}"].clone() for key in ("step", *MOMENTS)}
+                # copied, since tensors may be views of the file, which the next save replaces; and in the parameter's
+                # memory format, which fused AdamW takes for granted
+                moments[number] = {key: torch.empty_like(parameter).copy_(tensors[f"{key}.{name}"]) for key in MOMENTS}
+                moments[number]["step"] = tensors[f"step.{name}"].clone()
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": moments})
         self._generator_state = tensors["generator"].clone()
         self.generator.set_state(self._generator_state)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
+from einops import rearrange
 from torch import Tensor, nn
 
 from .errors import TavError, need, shown
@@ -23,6 +24,9 @@ from .prompt import Prompt, as_prompt
 from .resume import TuneState
 from .windows import Windows
 
+LATER = {"window": 0, "image_share": 0.0}
+"""Settings that came after the first release, each with the value at which it changes nothing."""
+
 
 @dataclass(frozen=True)
 class TuneConfig:
@@ -34,6 +38,8 @@ class TuneConfig:
     checkpoint_every: steps between checkpoints, if a checkpoint path is given.
     window: frames per step, drawn from the clip as `Windows.drawn` does, so that memory and time do not grow with the
         clip; 0 takes all of them at every step.
+    image_share: the share of the steps, drawn at random, in which each frame is an image of its own: neither attention
+        nor convolution nor norm reaches another frame (joint training on images, Ho et al. 2022).
     """
 
     num_steps: int = 500
@@ -48,6 +54,7 @@ class TuneConfig:
     mixed_precision: str = "auto"
     checkpoint_every: int = 50
     window: int = 0
+    image_share: float = 0.0
 
     def __post_init__(self):
         Windows(self.window)
@@ -62,6 +69,7 @@ class TuneConfig:
             ("adam_weight_decay", lambda x: 0 <= x < 1, "from 0 to below 1"),
             ("adam_epsilon", lambda x: 0 < x < 1, "between 0 and 1, such as 1e-8"),
             ("max_grad_norm", lambda x: x > 0, "above 0"),
+            ("image_share", lambda x: 0 <= x < 1, "from 0 to below 1"),
         ):
             value = getattr(self, name)
             need(isinstance(value, Real) and inside(value), name, value, f"a number {needed}")
@@ -71,9 +79,9 @@ class TuneConfig:
         need(self.mixed_precision in choices, "mixed_precision", self.mixed_precision, f"one of {', '.join(choices)}")
 
     def decisive(self) -> dict:
-        """The settings that determine a run's result; without a window, those that there were before windows."""
+        """What determines a run's result; settings of LATER only where they are set, so that old runs resume."""
         settings = {name: value for name, value in asdict(self).items() if name not in FREE}
-        return settings if self.window else {name: value for name, value in settings.items() if name != "window"}
+        return {name: value for name, value in settings.items() if name not in LATER or value != LATER[name]}
 
     def step_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of a step's latents, for a clip's latents of a shape (b, c, f, h, w)."""
@@ -158,14 +166,14 @@ def tune(
                 )
             for step in range(state.step, config.num_steps):
                 frames = windows.drawn(count, generator)
+                images = config.image_share and torch.rand(1, generator=generator, device=device) < config.image_share
                 clean, noise, timesteps = draw(step) if draw else random(_frames_of(latents, frames))
                 noisy = scheduler.add_noise(clean, noise, timesteps)
                 part = {} if frames is None else {"frames": frames}
                 residuals = control(noisy, timesteps, **part) if control else {}
+                given = noisy, timesteps, prompt if frames is None else prompt.on_frames(frames)
                 with autocast:
-                    prediction = unet(
-                        noisy, timesteps, prompt if frames is None else prompt.on_frames(frames), **residuals
-                    )
+                    prediction = (partial(as_images, unet) if images else unet)(*given, **residuals)
                 loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
                 state.backward(loss)
                 grad_norm = state.clip(config.max_grad_norm)
@@ -185,6 +193,16 @@ def draw_noise(
         clean = clean + latents[1].float() * random()
     noise = random()
     return clean, noise, torch.randint(num_train_timesteps, clean.shape[:1], generator=generator, device=clean.device)
+
+
+def as_images(unet: InflatedUNet, latents: Tensor, timesteps: Tensor, prompt: Prompt, **residuals) -> Tensor:
+    """What a network for videos predicts where each frame is a video of its own; arguments and result as of `unet`."""
+    batch, _, frames, _, _ = latents.shape
+    images = rearrange(latents, "b c f h w -> (b f) c 1 h w")
+    prediction = unet(
+        images, timesteps.expand(batch).repeat_interleave(frames), prompt.per_image(batch, frames), **residuals
+    )
+    return rearrange(prediction, "(b f) c 1 h w -> b c f h w", f=frames)
 
 
 def _frames_of(latents: Tensor | tuple[Tensor, Tensor], frames: Sequence[int] | None) -> Tensor | tuple[Tensor, Tensor]:
@@ -257,6 +275,8 @@ def _check_inputs(unet: InflatedUNet, latents, prompt_embeds: Tensor | Prompt, s
             raise TavError(
                 f"Tuning needs video latents (b, c, f, h, w), got {tuple(tensor.shape)}; encode the clip first."
             )
+    if unet.inflation.position_bias and given[0].shape[2] < 2:
+        raise TavError("A position bias relates frames to each other; it needs at least 2 frames, got 1.")
     kind = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         raise TavError(f"Only networks that predict epsilon or v_prediction can be tuned, got {shown(kind)}.")

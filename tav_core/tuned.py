@@ -12,7 +12,7 @@ from .families import NAMES, family_of_config
 from .files import read_tensors, without_numbers, write_tensors
 from .fingerprints import fingerprint
 from .inflate import InflatedUNet
-from .inflation import difference_names
+from .inflation import Inflation, difference_names
 from .tuned_facts import VERSION, TunedFacts
 
 FORMAT = f"tune-a-video/{VERSION}"
@@ -121,6 +121,11 @@ class TunedWeights:
             family = NAMES.get(self.facts.family) or "another model family"
             raise TavError(
                 f"These tuned weights do not fit this network: {'; '.join(wrong[:3])}{more}. They were tuned on "
-                f"{family}; use a checkpoint of that family, inflated in the same way "
-                f"(temporal={self.facts.inflation.temporal})."
+                f"{family}; use a checkpoint of that family, inflated in the same way ({_named(self.facts.inflation)})."
             )
+
+
+def _named(inflation: Inflation) -> str:
+    """The fields of an inflation on which the trained tensors depend."""
+    names = ("temporal", "position_bias", "convolution", "merge", "queries")
+    return ", ".join(f"{name}={getattr(inflation, name)}" for name in names)

@@ -9,7 +9,8 @@ from einops import rearrange
 from torch import nn
 
 from tav_core import TavError, TuneConfig, TunedWeights, inflate, tune
-from tav_core.inflation import ADDITIONS, Addition, Inflation
+from tav_core.addition import Addition
+from tav_core.inflation import ADDITIONS, Inflation
 from tests.networks import SCHEDULE, text, tiny_unet, video
 
 
@@ -38,7 +39,7 @@ def initialise(parts, generator) -> None:
 
 @dataclass(frozen=True)
 class WithConvolutions(Inflation):
-    convolution: bool = True
+    over_time: bool = True
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +54,9 @@ def known(monkeypatch):
         trained="conv_temp",
         output="conv_temp.to_out",
     )
-    monkeypatch.setitem(ADDITIONS, "convolution", addition)
+    monkeypatch.setitem(ADDITIONS, "over_time", (addition,))
     # an inflation that has no such field leaves it out
-    monkeypatch.setattr(Inflation, "convolution", False, raising=False)
+    monkeypatch.setattr(Inflation, "over_time", False, raising=False)
 
 
 def forward(unet) -> torch.Tensor:
@@ -73,7 +74,7 @@ def test_it_is_added_to_each_residual_block_as_the_identity():
 
 
 def test_its_shapes_are_known_without_a_network():
-    shapes = ADDITIONS["convolution"].shapes(16, 1)
+    shapes = ADDITIONS["over_time"][0].shapes(16, 1)
     block = {f"up_blocks.1.resnets.0.{name}": shape for name, shape in shapes.items()}
     parameters = inflate(tiny_unet(), WithConvolutions()).trainable_parameters()
     assert block.items() <= {name: parameter.shape for name, parameter in parameters.items()}.items()
@@ -90,7 +91,7 @@ def test_it_is_tuned_stored_applied_scaled_and_taken_away(tmp_path):
     TunedWeights.from_unet(unet).save(tmp_path / "tuned.safetensors")
     weights = TunedWeights.load(tmp_path / "tuned.safetensors")
     assert {name for name in weights.tensors if ".conv_temp." in name}
-    assert weights.facts.as_metadata().items() >= {"temporal": True, "convolution": True}.items()
+    assert weights.facts.as_metadata().items() >= {"temporal": True, "over_time": True}.items()
 
     fresh, outputs = inflate(tiny_unet(), WithConvolutions.from_metadata(weights.facts.as_metadata())), {}
     for strength in (1.0, 0.5, 0.0):

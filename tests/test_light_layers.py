@@ -11,6 +11,7 @@ LAYERS = {
     "strided convolution": (nn.Conv2d(8, 16, 3, stride=2, padding=1), (2, 8, 12, 10)),
     "convolution of many channels": (nn.Conv2d(128, 16, 3, padding=1), (2, 128, 4, 6)),
     "pointwise convolution of many channels": (nn.Conv2d(128, 16, 1), (2, 128, 4, 6)),
+    "convolution over time of many channels": (nn.Conv2d(128, 16, (3, 1), padding=(1, 0)), (2, 128, 4, 6)),
     "linear on many tokens": (nn.Linear(8, 16), (2, 300, 8)),
     "linear without bias": (nn.Linear(8, 16, bias=False), (2, 300, 8)),
     "linear on few tokens": (nn.Linear(8, 16), (2, 7, 8)),

@@ -9,7 +9,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...tav_core.inflation import Addition
+from ...tav_core.addition import Addition
+from .sd_model import Block
 
 # safe: the layers of every host model whose weights may be stored on another device or in another dtype
 OPS = comfy.ops.manual_cast
@@ -18,10 +19,10 @@ OPS = comfy.ops.manual_cast
 class AddedBlock(nn.Module):
     """What is added to one block of the network: modules, and query differences that its own weights cannot hold.
 
-    tensors: by name relative to the block. heads: of its attention; 1 if it has none.
+    tensors: by name relative to the block. size: the block's channels and heads.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], additions: Sequence[Addition], heads: int, dtype: torch.dtype):
+    def __init__(self, tensors: Mapping[str, Tensor], additions: Sequence[Addition], size: Block, dtype: torch.dtype):
         super().__init__()
         self.additions, placement = [], {"dtype": dtype, "device": "cpu"}
         for name in ("attn1", "attn2"):
@@ -29,10 +30,9 @@ class AddedBlock(nn.Module):
                 setattr(self, name, nn.Module())
                 getattr(self, name).to_q = OPS.Linear(*difference.shape[::-1], bias=False, **placement)
         for addition in additions:
-            own = [tensor for name, tensor in tensors.items() if name.startswith(f"{addition.trained}.")]
-            if own:
+            if any(name.startswith(f"{addition.trained}.") for name in tensors):
                 self.additions.append(addition)
-                for name, part in addition.build(len(own[0]), heads, OPS, **placement).items():
+                for name, part in addition.build(*size, OPS, **placement).items():
                     setattr(self, name, part)
         for name, parameter in self.named_parameters():
             if name not in tensors:  # norms are neither tuned nor stored: the identity
@@ -41,35 +41,35 @@ class AddedBlock(nn.Module):
 
 
 class AddedWeights(nn.Module):
-    """An AddedBlock for each block that has added weights. heads: of each block, by its path in diffusers."""
+    """An AddedBlock for each block that has added weights. sizes: of each block, by its path in diffusers."""
 
     def __init__(
         self,
         tensors: Mapping[str, Tensor],
         additions: Sequence[Addition],
-        heads: Mapping[str, int],
+        sizes: Mapping[str, Block],
         dtype: torch.dtype,
     ):
         super().__init__()
-        self.paths = [path for path in heads if any(name.startswith(f"{path}.") for name in tensors)]
+        self.paths = [path for path in sizes if any(name.startswith(f"{path}.") for name in tensors)]
         self.blocks = nn.ModuleList()
         for path in self.paths:
             own = {name[len(path) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{path}.")}
-            self.blocks.append(AddedBlock(own, additions, heads[path], dtype).requires_grad_(False))
+            self.blocks.append(AddedBlock(own, additions, sizes[path], dtype).requires_grad_(False))
         self.device = torch.device("cpu")  # the host tracks the model's device here
 
 
 def added_model(
-    tensors: dict[str, Tensor], additions: Sequence[Addition], heads: dict[str, int], dtype: torch.dtype
+    tensors: dict[str, Tensor], additions: Sequence[Addition], sizes: dict[str, Block], dtype: torch.dtype
 ) -> ModelPatcher:
-    """A patcher over AddedWeights, for `set_additional_models`. heads: of each block, by its path in diffusers."""
+    """A patcher over AddedWeights, for `set_additional_models`. sizes: of each block, by its path in diffusers."""
     kind = getattr(comfy.model_patcher, "CoreModelPatcher", ModelPatcher)  # as core uses for ControlNets
     manage = comfy.model_management
     patcher = kind(
-        AddedWeights(tensors, additions, heads, dtype),
+        AddedWeights(tensors, additions, sizes, dtype),
         load_device=manage.get_torch_device(),
         offload_device=manage.unet_offload_device(),
     )
     # safe: what core's loaders set, so that the host can rebuild the model for another GPU
-    patcher.cached_patcher_init = (added_model, (tensors, additions, heads, dtype))
+    patcher.cached_patcher_init = (added_model, (tensors, additions, sizes, dtype))
     return patcher

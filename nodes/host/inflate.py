@@ -15,9 +15,11 @@ from comfy.patcher_extension import WrappersMP
 from einops import rearrange
 from torch import Tensor, nn
 
+from ...tav_core.addition import PLACES
 from ...tav_core.attention import attend_across_frames, attended_frames
 from ...tav_core.borrow import Loan
-from ...tav_core.inflation import PLACES, Inflation, difference_names
+from ...tav_core.errors import TavError
+from ...tav_core.inflation import Inflation, difference_names
 from ...tav_core.tuned import TunedWeights
 from .added import AddedBlock, AddedWeights, added_model
 from .borrow import LOAN, Borrowing
@@ -26,6 +28,7 @@ from .noise import guarded
 from .replacements import marked, others, replacements
 from .saving import set_savable
 from .sd_model import (
+    HOST_LAYERS,
     block_paths,
     blocks_of,
     compute_dtype,
@@ -181,7 +184,8 @@ def _as_frames(num_frames: int) -> Callable:
 
 def _block_hooks(block, own: AddedBlock, strength: float, num_frames: int) -> Iterator[tuple[nn.Module, Callable]]:
     for addition in own.additions:  # one after the other, as hooks run in tav_core
-        yield block, lambda _block, _args, output, a=addition: output + strength * a.residual(own, output, num_frames)
+        layer = block.get_submodule(HOST_LAYERS[addition.layer])
+        yield layer, lambda _layer, _args, output, a=addition: output + strength * a.residual(own, output, num_frames)
     for name in ("attn1", "attn2"):
         if hasattr(own, name):
             difference = getattr(own, name).to_q
@@ -195,18 +199,31 @@ def _add_tuned(patcher: ModelPatcher, inflated: InflatedModel) -> None:
     by merging nodes without temporal attention, and drown in the rounding of weights in 8 bits.
     """
     _check_fits(patcher, inflated.tuned, host_names(patcher))
+    _check_alike(inflated.tuned.facts.inflation, inflated.inflation)
     additions, tensors = inflated.inflation.additions, inflated.tuned.tensors
     names = [*difference_names(tensors), *(n for n in tensors if any(part.trains(n) for part in additions))]
     if names:
-        heads = {path: block.heads for place in PLACES for path, block in blocks_of(patcher, place).items()}
-        added = added_model({name: tensors[name] for name in names}, additions, heads, compute_dtype(patcher))
+        sizes = {path: size for place in PLACES for path, size in blocks_of(patcher, place).items()}
+        added = added_model({name: tensors[name] for name in names}, additions, sizes, compute_dtype(patcher))
         patcher.set_additional_models(KEY, [added])
 
 
 def _check_fits(patcher: ModelPatcher, tuned: TunedWeights, names: dict[str, str]) -> None:
     weights, inflation = patcher.model.state_dict(), tuned.facts.inflation
-    shapes = {name: weights[names[name]].shape for name in difference_names(names) if name.endswith("weight")}
+    queries = difference_names(names) if inflation.queries else []
+    shapes = {name: weights[names[name]].shape for name in queries if name.endswith("weight")}
     for addition in inflation.additions:
         for path, block in blocks_of(patcher, addition.place).items():
             shapes |= {f"{path}.{name}": shape for name, shape in addition.shapes(block.channels, block.heads).items()}
     tuned.check_fits(shapes, family_of(patcher))
+
+
+def _check_alike(tuned: Inflation, asked: Inflation) -> None:
+    """Refuses to compute tuned modules in another way than they were tuned; leaving some out is possible."""
+    for name in ("position_bias", "merge"):
+        own, other = getattr(tuned, name), getattr(asked, name)
+        if own != other:
+            raise TavError(
+                f"These weights were tuned with {name} {own!r}, but Inflate UNet sets it to {other!r}; set it to "
+                f"{own!r}, or connect the MODEL from before tuning to Inflate UNet."
+            )

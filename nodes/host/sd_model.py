@@ -10,13 +10,15 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
+from ...tav_core.addition import PLACES
 from ...tav_core.errors import TavError
 from ...tav_core.families import SUPPORTED, family_of_config
-from ...tav_core.inflation import PLACES
 
 UNET = "diffusion_model."
 HOST_PLACES = {"transformer": "attn1.to_q", "resnet": "out_layers.3"}
 """tav_core's PLACES, in the host's names."""
+HOST_LAYERS = {"": "", "conv1": "in_layers.2", "conv2": "out_layers.3"}
+"""tav_core's LAYERS, in the host's names."""
 
 
 def unet_config(patcher: ModelPatcher) -> dict:

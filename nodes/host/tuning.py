@@ -87,7 +87,7 @@ def tune_model(
     settings = {
         "base": base,
         "patches": _digest_of_patches(patcher),
-        "inflation": [*inflation.as_metadata().values()],
+        "inflation": inflation.as_key(),
         "network": [kind, str(dtype), device.type],
         "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
         "control": controls,

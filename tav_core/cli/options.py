@@ -11,6 +11,7 @@ from ..checkpoints.lora import Lora
 from ..errors import TavError, shown
 from ..inflation import GROUP_NORMS
 from ..jobs.control_choice import FORM
+from ..merge import MERGES
 from ..precision import PRECISIONS
 from ..steps import INVERSIONS
 from ..video.choose import FITS
@@ -25,6 +26,7 @@ def _choice(name: str, values) -> type[Enum]:
 Fit = _choice("Fit", FITS)
 Attention = _choice("Attention", PATTERNS)
 GroupNorm = _choice("GroupNorm", GROUP_NORMS)
+Merge = _choice("Merge", MERGES)
 Precision = _choice("Precision", ("auto", *PRECISIONS))
 InvertWith = _choice("InvertWith", INVERSIONS)
 Switch = _choice("Switch", SWITCH)

@@ -27,6 +27,7 @@ from .options import (
     FramesHelp,
     GroupNorm,
     Loras,
+    Merge,
     Precision,
     PredictionType,
     SizeHelp,
@@ -71,6 +72,34 @@ def tune(
     group_norm: Annotated[
         GroupNorm, typer.Option(help="GroupNorm over the whole video, as in the original, or per frame.")
     ] = "video",
+    temporal: Annotated[
+        bool, typer.Option("--temporal/--no-temporal", help="Temporal attention at the end of each block.")
+    ] = True,
+    position_bias: Annotated[
+        bool,
+        typer.Option(
+            "--position-bias",
+            help="A relative position bias in temporal attention, so that frames have an order (Ho et al. 2022).",
+        ),
+    ] = False,
+    convolution: Annotated[
+        bool,
+        typer.Option(
+            "--convolution",
+            help="A convolution over time after each convolution of the residual blocks (Make-A-Video).",
+        ),
+    ] = False,
+    merge: Annotated[
+        Merge, typer.Option(help="Temporal layers are added, or merged by a learned alpha for each (Video LDM).")
+    ] = "add",
+    queries: Annotated[
+        bool,
+        typer.Option("--queries/--no-queries", help="Tune the query projections too, or only the temporal layers."),
+    ] = True,
+    image_share: Annotated[
+        float,
+        typer.Option(help="Share of the steps in which frames are separate images, 0 to below 1 (joint training)."),
+    ] = 0.0,
     posterior: Annotated[
         bool,
         typer.Option(
@@ -106,6 +135,10 @@ def tune(
         gradient_checkpointing=SWITCH[value_of(gradient_checkpointing)],
         checkpoint_every=checkpoint_every,
         window=window,
+        image_share=image_share,
+    )
+    inflation = Inflation(
+        value_of(attention), value_of(group_norm), temporal, position_bias, convolution, value_of(merge), queries
     )
     say(f"Reading {frames} frames of {clip.name} and opening {checkpoint.name}.")
     job = prepare_tuning(
@@ -114,7 +147,7 @@ def tune(
         checkpoint,
         output,
         config=config,
-        inflation=Inflation(value_of(attention), value_of(group_norm)),
+        inflation=inflation,
         posterior=posterior,
         device=choose_device(device),
         replace_output=force,

@@ -13,13 +13,9 @@ from ..errors import TavError, brief, shown
 from ..jobs.edit_run import MANIFEST
 from ..metrics import ClipScorer, ClipScores
 from ..video.read import read_frames
+from .published import published_of
 
-# Table 1 of the paper, on its own clips and prompts.
-PUBLISHED = {
-    "CogVideo": ClipScores(90.64, 23.91),
-    "Plug-and-Play": ClipScores(88.89, 27.56),
-    "Tune-A-Video": ClipScores(92.40, 27.58),
-}
+PUBLISHED = {system: ClipScores(*scores) for system, scores in published_of(*ClipScores._fields).items()}
 
 
 @dataclass(frozen=True)

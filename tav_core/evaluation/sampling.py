@@ -146,7 +146,12 @@ class _Sampler:
         began = time.perf_counter()
         self.unet = inflated(checkpoint, network, settings)
         if network.is_tuned:
-            config = TuneConfig(num_steps=settings.tuning_steps, learning_rate=settings.learning_rate, seed=tuning_seed)
+            config = TuneConfig(
+                num_steps=settings.tuning_steps,
+                learning_rate=settings.learning_rate,
+                seed=tuning_seed,
+                image_share=network.image_share,
+            )
             scheduler = DDPMScheduler.from_config(self.scheduler.config)
             tune(self.unet, encoded.latents, encoded.prompt, scheduler, config)
         self.tuning_seconds = time.perf_counter() - began
@@ -222,7 +227,7 @@ def _key(
         *encoded.empty.tensors,
         *encoded.edits.tensors,
         unet=digest_of(checkpoint.unet),
-        network=asdict(variant.network),
+        network=variant.network.as_key(),
         sampling=asdict(variant.sampling),
         settings=asdict(settings),
         seeds=seeds,

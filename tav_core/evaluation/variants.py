@@ -1,36 +1,39 @@
 """The method, its ablations (paper, section 5.3) and baselines."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from ..borrow import Structure
-from ..inflation import Inflation
+from ..inflation import LATER, Inflation
 from ..source import Dials
-
-
-@dataclass(frozen=True)
-class TemporallyTuned(Inflation):
-    """An inflation in which only the added temporal attention is trained."""
-
-    def trains(self, name: str) -> bool:
-        return super().trains(name) and not self.is_difference(name)
 
 
 @dataclass(frozen=True)
 class Network:
     """How a text-to-image network is inflated, and whether it is tuned; the defaults are the method's.
 
-    group_norm: None takes that of the evaluation's settings.
+    group_norm: None takes that of the evaluation's settings. image_share: as in TuneConfig. The rest: as in Inflation.
     """
 
     attention: str = "sparse-causal"
     group_norm: str | None = None
     temporal: bool = True
-    kind: type[Inflation] = Inflation
     is_tuned: bool = True
+    position_bias: bool = False
+    convolution: bool = False
+    merge: str = "add"
+    queries: bool = True
+    image_share: float = 0.0
 
     def inflation(self, group_norm: str) -> Inflation:
         """The network's inflation; group_norm: that of the settings."""
-        return self.kind(self.attention, self.group_norm or group_norm, self.temporal)
+        own = {field.name: getattr(self, field.name) for field in fields(Inflation)}
+        return Inflation(**own | {"group_norm": self.group_norm or group_norm})
+
+    def as_key(self) -> dict:
+        """What samples depend on, in the form that samples kept before the later fields were keyed by."""
+        later = {field.name: field.default for field in fields(self) if field.name in (*LATER, "image_share")}
+        own = {name: value for name, value in asdict(self).items() if later.get(name, ...) != value}
+        return {"kind": "<class 'tav_core.inflation.Inflation'>"} | own
 
 
 @dataclass(frozen=True)
@@ -117,8 +120,31 @@ VARIANTS = {
     # Factorised as by Ho et al. 2022, but on a pretrained network; a figure of the paper shows how that fails.
     "factorised": Variant(
         "factorised: spatial attention unchanged, only temporal attention tuned",
-        Network(attention="frame", kind=TemporallyTuned),
+        Network(attention="frame", queries=False),
         worse_in=("size_jump", "size_spread", "warp_error"),
+    ),
+    "position-bias": Variant(
+        "the full method, and a relative position bias in temporal attention", Network(position_bias=True)
+    ),
+    "joint-images": Variant(
+        "the same, and in a quarter of the steps frames are separate images",
+        Network(position_bias=True, image_share=0.25),
+    ),
+    "convolution": Variant(
+        "the full method, and a convolution over time after each in space", Network(convolution=True)
+    ),
+    "alpha": Variant("the full method, its temporal attention merged by a learned alpha", Network(merge="alpha")),
+    "make-a-video": Variant(
+        "Make-A-Video: pseudo-3-D convolutions, and attention in space and in time, factorised",
+        Network(attention="frame", group_norm="frame", convolution=True),
+    ),
+    "video-ldm": Variant(
+        "Video LDM: only temporal attention and convolutions are tuned, merged by a learned alpha",
+        Network(attention="frame", group_norm="frame", convolution=True, merge="alpha", queries=False),
+    ),
+    "video-diffusion": Variant(
+        "video diffusion models (Ho et al.): only temporal attention with a position bias is tuned, jointly on images",
+        Network(attention="frame", group_norm="frame", position_bias=True, queries=False, image_share=0.25),
     ),
     "50-inversion-steps": Variant("inversion in 50 steps", sampling=Sampling(inversion_steps=50)),
     "fixed-point": Variant(

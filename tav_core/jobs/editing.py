@@ -173,7 +173,7 @@ def _key(
         controls=[[digest_of(c.network), c.strength, c.start, c.end] for c in controls],
         base=base.fingerprint,
         unet=digest_of(base.checkpoint.unet),
-        inflation=unet.inflation.as_metadata(),
+        inflation=unet.inflation.decisive(),
         **config.of_inversion(),
         dtype=str(unet.dtype),
         scheduler=schedule_of(base.checkpoint.scheduler),

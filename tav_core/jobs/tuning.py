@@ -22,7 +22,7 @@ from ..memory import tuning_memory
 from ..precision import tuning_precision
 from ..prompt import Prompt
 from ..resume import damage_in, steps_kept_in
-from ..tune import TuneConfig, TuneReport, resolve_checkpointing, tune
+from ..tune import LATER, TuneConfig, TuneReport, resolve_checkpointing, tune
 from ..tuned import TunedWeights
 from ..version import __version__
 from ..windows import Windows
@@ -195,8 +195,8 @@ def _existing(output: Path, asked: dict, config: TuneConfig) -> TunedWeights | N
         weights = TunedWeights.load(output)
     except TavError:
         raise _occupied(output, "something else") from None
-    asked = asked | config.decisive() | {"window": config.window}
-    found = {"window": 0} | weights.facts.as_metadata() | (weights.facts.config or {})
+    asked = asked | config.decisive() | {name: getattr(config, name) for name in LATER}
+    found = LATER | weights.facts.as_metadata() | (weights.facts.config or {})
     if differing := [name for name, value in asked.items() if found.get(name) != value]:
         name = differing[0]
         raise _occupied(output, f"weights of another run ({name} {found.get(name)!r}, not {asked[name]!r})")

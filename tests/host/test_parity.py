@@ -93,9 +93,9 @@ def test_a_strength_is_tav_cores(sd, strength):
         assert worst(got, base) > 0.01
 
 
-def temporal_convolution(inflation, name):
+def temporal_convolution(name):
     """An Addition to each residual block that nobody else has: a convolution over time."""
-    return inflation.Addition(
+    return pack("tav_core.addition").Addition(
         place="resnet",
         build=lambda channels, _heads, layers=nn, **placement: {
             name: layers.Conv1d(channels, channels, 3, padding=1, **placement)
@@ -115,13 +115,13 @@ def convolved(conv, hidden_states, num_frames):
 
 def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monkeypatch):
     inflation, sd = pack("tav_core.inflation"), miniature()
-    for field, part in (("convolution", "conv_temp"), ("another", "conv_after")):  # the second sees what the first adds
-        monkeypatch.setitem(inflation.ADDITIONS, field, temporal_convolution(inflation, part))
+    for field, part in (("over_time", "conv_temp"), ("another", "conv_after")):  # the second sees what the first adds
+        monkeypatch.setitem(inflation.ADDITIONS, field, (temporal_convolution(part),))
         monkeypatch.setattr(inflation.Inflation, field, False, raising=False)
 
     @dataclass(frozen=True)
     class WithConvolution(inflation.Inflation):
-        convolution: bool = True
+        over_time: bool = True
         another: bool = True
 
     host, given = pack("nodes.host.inflate"), inputs(sd.model)
@@ -138,6 +138,56 @@ def test_a_new_module_in_the_residual_blocks_is_one_entry_for_both_networks(monk
         without.apply(unet, strength)
         assert (worst(core_prediction(unet, *given), expected) > 0.01) == (strength > 0)
     assert torch.equal(expected, untuned)
+
+
+TEMPORAL_LAYERS = {
+    "position bias": {"position_bias": True},
+    "Make-A-Video": {"attention": "frame", "group_norm": "frame", "convolution": True},
+    "Video LDM": {
+        "attention": "frame",
+        "group_norm": "frame",
+        "convolution": True,
+        "merge": "alpha",
+        "queries": False,
+    },
+    "all": {"position_bias": True, "convolution": True, "merge": "alpha"},
+}
+
+
+@pytest.mark.parametrize("fields", TEMPORAL_LAYERS.values(), ids=TEMPORAL_LAYERS)
+def test_the_temporal_layers_of_other_networks_are_tav_cores(fields):
+    sd = miniature()
+    host, given = pack("nodes.host.inflate"), inputs(sd.model)
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    unet = pack("tav_core.inflate").inflate(unet, **fields)
+    untuned, names = core_prediction(unet, *given), unet.trainable_parameters()
+    tensors = {name: random(*p.shape, seed=5 + i, scale=0.05) for i, (name, p) in enumerate(names.items())}
+    facts = pack("tav_core.tuned_facts").TunedFacts(inflation=unet.inflation)
+    tuned = pack("tav_core").TunedWeights(tensors, facts)
+    for strength in (1.0, 0.5, 0.0):
+        tuned.apply(unet, strength)
+        expected = core_prediction(unet, *given)
+        assert worst(predict(host.with_tuned(sd.model, tuned, strength), *given), expected) < 1e-4
+        assert (worst(expected, untuned) > 0.01) == (strength > 0)
+    assert torch.equal(expected, untuned)
+    fresh = host.inflate(sd.model, **fields)
+    assert worst(predict(fresh, *given), untuned) < 1e-4
+
+
+def test_tuned_layers_are_not_computed_in_another_way_than_they_were_tuned():
+    sd = miniature()
+    host, error = pack("nodes.host.inflate"), pack("tav_core.errors").TavError
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    model = host.with_tuned(sd.model, tuned_weights(pack("tav_core.inflate").inflate(unet, merge="alpha")))
+    with pytest.raises(error, match="tuned with merge 'alpha', but Inflate UNet sets it to 'add'"):
+        host.inflate(model)
+
+
+def test_inflate_unet_refuses_temporal_layers_without_meaning_before_anything_runs():
+    check = pack("nodes.inflate_unet").InflateUNet.validate_inputs
+    assert check(temporal=True) is True  # as in a workflow that was saved before the others came
+    assert "position_bias belongs to temporal attention" in check(temporal=False, position_bias=True)
+    assert check(temporal=None, position_bias=True) is True  # linked
 
 
 @pytest.mark.parametrize("name", ["forward_A", "forward_B"])
@@ -158,9 +208,8 @@ def golden_model(case):
     assert names.keys() == theirs.keys()
     host = pack("nodes.host.inflate")
     patcher, blocks = host.inflate(patcher), pack("nodes.host.sd_model").blocks_of(patcher, "transformer")
-    heads_of = {path: block.heads for path, block in blocks.items()}
     additions = pack("tav_core.inflation").Inflation().additions
-    added = pack("nodes.host.added").added_model(case.part("temp."), additions, heads_of, torch.float32)
+    added = pack("nodes.host.added").added_model(case.part("temp."), additions, blocks, torch.float32)
     patcher.set_additional_models(host.KEY, [added])
     return patcher
 

@@ -328,6 +328,22 @@ def with_hypernetwork(model):
     return set_by("set_model_attn2_patch", patch)(model)
 
 
+def test_the_temporal_layers_of_other_networks_are_tuned_kept_and_applied(sd, tmp_path):
+    host, given = pack("nodes.host.inflate"), inputs(sd.model)
+    inflation = pack("tav_core.inflation").Inflation(
+        "frame", "frame", position_bias=True, convolution=True, merge="alpha", queries=False
+    )
+    model, text = host.inflate(sd.model, inflation), sd.text("a man")
+    tuned, *_ = tune(model, text, tmp_path, image_share=0.5)
+    assert (tuned.facts.inflation, tuned.facts.config["image_share"]) == (inflation, 0.5)
+    assert all("_temp." in name for name in tuned.tensors)
+    untuned = predict(model, *given)
+    assert worst(predict(host.with_tuned(sd.model, tuned), *given), untuned) > 1e-4
+    assert torch.equal(predict(host.with_tuned(sd.model, tuned, 0.0), *given), untuned)
+    assert tune(model, text, tmp_path, image_share=0.5)[2]["how"] == "already tuned"
+    assert tune(host.inflate(model, merge="add"), text, tmp_path, image_share=0.5)[2]["how"] == "new"
+
+
 UNSEEN = {
     "attn2_patch": with_hypernetwork,
     "attn1_patch": behind("comfy_extras.nodes_hypertile", "HyperTile", 256, 2, 0, False),
