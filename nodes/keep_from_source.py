@@ -22,7 +22,7 @@ class KeepFromSource(io.ComfyNode):
                 io.Conditioning.Input("source", tooltip="The prompt that describes the clip."),
                 io.Float.Input(
                     "keep_structure",
-                    default=0.5,
+                    default=0.8,
                     min=0.0,
                     max=1.0,
                     step=0.05,

@@ -69,8 +69,8 @@ class Variant:
     against: str = "full"
 
 
-STRUCTURE, LAYOUT = 0.6, 0.4
-"""The shares of the steps in which edits keep structure and layout, where they do."""
+STRUCTURE, LAYOUT = 0.8, 0.4
+"""The shares of the steps in which edits keep structure and layout, where they do (benchmarks/keeping.py)."""
 ABLATION = "the paper, section 5.3"
 VARIANTS = {
     "full": Variant("the full Tune-A-Video"),
