@@ -83,7 +83,7 @@ def test_two_processes_measure_what_one_does(checkpoint, tmp_path):
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
-        said = tav(*evaluating(checkpoint, folder, "no-tuning", count=2, frames=3, processes=processes))
+        said = tav(*evaluating(checkpoint, folder, "no-tuning", count=2, frames=2, processes=processes))
         assert said.code == 0, said.err
         figures[processes] = json.loads((folder / "eval.json").read_text())
     measured, expected = ({row: of["iou"]["values"] for row, of in figures[n].items()} for n in (2, 1))

@@ -12,6 +12,7 @@ from tav_core.errors import TavError
 from tav_core.jobs.control_choice import control_images
 from tav_core.jobs.selection import Selection
 from tav_core.video.choose import choose_frames, rate_varies, select_frames
+from tav_core.video.pixels import to_float
 from tav_core.video.read import read_frames
 from tav_core.video.source import open_source
 from tests.clips import encode, number_in, numbered, set_exif_orientation
@@ -93,7 +94,7 @@ def test_control_images_stay_with_the_frames_that_they_are_of(tmp_path):
     encode(tmp_path / "poses.mp4", numbered(len(CROWDED), 128, 96))
     selection = Selection(tmp_path / "clip.mp4", frames=8, size=SIZE)
     images = control_images(tmp_path / "poses.mp4", Selection(tmp_path / "clip.mp4", frames=8, size=(128, 96)))
-    assert [int(CROWDED[number]) for number in numbers(images)] == numbers(selection.read().frames)
+    assert [int(CROWDED[number]) for number in numbers(images)] == numbers(to_float(selection.read().frames))
 
 
 # Interlaced
