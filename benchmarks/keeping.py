@@ -16,7 +16,7 @@ from tav_core.demo.miniature import miniature_path
 from tav_core.demo.settings import SETTINGS
 from tav_core.evaluation.evaluate import evaluate
 from tav_core.evaluation.variants import Sampling, Variant
-from tav_core.inflate import inflate, transformer_blocks
+from tav_core.inflate import transformer_blocks
 from tav_core.jobs.base import open_base
 from tav_core.lend import structure_of
 from tav_core.source import Dials
@@ -55,8 +55,7 @@ def main() -> None:
     checkpoint = open_base(miniature_path(), device=torch.device("cpu")).checkpoint
     resnets = [n.removesuffix(".conv2") for n, _ in checkpoint.unet.named_modules() if n.endswith(".conv2")]
     transformers = list(transformer_blocks(checkpoint.unet))
-    default = structure_of(inflate(checkpoint.unet))
-    checkpoint = open_base(miniature_path(), device=torch.device("cpu")).checkpoint  # not inflated
+    default = structure_of(checkpoint.unet)
     chosen = {
         name: Variant(name, sampling=sampling)
         for name, sampling in settings_of(default, resnets, transformers).items()

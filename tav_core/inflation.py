@@ -77,8 +77,8 @@ class Inflation:
     convolution: whether a convolution over time follows each convolution of a residual block (Make-A-Video).
     merge: "add" adds what these temporal layers give, as the paper does; "alpha" merges it by a learned share for each
         layer (Video LDM).
-    queries: whether the query projections are tuned, as in the paper; without, only the temporal layers are, and
-        skipping them (strength 0) gives the image network back.
+    queries: whether the query projections are tuned, as in the paper; without, only the temporal layers are, and the
+        image network's own weights stay as they are.
 
     Make-A-Video is `Inflation("frame", "frame", convolution=True)`, Video LDM is `Inflation("frame", "frame",
     convolution=True, merge="alpha", queries=False)`, and Ho et al.'s is `Inflation("frame", "frame",

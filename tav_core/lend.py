@@ -4,22 +4,24 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 
+from diffusers import UNet2DConditionModel
+
 from .attention import TextAttnProcessor
 from .borrow import Loan, Structure
 from .inflate import InflatedUNet, transformer_blocks
 
 
-def structure_of(unet: InflatedUNet) -> Structure:
-    """The blocks from which an edit borrows by default."""
-    resnets = [name.removesuffix(".conv2") for name, _ in unet.unet.named_modules() if name.endswith(".conv2")]
-    return Structure.of(resnets, transformer_blocks(unet.unet))
+def structure_of(unet: UNet2DConditionModel) -> Structure:
+    """The blocks from which an edit borrows by default; inflated or not."""
+    resnets = [name.removesuffix(".conv2") for name, _ in unet.named_modules() if name.endswith(".conv2")]
+    return Structure.of(resnets, transformer_blocks(unet))
 
 
 @contextmanager
 def lent(unet: InflatedUNet, structure: Structure | None = None) -> Iterator[Loan]:
     """In this context, the network's layers record and borrow as the loan says. structure: None for the default."""
     loan, blocks = Loan(), transformer_blocks(unet.unet)
-    layers = (structure or structure_of(unet)).layers
+    layers = (structure or structure_of(unet.unet)).layers
     with ExitStack() as hooks:
         for name, (path, layer) in layers.items():
             module = unet.unet.get_submodule(f"{path}.{layer}")

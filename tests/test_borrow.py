@@ -49,7 +49,7 @@ def test_borrowed_features_give_the_published_prediction(method, pattern, name):
 
 def test_stable_diffusion_borrows_where_plug_and_play_does():
     case = golden.load("published/plug_and_play")
-    assert structure_of(inflate(case.unet2d(), **PLAIN)) == injected(case, "both")
+    assert structure_of(case.unet2d()) == injected(case, "both")
 
 
 def test_a_smaller_network_borrows_from_the_same_part_of_its_decoder_and_one_of_two_levels_from_its_beginning():
@@ -70,4 +70,4 @@ def structure_with(levels: int) -> Structure:
         "down_block_types": ("CrossAttnDownBlock2D",) * levels,
         "up_block_types": ("CrossAttnUpBlock2D",) * levels,
     }
-    return structure_of(inflate(tiny_unet(**blocks, block_out_channels=(32, 64, 64)[:levels])))
+    return structure_of(tiny_unet(**blocks, block_out_channels=(32, 64, 64)[:levels]))

@@ -95,7 +95,7 @@ def test_the_source_borrows_from_itself_without_a_change(pattern):
 
 
 def everything(unet) -> Structure:
-    found = structure_of(unet)
+    found = structure_of(unet.unet)
     return Structure(found.features, found.attention, found.attention)
 
 

@@ -220,7 +220,9 @@ def _check_fits(patcher: ModelPatcher, tuned: TunedWeights, names: dict[str, str
 
 def _check_alike(tuned: Inflation, asked: Inflation) -> None:
     """Refuses to compute tuned modules in another way than they were tuned; leaving some out is possible."""
-    for name in ("position_bias", "merge"):
+    if not asked.additions:
+        return
+    for name in ("position_bias", "merge") if asked.temporal else ("merge",):
         own, other = getattr(tuned, name), getattr(asked, name)
         if own != other:
             raise TavError(

@@ -6,13 +6,15 @@ On two cores, two processes of one thread measured 1.4 times as many clips as on
 import multiprocessing
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import torch
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..demo.settings import Settings
+from ..errors import TavError
 from ..world.protocol import WorldClip
 from .evaluate import Outcome, evaluate
 from .variants import Variant
@@ -28,20 +30,23 @@ def evaluate_in_processes(
     processes: int,
     **options,
 ) -> Iterator[Outcome]:
-    """What `evaluate` yields with the same options, in any order of the clips, each clip's as soon as it is whole.
+    """What `evaluate` yields with the same options, each clip's outcomes once they are all there.
 
     open_checkpoint: picklable; called once in each process. The threads of this process are shared out among them.
+    If one clip fails, those that are running are finished first, and their samples kept. Raises TavError if a process
+    dies.
     """
     threads = max(1, torch.get_num_threads() // processes)
     work = partial(_outcomes, variants=dict(variants), settings=settings, options=options)
     context = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
     with ProcessPoolExecutor(processes, context, _open, (open_checkpoint, threads)) as pool:
-        running = [pool.submit(work, clip) for clip in clips]
         try:
-            for done in as_completed(running):
-                yield from pickle.loads(done.result())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for outcomes in pool.map(work, clips):
+                yield from pickle.loads(outcomes)
+        except BrokenProcessPool as error:
+            raise TavError(
+                f"One of {processes} processes died, probably for lack of memory; use fewer. Finished samples are kept."
+            ) from error
 
 
 def _open(open_checkpoint: Callable[[], Checkpoint], threads: int) -> None:

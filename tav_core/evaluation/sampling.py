@@ -4,7 +4,7 @@ import copy
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..fingerprints import digest_of, key_of, schedule_of
 from ..inflate import InflatedUNet, inflate
 from ..jobs.base import versions
 from ..layout import align
-from ..lend import lent
+from ..lend import lent, structure_of
 from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, guided
 from ..prompt import Prompt
@@ -218,6 +218,12 @@ def inflated(checkpoint: Checkpoint, network: Network, settings: Settings) -> In
     return inflate(copy.deepcopy(checkpoint.unet), network.inflation(settings.group_norm))
 
 
+def _resolved(sampling: Sampling, checkpoint: Checkpoint) -> Sampling:
+    """With the blocks it borrows from named, if any: which ones are the default may change."""
+    borrows = sampling.dials.structure and (sampling.borrows or structure_of(checkpoint.unet))
+    return replace(sampling, borrows=borrows or None)
+
+
 def _key(
     checkpoint: Checkpoint, encoded: EncodedClip, variant: Variant, settings: Settings, seeds: tuple[int, int]
 ) -> str:
@@ -228,7 +234,7 @@ def _key(
         *encoded.edits.tensors,
         unet=digest_of(checkpoint.unet),
         network=variant.network.as_key(),
-        sampling=asdict(variant.sampling),
+        sampling=asdict(_resolved(variant.sampling, checkpoint)),
         settings=asdict(settings),
         seeds=seeds,
         versions=versions(),

@@ -12,9 +12,11 @@ from tav_core.errors import TavError
 from tav_core.evaluation.paper_table import PUBLISHED, edited_videos
 from tav_core.evaluation.report import FIGURES, as_claims, as_json, as_tables, by_variant
 from tav_core.evaluation.sampling import sample_variants
-from tav_core.evaluation.variants import VARIANTS
+from tav_core.evaluation.variants import VARIANTS, Network, Sampling, Variant
 from tav_core.inflate import inflate
+from tav_core.lend import structure_of
 from tav_core.memory import tuning_memory
+from tav_core.source import Dials
 from tav_core.video.write import write_video
 from tav_core.world.protocol import clips_to_report
 from tests.cli.test_cli import tav
@@ -100,6 +102,16 @@ def test_other_settings_are_sampled_again(checkpoint, tmp_path):
     assert torch.equal(first.edits, kept.edits)
     assert first.seconds == kept.seconds
     assert not torch.equal(first.edits, other.edits)
+
+
+def test_samples_are_kept_for_the_blocks_they_borrow_from_by_default_too(checkpoint, tmp_path):
+    opened, clip = load_checkpoint(checkpoint), replace(clips_to_report()[0], edits=clips_to_report()[0].edits[:1])
+    default, seconds = structure_of(opened.unet), []
+    for borrows in (None, default, replace(default, attention=()), None):
+        sampling = Sampling(dials=Dials(structure=1.0), borrows=borrows)
+        variant = {"kept": Variant("", Network(is_tuned=False), sampling)}
+        seconds.append(dict(sample_variants(opened, clip, variant, QUICK, work=tmp_path))["kept"].seconds)
+    assert seconds[0] == seconds[1] != seconds[2] != seconds[3]
 
 
 def test_each_variant_makes_something_else_of_the_clip_and_leaves_the_checkpoint_as_it_was(checkpoint):

@@ -183,6 +183,17 @@ def test_tuned_layers_are_not_computed_in_another_way_than_they_were_tuned():
         host.inflate(model)
 
 
+@pytest.mark.parametrize("fields", [{"merge": "alpha"}, {"position_bias": True}], ids=str)
+def test_tuned_temporal_layers_can_be_left_out(fields):
+    sd = miniature()
+    host, given = pack("nodes.host.inflate"), inputs(sd.model)
+    unet = pack("nodes.host.weights").diffusers_unet(sd.model, CPU)
+    tuned = tuned_weights(pack("tav_core.inflate").inflate(unet, **fields))
+    model = host.with_tuned(sd.model, tuned)
+    with_them, without = predict(model, *given), predict(host.inflate(model, temporal=False), *given)
+    assert worst(without, with_them) > 0.01
+
+
 def test_inflate_unet_refuses_temporal_layers_without_meaning_before_anything_runs():
     check = pack("nodes.inflate_unet").InflateUNet.validate_inputs
     assert check(temporal=True) is True  # as in a workflow that was saved before the others came
