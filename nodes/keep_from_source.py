@@ -58,6 +58,13 @@ class KeepFromSource(io.ComfyNode):
                     "Encode.",
                 ),
                 io.Clip.Input("clip", optional=True, tooltip="For keep_layout: the CLIP that encoded both prompts."),
+                io.String.Input(
+                    "reweight",
+                    default="",
+                    optional=True,
+                    tooltip="Words of the edited prompt that count for more or less, as long as keep_layout lasts: "
+                    "yellow:2, sea:0.5",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For TAV Sample or another sampler.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
@@ -79,29 +86,39 @@ class KeepFromSource(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, latent_image, source, keep_structure, keep_layout, grow_mask, mask=None, edit=None, clip=None
+        cls,
+        model,
+        latent_image,
+        source,
+        keep_structure,
+        keep_layout,
+        grow_mask,
+        mask=None,
+        edit=None,
+        clip=None,
+        reweight="",
     ) -> io.NodeOutput:
-        from ..tav_core.layout import align
         from ..tav_core.masks import latent_mask
+        from ..tav_core.reweight import check_layout_is_kept, read_weights
         from ..tav_core.source import Dials
         from .host.keep import Keep, with_kept
         from .host.latents import path_of
-        from .host.words import tokens_behind
+        from .host.words import layout_between
 
         path, dials = path_of(latent_image, model, "Keep From Source"), Dials(keep_structure, keep_layout)
         frames, _, *size = path.clean.shape
         if mask is not None:
             need(grow_mask >= 0, "grow_mask", grow_mask, "at least 0 pixels")
             mask = latent_mask(mask, frames, tuple(size), grow_mask)[0, 0]
-        layout = None
+        weights, layout = read_weights([reweight]), None
+        check_layout_is_kept(weights, keep_layout)
         if keep_layout:
             if edit is None or clip is None:
                 raise TavError(
                     "keep_layout compares the words of both prompts; connect the edited prompt to edit, and the CLIP "
                     "that encoded both, or set it to 0."
                 )
-            place = place_in_graph(cls)
-            layout = align(tokens_behind(clip, source, *place, "source"), tokens_behind(clip, edit, *place, "edit"))
+            layout = layout_between(clip, source, edit, *place_in_graph(cls), weights)
         kept = with_kept(model, Keep(path, source, dials, layout, edit, mask))
         way = layout and ("each word takes the place of the source's" if layout.replaces else "shared words stay")
         return io.NodeOutput(kept, ui=ui_values(layout=way, masked=None if mask is None else float(mask.mean())))

@@ -91,7 +91,7 @@ class Layout:
 
 
 def align(
-    source: Tokens, edit: Tokens, gains: Mapping[int, float] | None = None, replaces: bool | None = None
+    source: Tokens, edit: Tokens, weights: Mapping[Tokens, float] | None = None, replaces: bool | None = None
 ) -> Layout:
     """Aligns an edit's tokens with the source's.
 
@@ -99,8 +99,8 @@ def align(
     the source's word in its place (Prompt-to-Prompt's replacement). Otherwise the tokens of a longest common
     subsequence take those of the source (its refinement).
 
-    gains: factors of the edit's words, by their numbers from 1 (its re-weighting). replaces: forces either; replacement
-        needs as many words in both.
+    weights: factors of words of the edit (its re-weighting), wherever they occur; absent ones change nothing.
+    replaces: forces either; replacement needs as many words in both.
     """
     if (longest := max(len(source.ids), len(edit.ids))) > LONGEST:
         raise TavError(
@@ -127,10 +127,10 @@ def align(
             # a position of the source's words is none of its padding; the last of each chunk always is
             taken = place if source.is_padding(place) else place - place % CHUNK + CHUNK - 1
             mapper[taken, place] = 1
-    factors = torch.ones(len(edit.ids))
-    for word, gain in (gains or {}).items():
-        factors[edit.places(word)] = gain
-    return Layout(mapper, (mapper.sum(dim=0) > 0).float(), factors, replaces)
+    gains = torch.ones(len(edit.ids))
+    for wanted, weight in (weights or {}).items():
+        gains[edit.find(wanted)] = weight
+    return Layout(mapper, (mapper.sum(dim=0) > 0).float(), gains, replaces)
 
 
 def _common(source: Tokens, edit: Tokens) -> list[tuple[int, int]]:

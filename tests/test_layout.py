@@ -171,8 +171,9 @@ def test_maps_in_half_precision_do_not_overflow():
 
 def test_gains_weigh_a_word_of_the_edit():
     source = edit = tokens("a pea soup")
-    layout = align(source, edit, gains={2: 3.0})
+    layout = align(source, edit, {tokens("pea"): 3.0, tokens("ham"): 2.0})
     assert layout.gains[edit.places(2)].tolist() == [3.0]
+    assert layout.gains.sum() == len(edit.ids) + 2
     assert layout.gains.sum() == CHUNK + 2
 
 

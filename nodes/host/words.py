@@ -1,12 +1,14 @@
 """The words behind a CONDITIONING: a node receives only its tensors, so the text is read from the graph and checked."""
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from ...tav_core.errors import TavError, is_text, shown
-from ...tav_core.layout import Tokens
+from ...tav_core.layout import Layout, Tokens, align
+from ...tav_core.reweight import weights_in
 from .graph import Graph, prompt_behind
 
 
@@ -24,6 +26,19 @@ def tokens_behind(clip, conditioning: list, graph: Graph, node_id: str | None, s
             "typed into it, and the same CLIP here."
         )
     return tokens_of(clip, text)
+
+
+def layout_between(
+    clip, source: list, edit: list, graph: Graph, node_id: str | None, weights: Mapping[str, float]
+) -> Layout:
+    """How the words behind a node's `edit` align with those behind its `source`, of whose CONDITIONINGs these are.
+
+    weights: factors of words of the edit. Raises TavError as `tokens_behind` does, and for words that are not there.
+    """
+    own, edited = (
+        tokens_behind(clip, *each) for each in ((source, graph, node_id, "source"), (edit, graph, node_id, "edit"))
+    )
+    return align(own, edited, weights_in([edited], weights, lambda words: tokens_of(clip, words)))
 
 
 def tokens_of(clip, text: str) -> Tokens:

@@ -10,6 +10,8 @@ from ..jobs.control_choice import choices
 from ..jobs.edit_config import EditConfig
 from ..jobs.editing import prepare_edit
 from ..jobs.mask_choice import FORM, MaskChoice
+from ..reweight import FORM as WEIGHT_FORM
+from ..reweight import read_weights
 from .app import app
 from .options import (
     ByTime,
@@ -80,6 +82,13 @@ def edit(
             help="The share of the steps, 0 to 1, in which words of both prompts stay where the clip has them."
         ),
     ] = 0.0,
+    reweight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=WEIGHT_FORM,
+            help="Words of a prompt that count this much more or less, while the layout is kept; repeatable.",
+        ),
+    ] = None,
     mask: Annotated[
         str | None,
         typer.Option(
@@ -144,6 +153,7 @@ def edit(
         invert_with=value_of(invert_with),
         keep_structure=keep_structure,
         keep_layout=keep_layout,
+        reweight=read_weights(reweight or []),
         source_prompt=source_prompt,
         window=window,
         overlap=overlap,

@@ -157,7 +157,12 @@ VARIANTS = {
         "structure, layout and all outside of the true mask kept",
         sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
+    "keep-all-fixed-point": Variant(
+        "the same with a more exact inversion",
+        sampling=Sampling(invert_with="fixed-point", dials=Dials(STRUCTURE, LAYOUT), mask="true"),
+    ),
     "keep-all-by-words": Variant(
-        "the same with a mask from words", sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="word")
+        "structure, layout and all outside of a mask from words kept",
+        sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="word"),
     ),
 }

@@ -1,12 +1,14 @@
 """The settings of an edit."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from ..errors import TavError, need
 from ..precision import PRECISIONS, sampling_precision
+from ..reweight import check_layout_is_kept, check_weights
 from ..source import Dials
 from ..steps import INVERSIONS, check_steps
 from ..windows import Windows
@@ -19,6 +21,7 @@ class EditConfig:
     invert_with: one of INVERSIONS; "fixed-point" reconstructs better and takes four times as long.
     keep_structure, keep_layout: for which share of the steps, 0 to 1, an edit borrows the clip's features, and keeps
         words that both prompts share where the clip has them; see `Dials`.
+    reweight: factors of words of the edits, -100 to 100, for as long as the layout is kept.
     source_prompt: the clip's prompt, for what an edit keeps; None takes the one the weights were tuned with.
     from_inversion: start from the inverted clip; False starts from random noise drawn with the seed.
     seed: of that random noise, and of the noise that eta > 0 adds while sampling; the same for every prompt.
@@ -41,6 +44,7 @@ class EditConfig:
     invert_with: str = "ddim"
     keep_structure: float = 0.0
     keep_layout: float = 0.0
+    reweight: Mapping[str, float] = field(default_factory=dict)
     source_prompt: str | None = None
     window: int | None = None
     overlap: int | None = None
@@ -55,6 +59,8 @@ class EditConfig:
         choices = ("auto", *PRECISIONS)
         need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
         need(self.invert_with in INVERSIONS, "invert_with", self.invert_with, f"one of {', '.join(INVERSIONS)}")
+        check_weights(self.reweight)
+        check_layout_is_kept(self.reweight, self.keep_layout)
         if self.window is not None:  # else that of the weights, which are not open yet
             Windows(self.window, self.windows.overlap)
         if self.dials and not self.from_inversion:

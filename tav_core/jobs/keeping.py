@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..errors import TavError, shown
-from ..layout import Layout, align
+from ..layout import Layout, Tokens, align
 from ..lend import lent
 from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, PredictNoise, guided
+from ..reweight import weights_in
 from ..source import Dials, Lender, SourcePath
 from ..windows import Windows
 from .base import ensure_prompt
@@ -104,8 +105,17 @@ def prepare_keeping(
     return Keeping(
         dials=config.dials,
         source_prompt=prompt if needed else None,
-        layouts={p: align(tokens, checkpoint.tokens(p)) for p in prompts} if config.keep_layout else {},
+        layouts=_layouts(checkpoint, tokens, prompts, config.reweight) if config.keep_layout else {},
         mask=mask,
         images=mask and mask.read(selection),
         places=places,
     )
+
+
+def _layouts(
+    checkpoint: Checkpoint, source: Tokens, prompts: Sequence[str], reweight: Mapping[str, float]
+) -> dict[str, Layout]:
+    """How the words of each prompt align with the clip's."""
+    edits = {prompt: checkpoint.tokens(prompt) for prompt in prompts}
+    weights = weights_in([*edits.values()], reweight, checkpoint.tokens)
+    return {prompt: align(source, tokens, weights) for prompt, tokens in edits.items()}

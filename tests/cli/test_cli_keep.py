@@ -43,6 +43,13 @@ def test_each_dial_changes_the_edit_and_is_in_the_manifest(tuned, plain, tmp_pat
     assert ("each word takes the place" in outcome.err) == ("keep_layout" in options)
 
 
+def test_a_word_counts_for_more(tuned, tmp_path):
+    for factor in (1, 4):
+        edited(tuned, tmp_path / str(factor), keep_layout=0.6, reweight=f"cube:{factor}")
+    assert manifest(tmp_path / "4")["settings"]["reweight"] == {"cube": 4.0}
+    assert (video(tmp_path / "4") - video(tmp_path / "1")).abs().max() > 0.01
+
+
 def test_the_inversion_is_kept_with_its_whole_path_for_edits_that_keep_more(tuned, tmp_path):
     edited(tuned, tmp_path)
     assert "Reusing the inversion" in edited(tuned, tmp_path, keep_structure=0.5, mask="WORD:ball").err
@@ -74,6 +81,10 @@ def test_a_mask_from_a_word_is_shown_on_the_sheet(tuned, plain, tmp_path):
     [
         ({"keep_structure": 1.5}, "keep_structure"),
         ({"keep_layout": -0.1}, "keep_layout"),
+        ({"keep_layout": 0.4, "reweight": "cube"}, "re-weighted as WORD:FACTOR, for example yellow:2, but got 'cube'"),
+        ({"keep_layout": 0.4, "reweight": "cube:1e9"}, "The factor of 'cube' must be from -100 to 100"),
+        ({"keep_layout": 0.4, "reweight": "cat:2"}, "'cat' is to be re-weighted, but is not in the edited prompt"),
+        ({"reweight": "cube:2"}, "set keep_layout above 0"),
         ({"mask": "WORD:cat"}, "The mask is where 'cat' is in the clip, but the clip's prompt is 'a ball'"),
         ({"mask": "WORD:"}, "Cannot parse the mask"),
         ({"mask": "nowhere.png"}, "no file or folder nowhere.png"),

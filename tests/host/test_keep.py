@@ -62,9 +62,9 @@ def graph(source: str = CLIP_PROMPT, edit: str = EDIT) -> dict:
     }
 
 
-def keeping(sd, model, latent, structure=0.0, layout=0.0, mask=None, grow=0, prompt=None):
+def keeping(sd, model, latent, structure=0.0, layout=0.0, mask=None, grow=0, reweight="", prompt=None):
     node = pack("nodes.keep_from_source").KeepFromSource
-    given = model, latent, sd.text(CLIP_PROMPT), structure, layout, grow, mask, sd.text(EDIT), sd.clip
+    given = model, latent, sd.text(CLIP_PROMPT), structure, layout, grow, mask, sd.text(EDIT), sd.clip, reweight
     return executed(node, *given, unique_id="3", prompt=prompt or graph()).args[0]
 
 
@@ -76,14 +76,15 @@ def stock(sd, model, latent, sampler="euler", steps=STEPS):
         )[0]["samples"]  # fmt: skip
 
 
-def core_edit(sd, unet, model, clip, structure, layout, mask, inversion_steps=STEPS, steps=STEPS):
+def core_edit(sd, unet, model, clip, structure, layout, mask, weights=None, inversion_steps=STEPS, steps=STEPS):
     """The same by tav_core, on the network with the same weights."""
     ddim, source, masks = pack("tav_core.ddim"), pack("tav_core.source"), pack("tav_core.masks")
     align, tokens = pack("tav_core.layout").align, pack("nodes.host.words").tokens_of
     scheduler = core_scheduler(model)
     own, edit, empty = (predictor(unet, sd.text(text), scheduler) for text in (CLIP_PROMPT, EDIT, ""))
     path = ddim.source_path(ddim.invert(empty, to_core(clip), scheduler, inversion_steps), scheduler, inversion_steps)
-    layout_of = align(tokens(sd.clip, CLIP_PROMPT), tokens(sd.clip, EDIT))
+    weights = {tokens(sd.clip, words): weight for words, weight in (weights or {}).items()}
+    layout_of = align(tokens(sd.clip, CLIP_PROMPT), tokens(sd.clip, EDIT), weights)
     with pack("tav_core.lend").lent(unet) as loan:
         lender = source.Lender(loan, own, path, source.Dials(structure, layout))
         predict = pack("tav_core").guided(lender.borrowing(edit, layout_of), lender.borrowing(empty), 3.0)
@@ -109,6 +110,16 @@ def test_what_an_edit_keeps_is_tav_cores(sd, tuned, clip, latent, mask, structur
         assert relative(got, plain) > 0.02
     else:
         assert torch.equal(got, plain)
+
+
+def test_a_word_that_counts_for_more_is_tav_cores(sd, tuned, clip, latent):
+    model, unet = tuned
+    kept = keeping(sd, model, latent, 0.4, 0.7, reweight="blue star: 4, moving:0.5")
+    got = sampled(kept, sd, latent, STEPS, positive=sd.text(EDIT))
+    weights = {"blue star": 4.0, "moving": 0.5}
+    assert relative(got, core_edit(sd, unet, model, clip, 0.4, 0.7, None, weights)) < 1e-3
+    same = sampled(keeping(sd, model, latent, 0.4, 0.7), sd, latent, STEPS, positive=sd.text(EDIT))
+    assert relative(got, same) > 0.02
 
 
 def test_the_hosts_sampler_keeps_the_same(sd, tuned, clip):
@@ -228,11 +239,14 @@ def test_the_words_are_read_from_the_graph_and_checked(sd, tuned, latent):
         ({"latent": "scaled"}, "a node in between made it"),
         ({"source": "two"}, "Keep From Source needs one prompt, but the conditioning combines 2;"),
         ({"edit": None}, "connect the edited prompt to edit"),
+        ({"reweight": "yellow:2"}, "'yellow' is to be re-weighted, but is not in the edited prompt"),
+        ({"reweight": "a:b"}, "re-weighted as WORD:FACTOR"),
         ({"mask": torch.zeros(2, 64, 64)}, "The mask is"),
     ],
 )
 def test_what_cannot_be_kept_is_told_before_anything_runs(sd, tuned, latent, change, message):
     given = {"model": tuned[0], "latent": latent, "source": sd.text(CLIP_PROMPT), "edit": sd.text(EDIT), "mask": None}
+    given |= {"reweight": ""}
     given |= {
         "plain": {"model": sd.model},
         "lost": {"latent": {"samples": latent["samples"]}},
@@ -243,7 +257,7 @@ def test_what_cannot_be_kept_is_told_before_anything_runs(sd, tuned, latent, cha
     with pytest.raises(ValueError, match=message):
         executed(
             node, given["model"], given["latent"], given["source"], 0.5, 0.5, 0, given["mask"], given["edit"], sd.clip,
-            unique_id="3", prompt=graph(),
+            given["reweight"], unique_id="3", prompt=graph(),
         )  # fmt: skip
 
 
