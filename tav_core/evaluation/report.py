@@ -68,6 +68,7 @@ TABLES = {
     },
 }
 """The figures by name, table by table."""
+BY_KIND = ("edit_right", "iou")
 FIGURES = {name: figure for figures in TABLES.values() for name, figure in figures.items()}
 
 
@@ -112,7 +113,22 @@ def as_tables(values: Values) -> str:
             for variant, figures in values.items()
         ]
         parts += [f"## {heading}", table(["variant", *titles], rows)]
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "## Which kinds of edit land, and which follow the clip?", _by_kind(values)])
+
+
+def _by_kind(values: Values) -> str:
+    """A Markdown table of the figures BY_KIND, for each kind of edit by itself."""
+    kinds = dict.fromkeys(kind for figures in values.values() for _, kind in figures.get("iou", ()))
+    columns = [(kind, name) for kind in kinds for name in BY_KIND]
+    rows = [
+        [f"`{variant}`", *(_cell(FIGURES[name], _of_kind(figures, name, kind), worst=True) for kind, name in columns)]
+        for variant, figures in values.items()
+    ]
+    return table(["variant", *(f"{kind}: {FIGURES[name].title} {FIGURES[name].arrow}" for kind, name in columns)], rows)
+
+
+def _of_kind(figures: Mapping[str, Mapping[Place, float]], name: str, kind: str) -> dict[Place, float]:
+    return {place: value for place, value in figures.get(name, {}).items() if place[1] == kind}
 
 
 def is_at_ceiling(name: str, values: Values) -> bool:

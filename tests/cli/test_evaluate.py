@@ -65,7 +65,7 @@ def test_an_evaluation_leaves_tables_json_and_a_contact_sheet(evaluated):
     report = (folder / "eval.md").read_text(encoding="utf-8")
     assert "| `no-inversion` " in report
     assert "1 steps of tuning" in report
-    assert report.count("\n| `full` ") == 3
+    assert report.count("\n| `full` ") == 4
     assert (folder / "eval.png").stat().st_size > 10_000
     assert said.out.splitlines()[-3:] == [str(folder / name) for name in ("eval.md", "eval.json", "eval.png")]
 
@@ -180,6 +180,16 @@ def test_json_holds_mean_and_sample_deviation_over_clips_and_the_worst_edit():
     assert (found["mean"], found["worst"]) == (0.8, 0.4)
     assert found["std"] == pytest.approx(0.2 / 2**0.5, abs=1e-6)
     assert found["values"] == {"a/object": 1.0, "a/style": 0.4, "b/object": 0.9}
+
+
+def test_each_kind_of_edit_has_columns_of_its_own():
+    edits = [("a", {"object": 0.5, "style": 0.4}), ("b", {"object": 0.7})]
+    rows = [("full", clip, {kind: {"iou": value} for kind, value in kinds.items()}) for clip, kinds in edits]
+    lines = as_tables(by_variant(rows)).splitlines()
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (lines[-3], lines[-1])), strict=True))
+    assert cells["object: IoU with the ideal ↑"] == "0.600 ± 0.141 (0.500)"
+    assert cells["style: IoU with the ideal ↑"] == "0.400 ± 0.000 (0.400)"
+    assert cells["style: edit right, % ↑"] == "-"
 
 
 @pytest.mark.parametrize(("without", "verdict"), [((0.2, 0.3, 0.1), "yes"), ((1.0, 0.9, 0.9), "**no**")])
