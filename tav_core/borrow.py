@@ -38,7 +38,7 @@ class Structure:
     def of(cls, resnets: Iterable[str], transformers: Iterable[str]) -> "Structure":
         """Plug-and-Play's choice, from all of a network's blocks: features of the decoder's fifth block of twelve, and
         attention from there on. A network with fewer blocks has its features at the same share of its decoder; one of
-        only two levels, as the miniature, in its first block, which keeps far more than the others (docs/method.md).
+        only two levels, as the miniature, in its first block, which keeps far more than the others (docs/findings.md).
         """
         decoder = sorted(path for path in resnets if path.startswith(DECODER))
         chosen = decoder[len(decoder) * 4 // 12 if _place(decoder[-1])[0] > 1 else 0]
