@@ -12,7 +12,7 @@ class Settings:
 
     steps: DDIM steps of each edit; inversion_steps: DDIM steps of the inversion and of the reconstruction.
     group_norm: per frame. Over the whole video, as in the original, some frames of an earlier miniature lacked the
-        object (docs/eval.md).
+        object.
     """
 
     tuning_steps: int = 100
