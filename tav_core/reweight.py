@@ -50,9 +50,13 @@ def check_layout_is_kept(weights: Mapping[str, float], keep_layout: float) -> No
 def weights_in(
     edits: Sequence[Tokens], weights: Mapping[str, float], tokens_of: Callable[[str], Tokens]
 ) -> dict[Tokens, float]:
-    """The factors by tokens, for `align`. Raises TavError for words that are in none of the edits."""
-    found = {tokens_of(words): weight for words, weight in weights.items()}
-    for words, tokens in zip(weights, found, strict=True):
+    """The factors by tokens, for `align`. Raises TavError for words that are in none of the edits, or given twice."""
+    found = {}
+    for words, weight in weights.items():
+        tokens = tokens_of(words)
         if not any(edit.find(tokens) for edit in edits):
             raise TavError(f"{shown(words)} is to be re-weighted, but is not in the edited prompt; give words of it.")
+        if tokens in found:  # "Yellow" and "yellow" are one word to CLIP
+            raise TavError(f"{shown(words)} is re-weighted twice; give it once.")
+        found[tokens] = weight
     return found

@@ -245,8 +245,14 @@ def test_the_words_are_read_from_the_graph_and_checked(sd, tuned, latent):
     ],
 )
 def test_what_cannot_be_kept_is_told_before_anything_runs(sd, tuned, latent, change, message):
-    given = {"model": tuned[0], "latent": latent, "source": sd.text(CLIP_PROMPT), "edit": sd.text(EDIT), "mask": None}
-    given |= {"reweight": ""}
+    given = {
+        "model": tuned[0],
+        "latent": latent,
+        "source": sd.text(CLIP_PROMPT),
+        "edit": sd.text(EDIT),
+        "mask": None,
+        "reweight": "",
+    }
     given |= {
         "plain": {"model": sd.model},
         "lost": {"latent": {"samples": latent["samples"]}},
