@@ -24,6 +24,8 @@ from tav_core.source import Dials
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 TOGETHER = ((0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.8, 0.0), (0.8, 0.4), (0.8, 0.8), (1.0, 0.0), (1.0, 0.4), (1.0, 1.0))
 """Shares of structure and layout, with a mask."""
+GUIDANCE = (4.0, 7.5)
+"""Other guidance scales that all dials together are tried with."""
 
 
 def settings_of(default: Structure, resnets: list[str], transformers: list[str]) -> dict[str, Sampling]:
@@ -47,6 +49,13 @@ def settings_of(default: Structure, resnets: list[str], transformers: list[str])
         for structure, layout in TOGETHER:
             name = f"structure {structure}, layout {layout}, mask {mask}"
             found[name] = Sampling(dials=Dials(structure, layout), mask=mask)
+    for guidance in GUIDANCE:
+        for layout in (0.0, 0.4):
+            dials = Dials(0.8, layout)
+            name = f"guidance {guidance:g}, structure 0.8, layout {layout}"
+            found[name] = Sampling(guidance_scale=guidance, dials=dials)
+            for mask in ("true", "word"):
+                found[f"{name}, mask {mask}"] = Sampling(guidance_scale=guidance, dials=dials, mask=mask)
     return found
 
 

@@ -1,6 +1,8 @@
-"""Which settings suit the miniature: the plain method with each, on the clips for choosing settings.
+"""Which settings suit the miniature: the plain method with each, on the clips for choosing settings; and which learning
+rate suits each variant that tunes other temporal layers.
 
     python benchmarks/settings.py --work settings --json settings/figures.json
+    python benchmarks/settings.py --work settings --only video-ldm make-a-video
 
 A minute a clip and setting on two CPU cores; two runs with `--threads 1` and different `--only` are faster than one.
 """
@@ -11,9 +13,9 @@ import torch
 from choosing import Table, choosing_parser, chosen_clips, is_chosen, parsed
 
 from tav_core.demo.miniature import miniature_path
-from tav_core.demo.settings import SETTINGS
+from tav_core.demo.settings import SETTINGS, Settings
 from tav_core.evaluation.evaluate import evaluate
-from tav_core.evaluation.variants import VARIANTS
+from tav_core.evaluation.variants import VARIANTS, Variant
 from tav_core.jobs.base import open_base
 
 CHOICES = {
@@ -27,18 +29,31 @@ CHOICES = {
     "50 steps": {"steps": 50, "inversion_steps": 50},
     "GroupNorm over the video": {"group_norm": "video"},
 }
+TEMPORAL_LAYERS = ("position-bias", "convolution", "alpha", "make-a-video", "video-ldm", "video-diffusion")
+LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def choices() -> dict[str, tuple[Settings, Variant]]:
+    """Settings and variant of each choice, by a name that says so."""
+    found = {name: (replace(SETTINGS, **changes), VARIANTS["full"]) for name, changes in CHOICES.items()}
+    for name in TEMPORAL_LAYERS:
+        for rate in LEARNING_RATES:
+            network = replace(VARIANTS[name].network, learning_rate=rate)
+            found[f"{name} at {rate:g}"] = SETTINGS, replace(VARIANTS[name], network=network)
+    return found
 
 
 def main() -> None:
     options = parsed(choosing_parser(__doc__, "settings"))
     checkpoint = open_base(miniature_path(), device=torch.device("cpu")).checkpoint
-    table, full = Table(options), {"full": VARIANTS["full"]}
-    for choice in (name for name in CHOICES if is_chosen(options, name)):
+    table = Table(options)
+    for choice, (settings, variant) in choices().items():
+        if not is_chosen(options, choice):
+            continue
         work = options.work / choice.replace(" ", "-")
         work.mkdir(exist_ok=True)
-        settings = replace(SETTINGS, **CHOICES[choice])
-        for outcome in evaluate(checkpoint, chosen_clips(options), full, settings, work=work):
-            table.add(outcome.variant if outcome.is_reference else choice, outcome)
+        for outcome in evaluate(checkpoint, chosen_clips(options), {choice: variant}, settings, work=work):
+            table.add(outcome.variant, outcome)
     table.show()
 
 

@@ -148,7 +148,7 @@ class _Sampler:
         if network.is_tuned:
             config = TuneConfig(
                 num_steps=settings.tuning_steps,
-                learning_rate=settings.learning_rate,
+                learning_rate=network.learning_rate or settings.learning_rate,
                 seed=tuning_seed,
                 image_share=network.image_share,
             )
@@ -171,7 +171,7 @@ class _Sampler:
             edits = torch.cat([self._kept(number, sampling, path) for number in range(len(self.clip.edits))])
         else:
             edits = sample(
-                guided(self._predictor(self.encoded.edits), empty, self.settings.guidance_scale),
+                guided(self._predictor(self.encoded.edits), empty, self._guidance_scale(sampling)),
                 noise.expand(len(self.clip.edits), -1, -1, -1, -1),
                 self.scheduler,
                 self.settings.steps,
@@ -187,8 +187,12 @@ class _Sampler:
         mask = self._mask(edit, sampling.mask, path)
         with lent(self.unet, sampling.borrows) as loan:
             lender = Lender(loan, source, path, sampling.dials)
-            predict = guided(lender.borrowing(cond, layout), lender.borrowing(uncond), self.settings.guidance_scale)
+            edited, empty = lender.borrowing(cond, layout), lender.borrowing(uncond)
+            predict = guided(edited, empty, self._guidance_scale(sampling))
             return sample(predict, path.trajectory[-1], self.scheduler, steps, source=path, mask=mask)
+
+    def _guidance_scale(self, sampling: Sampling) -> float:
+        return sampling.guidance_scale or self.settings.guidance_scale
 
     def _mask(self, edit: Edit, kind: str, path: SourcePath) -> Tensor | None:
         """Where an edit may change the clip: its thing and a margin for a new shape, or all but the things."""

@@ -7,6 +7,10 @@ from ..inflation import LATER, Inflation
 from ..source import Dials
 
 
+LATER_HERE = ("image_share", "learning_rate")
+"""Fields of `Network` that came later, as inflation.LATER does."""
+
+
 @dataclass(frozen=True)
 class Network:
     """How a text-to-image network is inflated, and whether it is tuned; the defaults are the method's.
@@ -23,6 +27,7 @@ class Network:
     merge: str = "add"
     queries: bool = True
     image_share: float = 0.0
+    learning_rate: float | None = None
 
     def inflation(self, group_norm: str) -> Inflation:
         """The network's inflation; group_norm: that of the settings."""
@@ -31,7 +36,7 @@ class Network:
 
     def as_key(self) -> dict:
         """What samples depend on, in the form that samples kept before the later fields were keyed by."""
-        later = {field.name: field.default for field in fields(self) if field.name in (*LATER, "image_share")}
+        later = {field.name: field.default for field in fields(self) if field.name in (*LATER, *LATER_HERE)}
         own = {name: value for name, value in asdict(self).items() if later.get(name, ...) != value}
         return {"kind": "<class 'tav_core.inflation.Inflation'>"} | own
 
@@ -41,7 +46,7 @@ class Sampling:
     """How edits are sampled; the defaults are the method's.
 
     inverted: start from the inverted clip; False starts from random noise.
-    invert_with: one of INVERSIONS. inversion_steps: None takes that of the settings.
+    invert_with: one of INVERSIONS. inversion_steps, guidance_scale: None takes that of the settings.
     dials: what edits keep. borrows: the blocks they keep structure by; None for the default.
     mask: "true" for the drawn mask of what the edit changes, "word" for that of its word; "" for none.
     """
@@ -49,6 +54,7 @@ class Sampling:
     inverted: bool = True
     invert_with: str = "ddim"
     inversion_steps: int | None = None
+    guidance_scale: float | None = None
     dials: Dials = Dials()
     borrows: Structure | None = None
     mask: str = ""
