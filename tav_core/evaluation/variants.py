@@ -6,7 +6,6 @@ from ..borrow import Structure
 from ..inflation import LATER, Inflation
 from ..source import Dials
 
-
 LATER_HERE = ("image_share", "learning_rate")
 """Fields of `Network` that came later, as inflation.LATER does."""
 
