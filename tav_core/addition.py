@@ -7,12 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PLACES = {"transformer": "attn1.to_q", "resnet": "conv2"}
+PLACES = {"transformer": "attn1.to_q", "resnet": "conv2", "input": ""}
 """The kinds of block that a module can be added to, each with the layer that identifies it in diffusers' UNet and has
-as many output channels as the block."""
+as many output channels as the block. The input is the network's first convolution."""
+INPUT = "conv_in"
 LAYERS = ("", "conv1", "conv2")
 """Where in a block a module can be added: to the block's own output, or to that of one of its layers, by the name of
 the layer in diffusers."""
+
+
+def block_with(weight: str, place: str) -> str | None:
+    """The path of the block that a weight of this name, a module path of diffusers, shows to be of a place, if any."""
+    if place == "input":
+        return INPUT if weight == f"{INPUT}.weight" else None
+    end = f".{PLACES[place]}.weight"
+    return weight.removesuffix(end) if weight.endswith(end) else None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .errors import Overflowed, TavError, need
 from .prediction import PredictNoise
-from .source import SourcePath
+from .source import NoisedPath, SourcePath
 
 
 @torch.no_grad()
@@ -63,13 +63,15 @@ def sample(
     *,
     eta: float = 0.0,
     generator: torch.Generator | None = None,
-    source: SourcePath | None = None,
+    source: SourcePath | NoisedPath | None = None,
     mask: Tensor | None = None,
+    skip: int = 0,
     on_step: Callable | None = None,
 ) -> Tensor:
     """Denoises video latents with DDIM, starting from the last latents of an inversion or from random noise.
 
     latents: (b, c, f, h, w) at the first timestep; returns clean latents of the same shape.
+    skip: how many of the steps are left out at the start; the latents are at the first timestep after them.
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
     mask: broadcastable to the latents, 0..1; outside of it (0) the latents are the source's at every step, and the
         clip's own in the end.
@@ -79,8 +81,8 @@ def sample(
     timesteps = visited_timesteps(scheduler, num_steps)
     if mask is not None:
         mask = mask.to(latents)
-        latents = source.at(timesteps[0]).to(latents).lerp(latents, mask)
-    for step, timestep in enumerate(timesteps):
+        latents = source.at(timesteps[skip]).to(latents).lerp(latents, mask)
+    for step, timestep in enumerate(timesteps[skip:], start=skip):
         noise = predict_noise(latents, timestep)
         result = scheduler.step(noise, timestep, latents, eta=eta, generator=generator)
         latents, denoised = result.prev_sample, result.pred_original_sample

@@ -1,7 +1,7 @@
 """A text-to-image UNet that treats its batch as the frames of a video (paper, section 3.2)."""
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -13,11 +13,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .addition import PLACES, Addition
+from .addition import INPUT, Addition, block_with
 from .attention import FrameAttnProcessor, FrameCount, TextAttnProcessor
 from .errors import TavError
 from .families import SUPPORTED, family_of_config
 from .inflation import Inflation, difference_names
+from .known_frames import Known
 from .light_layers import lighten, restore
 from .prompt import Prompt, as_prompt
 
@@ -67,6 +68,7 @@ class InflatedUNet(nn.Module):
         timestep: Tensor | int,
         prompt_embeds: Tensor | Prompt,
         *,
+        known: Known | None = None,
         down_block_additional_residuals: tuple[Tensor, ...] | None = None,
         mid_block_additional_residual: Tensor | None = None,
         down_intrablock_additional_residuals: list[Tensor] | None = None,
@@ -77,6 +79,7 @@ class InflatedUNet(nn.Module):
         timestep: 0..999, an int or a tensor (), (1,) or (b,).
         prompt_embeds: (b, n, d), or (b, f, n, d) for a prompt per frame; b may be 1 for all samples. A network that
             takes more of a prompt needs a `Prompt`.
+        known: frames that are known, for a network inflated with known_frames; None for none.
         The residuals of ControlNets and T2I-Adapters have their frames folded as (b f), as diffusers returns them.
 
         Computes in the precision of the frozen weights, even if the trained ones are float32, or in that of the
@@ -84,12 +87,13 @@ class InflatedUNet(nn.Module):
         """
         prompt = as_prompt(prompt_embeds)
         _check_inputs(self.unet, latents, timestep, prompt.embeds)
+        _check_known(self.inflation, latents, known)
         batch, _, frames, _, _ = latents.shape
         self.count.num_frames = frames
         timestep = torch.as_tensor(timestep, device=latents.device).reshape(-1).expand(batch)
         folded = rearrange(latents, "b c f h w -> (b f) c h w").to(self.dtype, memory_format=torch.channels_last)
         adapter = down_intrablock_additional_residuals
-        with self._one_precision():
+        with self._one_precision(), self._shown(known):
             prediction = self.unet(
                 folded,
                 timestep.repeat_interleave(frames),
@@ -111,6 +115,19 @@ class InflatedUNet(nn.Module):
         if trained.dtype == self.dtype or torch.is_autocast_enabled(trained.device.type):
             return nullcontext()
         return torch.autocast(trained.device.type, dtype=self.dtype)
+
+    @contextmanager
+    def _shown(self, known: Known | None) -> Iterator[None]:
+        """Shows known frames to the network's first convolution."""
+        if not self.inflation.known_frames:
+            yield
+            return
+        convolution = self.unet.get_submodule(INPUT).known
+        convolution.given = known and known.as_input()
+        try:
+            yield
+        finally:
+            convolution.given = None
 
     def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
         """Has the keys and shapes of the original's UNet3DConditionModel: the 2-D ones, attn_temp.* and norm_temp.*.
@@ -177,10 +194,9 @@ def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
 
 def _add_parts(unet: nn.Module, addition: Addition, generator: torch.Generator) -> Iterator[nn.Module]:
     """Adds a module's parts to each block of its kind, and yields those blocks."""
-    end = f".{PLACES[addition.place]}.weight"
     for name, weight in list(unet.named_parameters()):
-        if name.endswith(end):
-            block = unet.get_submodule(name.removesuffix(end))
+        if path := block_with(name, addition.place):
+            block = unet.get_submodule(path)
             heads = block.attn1.heads if addition.place == "transformer" else 1
             parts = addition.build(len(weight), heads, device="meta")  # draws nothing from the global generator
             parts = {name: part.to_empty(device=weight.device).to(weight.dtype) for name, part in parts.items()}
@@ -235,3 +251,16 @@ def _check_inputs(unet: UNet2DConditionModel, latents: Tensor, timestep, prompt_
         raise TavError(f"Got {prompt_embeds.shape[1]} prompts for {frames} frames; give one per frame, or one for all.")
     if torch.is_tensor(timestep) and timestep.numel() not in (1, batch):
         raise TavError(f"Got {timestep.numel()} timesteps for a batch of {batch}; give one, or one per sample.")
+
+
+def _check_known(inflation: Inflation, latents: Tensor, known: Known | None) -> None:
+    if known is None:
+        return
+    if not inflation.known_frames:
+        raise TavError("This network cannot be shown known frames; inflate and tune it with known_frames=True.")
+    batch, *shape = known.latents.shape
+    if shape != list(latents.shape[1:]) or len(latents) % batch:
+        raise TavError(
+            f"The known frames {tuple(known.latents.shape)} do not fit latents {tuple(latents.shape)}; give as many "
+            "frames of the same size, for one sample or for each."
+        )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .addition import Addition
 from .attention import PATTERNS, TemporalAttention
 from .errors import TavError, need
+from .known_frames import KNOWN_INPUT
 from .merge import MERGES, merged
 from .temporal_convolution import TEMPORAL_CONVOLUTIONS
 
@@ -57,9 +58,13 @@ TEMPORAL_ATTENTION = Addition(
     output="attn_temp.to_out",
 )
 BIASED_ATTENTION = replace(TEMPORAL_ATTENTION, build=partial(_build_temporal, position_bias=True))
-ADDITIONS = {"temporal": (TEMPORAL_ATTENTION,), "convolution": TEMPORAL_CONVOLUTIONS}
+ADDITIONS = {
+    "temporal": (TEMPORAL_ATTENTION,),
+    "convolution": TEMPORAL_CONVOLUTIONS,
+    "known_frames": (KNOWN_INPUT,),
+}
 """By the field of `Inflation` that turns them on."""
-LATER = ("position_bias", "convolution", "merge", "queries")
+LATER = ("position_bias", "convolution", "merge", "queries", "known_frames")
 """Fields that came after the first release; at their defaults, they change nothing about a run."""
 
 
@@ -79,6 +84,7 @@ class Inflation:
         layer (Video LDM).
     queries: whether the query projections are tuned, as in the paper; without, only the temporal layers are, and the
         image network's own weights stay as they are.
+    known_frames: whether the network can be shown frames that are known, and learns to make the others; see `Known`.
 
     Make-A-Video is `Inflation("frame", "frame", convolution=True)`, Video LDM is `Inflation("frame", "frame",
     convolution=True, merge="alpha", queries=False)`, and Ho et al.'s is `Inflation("frame", "frame",
@@ -92,18 +98,20 @@ class Inflation:
     convolution: bool = False
     merge: str = "add"
     queries: bool = True
+    known_frames: bool = False
 
     def __post_init__(self):
         need(self.attention in PATTERNS, "attention", self.attention, f"one of {', '.join(PATTERNS)}")
         need(self.group_norm in GROUP_NORMS, "group_norm", self.group_norm, f"one of {', '.join(GROUP_NORMS)}")
-        for name in ("temporal", "position_bias", "convolution", "queries"):
+        for name in ("temporal", "position_bias", "convolution", "queries", "known_frames"):
             need(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         need(self.merge in MERGES, "merge", self.merge, f"one of {', '.join(MERGES)}")
         if self.position_bias and not self.temporal:
             raise TavError("position_bias belongs to temporal attention, which is off; turn temporal on as well.")
-        if self.merge == "alpha" and not self.additions:
+        temporal_layers = [addition for addition in self.additions if addition.place != "input"]
+        if self.merge == "alpha" and not temporal_layers:
             raise TavError('There is no temporal layer to merge by "alpha"; turn on temporal or convolution.')
-        if not self.queries and not self.additions:
+        if not self.queries and not temporal_layers:
             raise TavError("Without queries and temporal layers nothing is left to tune; turn one of them on.")
 
     @classmethod
@@ -130,7 +138,9 @@ class Inflation:
         added = [addition for field, parts in ADDITIONS.items() if getattr(self, field) for addition in parts]
         if self.position_bias:
             added = [BIASED_ATTENTION if addition is TEMPORAL_ATTENTION else addition for addition in added]
-        return [merged(addition) for addition in added] if self.merge == "alpha" else added
+        if self.merge == "alpha":
+            return [addition if addition.place == "input" else merged(addition) for addition in added]
+        return added
 
     def trains(self, name: str) -> bool:
         """Whether tuning trains a tensor of this name: a query projection, or a part of an added module."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from .control import Control, residuals
 from .errors import TavError, shown
 from .inflate import InflatedUNet
+from .known_frames import Known
 from .prompt import Prompt, as_prompt, stacked
 
 PredictNoise = Callable[[Tensor, int], Tensor]
@@ -37,12 +38,16 @@ def as_noise(predict: PredictNoise, scheduler: DDIMScheduler) -> PredictNoise:
 
 @dataclass(frozen=True)
 class NoisePredictor:
-    """Predicts the noise in video latents by an inflated network and a prompt (`prompt_embeds` as it takes them)."""
+    """Predicts the noise in video latents by an inflated network and a prompt (`prompt_embeds` as it takes them).
+
+    known: frames that the network is shown.
+    """
 
     unet: InflatedUNet
     prompt_embeds: Tensor | Prompt
     scheduler: DDIMScheduler
     controls: tuple[Control, ...] = ()
+    known: Known | None = None
 
     def __call__(self, latents: Tensor, timestep: int) -> Tensor:
         return as_noise(self._predict, self.scheduler)(latents, timestep)
@@ -50,11 +55,13 @@ class NoisePredictor:
     def on_frames(self, frames: Sequence[int]) -> "NoisePredictor":
         """The predictor of these frames alone, with their own prompts and control images."""
         controls = tuple(control.on_frames(frames) for control in self.controls)
-        return replace(self, prompt_embeds=as_prompt(self.prompt_embeds).on_frames(frames), controls=controls)
+        prompt, known = as_prompt(self.prompt_embeds).on_frames(frames), self.known and self.known.on_frames(frames)
+        return replace(self, prompt_embeds=prompt, controls=controls, known=known)
 
     def _predict(self, latents: Tensor, timestep: int) -> Tensor:
+        prompt = self.prompt_embeds
         return self.unet(
-            latents, timestep, self.prompt_embeds, **residuals(self.controls, latents, timestep, self.prompt_embeds)
+            latents, timestep, prompt, known=self.known, **residuals(self.controls, latents, timestep, prompt)
         )
 
 
@@ -95,6 +102,7 @@ def _in_one_batch(first: PredictNoise, second: PredictNoise) -> Callable[[Tensor
         or first.unet is not second.unet
         or not as_prompt(first.prompt_embeds).stacks_with(as_prompt(second.prompt_embeds))
         or first.controls != second.controls
+        or first.known is not second.known
     ):
         return lambda latents, timestep: (first(latents, timestep), second(latents, timestep))
 

@@ -83,6 +83,23 @@ class SourcePath:
         return ((1 - alpha) / alpha) ** 0.5
 
 
+@dataclass(frozen=True, eq=False)
+class NoisedPath:
+    """A video's latents at any noise level, all with one noise, as tuning makes them; serves as `SourcePath` does.
+
+    clean, noise: (b, c, f, h, w). alphas_cumprod: (1000,), the schedule's.
+    """
+
+    clean: Tensor
+    noise: Tensor
+    alphas_cumprod: Tensor
+
+    def at(self, timestep: int) -> Tensor:
+        """The latents at a timestep, 0..999."""
+        alpha = self.alphas_cumprod[timestep].to(self.clean)
+        return alpha.sqrt() * self.clean + (1 - alpha).sqrt() * self.noise
+
+
 @dataclass(frozen=True)
 class Dials:
     """How much an edit keeps from its source; each is a share of the steps, 0 (nothing) to 1.

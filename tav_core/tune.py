@@ -18,6 +18,7 @@ from .errors import TavError, need, shown
 from .files import ensure_writable
 from .fingerprints import FREE, run_fingerprint
 from .inflate import InflatedUNet
+from .known_frames import Known, draw_known
 from .memory import fits, tuning_bound, tuning_memory
 from .precision import PRECISIONS, tuning_precision
 from .prompt import Prompt, as_prompt
@@ -113,6 +114,9 @@ def tune(
 ) -> TuneReport:
     """Tunes the query projections and the temporal attention of an inflated network on one video, in place.
 
+    A network inflated with known_frames is shown some of the frames at each step, drawn by `draw_known`, and learns to
+    make the others.
+
     latents: (b, c, f, h, w), already times the VAE's scaling factor; or the mean and standard deviation of the
         VAE's posterior, each of that shape, which is then sampled at every step, as in the original.
     prompt_embeds: (b, n, d), of the prompt that describes the video; or (b, f, n, d), a prompt per frame; or a
@@ -171,10 +175,18 @@ def tune(
                 noisy = scheduler.add_noise(clean, noise, timesteps)
                 part = {} if frames is None else {"frames": frames}
                 residuals = control(noisy, timesteps, **part) if control else {}
+                known = None
+                if unet.inflation.known_frames and not images:
+                    known = Known(clean, draw_known(clean.shape[2], generator))
                 given = noisy, timesteps, prompt if frames is None else prompt.on_frames(frames)
                 with autocast:
-                    prediction = (partial(as_images, unet) if images else unet)(*given, **residuals)
-                loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
+                    prediction = (
+                        as_images(unet, *given, **residuals) if images else unet(*given, known=known, **residuals)
+                    )
+                aim = target(scheduler, clean, noise, timesteps)
+                if known:
+                    prediction, aim = prediction[:, :, ~known.mask], aim[:, :, ~known.mask]
+                loss = F.mse_loss(prediction.float(), aim.float())
                 state.backward(loss)
                 grad_norm = state.clip(config.max_grad_norm)
                 state.update(loss.item(), grad_norm.item())

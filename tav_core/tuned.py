@@ -127,5 +127,5 @@ class TunedWeights:
 
 def _named(inflation: Inflation) -> str:
     """The fields of an inflation on which the trained tensors depend."""
-    names = ("temporal", "position_bias", "convolution", "merge", "queries")
+    names = ("temporal", "position_bias", "convolution", "merge", "queries", "known_frames")
     return ", ".join(f"{name}={getattr(inflation, name)}" for name in names)

@@ -1,0 +1,190 @@
+"""Frames in between and frames that follow, with the miniature on held-out clips of the drawn world.
+
+    python benchmarks/known_frames.py --json known.json --clips line arc walk
+
+In between: a clip of 15 frames is known at every second one; the network is tuned on these eight, and makes the seven
+that were withheld. Beside it: the nearest known frame, the average of both neighbours, and both neighbours warped along
+their optical flow (OpenCV's DIS). All of them start from the known frames as the VAE decodes them, which is what there
+is after an edit; "VAE" are the withheld frames themselves, encoded and decoded.
+
+Onwards (and backwards): of a clip of 16 frames, eight are known, and the network tuned on them makes the other eight.
+"""
+
+import argparse
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from tav_core import NoisePredictor, TuneConfig, guided, inflate, load_checkpoint, tune
+from tav_core.demo.miniature import miniature_path
+from tav_core.demo.settings import SETTINGS
+from tav_core.fill import Filling, averaged, between, extend, fill, interpolate
+from tav_core.known_frames import Known
+from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
+from tav_core.video.pixels import to_uint8
+from tav_core.world.draw import centre_of, draw_clip, truth
+from tav_core.world.protocol import WorldClip, clips_to_report
+from tav_core.world.readers import read_image
+from tav_core.world.scene import SIZE
+
+
+class Tuned:
+    """A network tuned on known frames of a clip, (f, 128, 128, 3) in 0..1."""
+
+    def __init__(self, clip: WorldClip, frames: Tensor, options: argparse.Namespace):
+        self.checkpoint, self.clip = load_checkpoint(miniature_path()), clip
+        self.scheduler = self.checkpoint.scheduler
+        self.unet = inflate(
+            self.checkpoint.unet, group_norm=SETTINGS.group_norm, known_frames=True, **options.inflation
+        )
+        self.latents = self.checkpoint.encode_video(frames)
+        self.prompt, self.empty = (self.checkpoint.encode_prompt(text) for text in (clip.prompt, ""))
+        self.guidance = options.guidance
+        config = TuneConfig(num_steps=options.tuning_steps, learning_rate=options.learning_rate)
+        began = time.perf_counter()
+        schedule = DDPMScheduler.from_config(self.scheduler.config)
+        self.losses = tune(self.unet, self.latents, self.prompt, schedule, config).losses
+        self.seconds = time.perf_counter() - began
+
+    def predictor(self, known: Known):
+        cond, uncond = (
+            NoisePredictor(self.unet, prompt, self.scheduler, known=known) for prompt in (self.prompt, self.empty)
+        )
+        return guided(cond, uncond, self.guidance)
+
+    def decoded(self, latents: Tensor) -> Tensor:
+        return self.checkpoint.decode_video(latents)
+
+
+def in_between(clip: WorldClip, options: argparse.Namespace) -> dict:
+    scenes = clip.scenes(15)
+    frames = torch.from_numpy(draw_clip(scenes)).float() / 255
+    tuned = Tuned(clip, frames[::2], options)
+    scheduler, filling = tuned.scheduler, Filling(num_steps=SETTINGS.steps)
+    known = between(tuned.latents, 2)
+    decoded = tuned.decoded(tuned.latents)
+    made = {
+        "VAE": tuned.decoded(tuned.checkpoint.encode_video(frames)),
+        "ours": tuned.decoded(interpolate(tuned.predictor, tuned.latents, 2, scheduler, filling)),
+    }
+    for trust in options.trust:
+        latents = fill(tuned.predictor, known, scheduler, filling, guess=averaged(known), trust=trust)
+        made[f"ours from the average, {trust}"] = tuned.decoded(latents)
+    made |= {
+        "nearest": interleaved(decoded, decoded[:-1]),
+        "average": interleaved(decoded, (decoded[:-1] + decoded[1:]) / 2),
+        "flow": interleaved(decoded, torch.stack([midway(*pair) for pair in pairwise(decoded)])),
+    }
+    return {name: scores(video[1::2], frames[1::2], clip, scenes[1::2]) for name, video in made.items()} | {
+        "tuning": {"seconds": tuned.seconds, "last losses": float(np.mean(tuned.losses[-20:]))}
+    }
+
+
+def onwards(clip: WorldClip, options: argparse.Namespace, *, backwards: bool) -> dict:
+    scenes = clip.scenes(16)
+    frames = torch.from_numpy(draw_clip(scenes)).float() / 255
+    shown, hidden = (slice(8, 16), slice(0, 8)) if backwards else (slice(0, 8), slice(8, 16))
+    tuned = Tuned(clip, frames[shown], options)
+    result = {
+        "VAE": scores(
+            tuned.decoded(tuned.checkpoint.encode_video(frames))[hidden], frames[hidden], clip, scenes[hidden]
+        )
+    }
+    for correction in options.correction:
+        filling = Filling(num_steps=SETTINGS.steps)
+        latents = extend(
+            tuned.predictor, tuned.latents, 8, tuned.scheduler, filling, backwards=backwards, correction=correction
+        )
+        video = tuned.decoded(latents)
+        result[f"ours, correction {correction}"] = scores(video[hidden], frames[hidden], clip, scenes[hidden])
+        save(
+            options.json.with_suffix(f".{clip.plan.name}.{'back' if backwards else 'on'}.{correction}.png"),
+            [video, frames],
+        )
+    return result
+
+
+def scores(video: Tensor, truths: Tensor, clip: WorldClip, scenes: list) -> dict:
+    """psnr: over all pixels. path: the correlation of the thing's centres with the true ones. centre: the largest
+    error, as a share of the width. kept: the share of frames with its colour and kind."""
+    thing = clip.clip.scene.things[0]
+    readings = [read_image(image) for image in to_uint8(video)]
+    seen = [reading.thing(thing.colour) for reading in readings]
+    wanted = [truth(scene).centres[0] for scene in scenes]
+    masks = [reading.labels > 0 for reading in readings]
+    found = [centre_of(mask) if mask.any() else None for mask in masks]
+    pairs = [(a, b) for a, b in zip(found, wanted, strict=True) if b is not None]
+    errors = [0.5 if a is None else float(np.hypot(*np.subtract(a, b))) for a, b in pairs]
+    return {
+        "psnr": peak_signal_to_noise(video, truths),
+        "centre": max(errors),
+        "path": trajectory_correlation(found, wanted),
+        "kept": float(np.mean([one is not None and one.kind == thing.kind for one in seen])),
+    }
+
+
+def interleaved(known: Tensor, made: Tensor) -> Tensor:
+    video = known.new_zeros(2 * len(known) - 1, *known.shape[1:])
+    video[::2], video[1::2] = known, made
+    return video
+
+
+def midway(before: Tensor, after: Tensor) -> Tensor:
+    """The frame midway between two, both warped along half of their optical flow, and averaged."""
+    seeker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    images = to_uint8(torch.stack([before, after]))
+    greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
+    grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).astype(np.float32)
+    warped = []
+    for image, (one, other) in zip((before, after), (greys, greys[::-1]), strict=True):
+        motion = seeker.calc(one, other, None) / 2
+        where = grid - motion
+        warped.append(
+            cv2.remap(image.numpy(), where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        )
+    return torch.from_numpy(np.mean(warped, axis=0))
+
+
+def save(path: Path, rows: list[Tensor]) -> None:
+    sheet = np.concatenate([np.concatenate(list(to_uint8(row)), axis=1) for row in rows])
+    cv2.imwrite(str(path), sheet[..., ::-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [clip.plan.name for clip in clips_to_report()]
+    parser.add_argument("--clips", nargs="+", choices=names, default=["line", "arc", "walk"], metavar="PLAN")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=("between", "onwards", "backwards"), default=["between", "onwards"]
+    )
+    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--tuning-steps", type=int, default=300)
+    parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate)
+    parser.add_argument("--inflation", type=json.loads, default={}, help="other fields of Inflation, as JSON")
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--trust", nargs="*", type=float, default=[0.3, 0.6])
+    parser.add_argument("--correction", nargs="*", type=float, default=[0.0, 0.2])
+    options = parser.parse_args()
+    results = json.loads(options.json.read_text()) if options.json.exists() else {}
+    for clip in clips_to_report():
+        if clip.plan.name not in options.clips:
+            continue
+        for task in options.tasks:
+            name = f"{clip.plan.name} {task}"
+            if name not in results:
+                back = {} if task == "between" else {"backwards": task == "backwards"}
+                results[name] = (in_between if task == "between" else onwards)(clip, options, **back)
+                options.json.write_text(json.dumps(results, indent=1) + "\n")
+            for way, found in results[name].items():
+                print(name, way, {key: round(value, 3) for key, value in found.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Frames around known ones: in between, onwards, backwards, and loops.
+
+All of it is one thing: a video of which some frames are known is sampled, and at each step the known frames are put
+back at that step's noise level, while the network is shown them clean (see known_frames.py).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from .ddim import sample, visited_timesteps
+from .errors import TavError, need
+from .known_frames import Known
+from .prediction import PredictNoise
+from .source import NoisedPath
+from .windows import Windows, windowed
+
+PredictorOf = Callable[[Known], PredictNoise]
+"""Makes a predictor of the noise, guided or not, in a video of which these frames are known."""
+
+
+@dataclass(frozen=True)
+class Filling:
+    """How frames are sampled.
+
+    num_steps: DDIM steps. seed: of the noise.
+    windows: what the network sees at once: by default, all of an interpolated video, and as many frames as the video
+        has where it is continued.
+    """
+
+    num_steps: int = 50
+    seed: int = 0
+    windows: Windows = Windows()
+
+    def length(self, latents: Tensor) -> int:
+        """The frames of a window where a video (b, c, f, h, w) is continued; raises TavError for a single frame."""
+        length = min(self.windows.length or latents.shape[2], latents.shape[2])
+        if length < 2:
+            raise TavError("A continuation needs at least 2 frames to go on from, got 1.")
+        return length
+
+
+def fill(
+    predictor_of: PredictorOf,
+    known: Known,
+    scheduler: DDIMScheduler,
+    filling: Filling = Filling(),
+    *,
+    guess: Tensor | None = None,
+    trust: float = 0.0,
+    on_step: Callable | None = None,
+) -> Tensor:
+    """Makes the unknown frames of a video; (b, c, f, h, w), the known ones exactly as given.
+
+    guess: the same shape; what unknown frames may look like. trust: for which share of the steps it stands in for them,
+        0 (for none; they start from noise) to below 1.
+    on_step: as in `sample`.
+    """
+    need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
+    clean = known.latents
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(filling.seed)).to(clean)
+    skip = int(trust * filling.num_steps) if guess is not None else 0
+    latents, first = noise, visited_timesteps(scheduler, filling.num_steps)[skip]
+    if skip:
+        latents = NoisedPath(guess, noise, scheduler.alphas_cumprod).at(first)
+    return sample(
+        windowed(predictor_of(known), filling.windows),
+        latents,
+        scheduler,
+        filling.num_steps,
+        source=NoisedPath(clean, noise, scheduler.alphas_cumprod),
+        mask=(~known.mask)[:, None, None],
+        skip=skip,
+        on_step=on_step,
+    )
+
+
+def between(latents: Tensor, factor: int) -> Known:
+    """A video played `factor` times as slowly, of which every `factor`-th frame is known: (f - 1) * factor + 1 frames.
+
+    latents: (b, c, f, h, w), f at least 2. factor: 2 or more.
+    """
+    count = latents.shape[2]
+    need(factor >= 2, "factor", factor, "a whole number of at least 2")
+    if count < 2:
+        raise TavError("There is nothing between the frames of a video of one frame; give at least 2.")
+    return Known.at(latents, range(0, count * factor, factor), (count - 1) * factor + 1)
+
+
+def averaged(known: Known) -> Tensor:
+    """The video with each unknown frame between two known ones averaged from them by distance, (b, c, f, h, w)."""
+    places = known.mask.nonzero().flatten().tolist()
+    video = known.latents.clone()
+    for before, after in pairwise(places):
+        for place in range(before + 1, after):
+            share = (place - before) / (after - before)
+            video[:, :, place] = known.latents[:, :, before].lerp(known.latents[:, :, after], share)
+    return video
+
+
+def interpolate(
+    predictor_of: PredictorOf,
+    latents: Tensor,
+    factor: int,
+    scheduler: DDIMScheduler,
+    filling: Filling = Filling(),
+    *,
+    on_step: Callable | None = None,
+) -> Tensor:
+    """Makes factor - 1 frames between each two of a video, (b, c, (f - 1) * factor + 1, h, w); see `between`."""
+    return fill(predictor_of, between(latents, factor), scheduler, filling, on_step=on_step)
+
+
+def extend(
+    predictor_of: PredictorOf,
+    latents: Tensor,
+    num_frames: int,
+    scheduler: DDIMScheduler,
+    filling: Filling = Filling(),
+    *,
+    backwards: bool = False,
+    correction: float = 0.0,
+    on_step: Callable | None = None,
+) -> Tensor:
+    """Continues a video by `num_frames`, (b, c, f + num_frames, h, w), its own frames exactly as they were.
+
+    latents: (b, c, f, h, w), f at least 2. They are continued a window at a time, of which half is known from before
+    and half is made.
+    backwards: what came before instead of what follows.
+    correction: the share of the steps by which each window's new frames are noised and denoised again with no frame
+        shown, 0 to below 1, as SinFusion corrects the drift of long continuations by a projector.
+    on_step: as in `sample`, counted over all windows.
+    """
+    need(num_frames >= 1, "frames", num_frames, "at least 1 frame to add")
+    need(0 <= correction < 1, "correction", correction, "from 0 to below 1")
+    length = filling.length(latents)
+    kept = length // 2
+    made, rounds = length - kept, -(-num_frames // (length - kept))
+    steps = filling.num_steps + int(correction * filling.num_steps)
+    video = latents
+    for number in range(rounds):
+        given, places = (video[:, :, :kept], range(made, length)) if backwards else (video[:, :, -kept:], range(kept))
+        known, its = Known.at(given, places, length), replace(filling, seed=filling.seed + number, windows=Windows())
+        counted = on_step and partial(_counted, on_step, number * steps, rounds * steps)
+        part = fill(predictor_of, known, scheduler, its, on_step=counted)
+        if correction:
+            counted = on_step and partial(_counted, on_step, number * steps + filling.num_steps, rounds * steps)
+            blind = predictor_of(Known(known.latents, torch.zeros_like(known.mask)))
+            part = fill(
+                lambda _, blind=blind: blind, known, scheduler, its, guess=part, trust=1 - correction, on_step=counted
+            )
+        new = part[:, :, ~known.mask]
+        video = torch.cat([new, video] if backwards else [video, new], dim=2)
+    return (
+        video[:, :, -(latents.shape[2] + num_frames) :] if backwards else video[:, :, : latents.shape[2] + num_frames]
+    )
+
+
+def close_loop(
+    predictor_of: PredictorOf,
+    latents: Tensor,
+    num_frames: int,
+    scheduler: DDIMScheduler,
+    filling: Filling = Filling(),
+    *,
+    on_step: Callable | None = None,
+) -> Tensor:
+    """Adds `num_frames` that lead from a video's last frames back to its first, (b, c, f + num_frames, h, w).
+
+    Raises TavError if they do not fit into one window with a known frame on either side.
+    """
+    length = filling.length(latents)
+    need(1 <= num_frames <= length - 2, "frames", num_frames, f"from 1 to {length - 2}, to close a loop in a window")
+    shown = length - num_frames
+    before = shown // 2
+    given = torch.cat([latents[:, :, -before:], latents[:, :, : shown - before]], dim=2)
+    places = [*range(before), *range(before + num_frames, length)]
+    known = Known.at(given, places, length)
+    part = fill(predictor_of, known, scheduler, replace(filling, windows=Windows()), on_step=on_step)
+    return torch.cat([latents, part[:, :, ~known.mask]], dim=2)
+
+
+def _counted(on_step: Callable, done: int, total: int, step: int, _total: int, **values) -> None:
+    on_step(done + step, total, **values)
