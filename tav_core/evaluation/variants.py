@@ -76,6 +76,8 @@ class Variant:
 
 STRUCTURE, LAYOUT = 0.8, 0.4
 """The shares of the steps in which edits keep structure and layout, where they do (benchmarks/keeping.py)."""
+GUIDANCE = 4.0
+"""The guidance scale at which an edit that keeps all of it shows most of what its prompt says."""
 ABLATION = "the paper, section 5.3"
 VARIANTS = {
     "full": Variant("the full Tune-A-Video"),
@@ -162,8 +164,12 @@ VARIANTS = {
         "structure, layout and all outside of the true mask kept",
         sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
+    "keep-all-guided": Variant(
+        f"the same at guidance {GUIDANCE:g}",
+        sampling=Sampling(guidance_scale=GUIDANCE, dials=Dials(STRUCTURE, LAYOUT), mask="true"),
+    ),
     "keep-all-fixed-point": Variant(
-        "the same with a more exact inversion",
+        "all of it kept, with a more exact inversion",
         sampling=Sampling(invert_with="fixed-point", dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
     "keep-all-by-words": Variant(
