@@ -13,7 +13,6 @@ Onwards (and backwards): of a clip of 16 frames, eight are known, and the networ
 import argparse
 import json
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -28,11 +27,11 @@ from tav_core.demo.settings import SETTINGS
 from tav_core.fill import Filling, averaged, between, extend, fill, interpolate
 from tav_core.known_frames import Known
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
+from tav_core.video.flow import interpolated_by_flow
 from tav_core.video.pixels import to_uint8
 from tav_core.world.draw import centre_of, draw_clip, truth
 from tav_core.world.protocol import WorldClip, clips_to_report
 from tav_core.world.readers import read_image
-from tav_core.world.scene import SIZE
 
 
 class Tuned:
@@ -68,19 +67,22 @@ def in_between(clip: WorldClip, options: argparse.Namespace) -> dict:
     frames = torch.from_numpy(draw_clip(scenes)).float() / 255
     tuned = Tuned(clip, frames[::2], options)
     scheduler, filling = tuned.scheduler, Filling(num_steps=SETTINGS.steps)
-    known = between(tuned.latents, 2)
-    decoded = tuned.decoded(tuned.latents)
+    known, decoded = between(tuned.latents, 2), tuned.decoded(tuned.latents)
+    flow = interpolated_by_flow(decoded, 2)
+    guesses = {"average": averaged(known), "flow": tuned.checkpoint.encode_video(flow)}
     made = {
         "VAE": tuned.decoded(tuned.checkpoint.encode_video(frames)),
         "ours": tuned.decoded(interpolate(tuned.predictor, tuned.latents, 2, scheduler, filling)),
     }
     for trust in options.trust:
-        latents = fill(tuned.predictor, known, scheduler, filling, guess=averaged(known), trust=trust)
-        made[f"ours from the average, {trust}"] = tuned.decoded(latents)
+        for name, guess in guesses.items():
+            latents = fill(tuned.predictor, known, scheduler, filling, guess=guess, trust=trust)
+            made[f"ours from the {name}, {trust}"] = tuned.decoded(latents)
     made |= {
-        "nearest": interleaved(decoded, decoded[:-1]),
-        "average": interleaved(decoded, (decoded[:-1] + decoded[1:]) / 2),
-        "flow": interleaved(decoded, torch.stack([midway(*pair) for pair in pairwise(decoded)])),
+        "nearest": decoded.repeat_interleave(2, dim=0)[:-1],
+        "average": ((decoded[:-1] + decoded[1:]) / 2).repeat_interleave(2, dim=0)[[0, *range(14)]],
+        "flow": flow,
+        "flow through the VAE": tuned.decoded(guesses["flow"]),
     }
     return {name: scores(video[1::2], frames[1::2], clip, scenes[1::2]) for name, video in made.items()} | {
         "tuning": {"seconds": tuned.seconds, "last losses": float(np.mean(tuned.losses[-20:]))}
@@ -128,28 +130,6 @@ def scores(video: Tensor, truths: Tensor, clip: WorldClip, scenes: list) -> dict
         "path": trajectory_correlation(found, wanted),
         "kept": float(np.mean([one is not None and one.kind == thing.kind for one in seen])),
     }
-
-
-def interleaved(known: Tensor, made: Tensor) -> Tensor:
-    video = known.new_zeros(2 * len(known) - 1, *known.shape[1:])
-    video[::2], video[1::2] = known, made
-    return video
-
-
-def midway(before: Tensor, after: Tensor) -> Tensor:
-    """The frame midway between two, both warped along half of their optical flow, and averaged."""
-    seeker = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    images = to_uint8(torch.stack([before, after]))
-    greys = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
-    grid = np.stack(np.meshgrid(np.arange(SIZE), np.arange(SIZE)), axis=-1).astype(np.float32)
-    warped = []
-    for image, (one, other) in zip((before, after), (greys, greys[::-1]), strict=True):
-        motion = seeker.calc(one, other, None) / 2
-        where = grid - motion
-        warped.append(
-            cv2.remap(image.numpy(), where[..., 0], where[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        )
-    return torch.from_numpy(np.mean(warped, axis=0))
 
 
 def save(path: Path, rows: list[Tensor]) -> None:

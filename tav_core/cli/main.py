@@ -11,7 +11,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments: by default those of the command line.
     """
     try:
-        from . import tune, edit, run, info, convert, demo, evaluate  # noqa: F401, I001  each registers, in this order
+        from . import tune, edit, fill, run, info, convert, demo, evaluate  # noqa: F401, I001  each registers, in this order
         from .app import app
     except ModuleNotFoundError as error:
         if error.name != "typer":

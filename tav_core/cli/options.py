@@ -19,18 +19,19 @@ from ..video.choose import FITS
 SWITCH = {"auto": "auto", "on": True, "off": False}
 
 
-def _choice(name: str, values) -> type[Enum]:
+def choice(name: str, values) -> type[Enum]:
+    """The type of an option that takes one of these values."""
     return Enum(name, [(value, value) for value in values], type=str)
 
 
-Fit = _choice("Fit", FITS)
-Attention = _choice("Attention", PATTERNS)
-GroupNorm = _choice("GroupNorm", GROUP_NORMS)
-Merge = _choice("Merge", MERGES)
-Precision = _choice("Precision", ("auto", *PRECISIONS))
-InvertWith = _choice("InvertWith", INVERSIONS)
-Switch = _choice("Switch", SWITCH)
-Prediction = _choice("Prediction", ("auto", "epsilon", "v_prediction"))
+Fit = choice("Fit", FITS)
+Attention = choice("Attention", PATTERNS)
+GroupNorm = choice("GroupNorm", GROUP_NORMS)
+Merge = choice("Merge", MERGES)
+Precision = choice("Precision", ("auto", *PRECISIONS))
+InvertWith = choice("InvertWith", INVERSIONS)
+Switch = choice("Switch", SWITCH)
+Prediction = choice("Prediction", ("auto", "epsilon", "v_prediction"))
 
 ClipPath = Annotated[
     Path,

@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from ..jobs.base import MemoryPlan
 from ..jobs.edit_run import EditRun
+from ..jobs.filling import FillingRun
 from ..jobs.tuning import TuningRun
 
 
@@ -70,6 +71,15 @@ def run_edit(job: EditRun) -> None:
         say(f"The inversion reconstructs the clip at {report.psnr:.1f} dB PSNR.")
     for path in (*(edit.path for edit in report.edits), report.sheet, report.manifest):
         typer.echo(path)
+
+
+def run_filling(job: FillingRun) -> None:
+    """Runs a job that adds frames, showing its warnings, memory estimate and progress, and prints the video's path."""
+    warn(job.notes)
+    say_memory(job.memory, "Sampling")
+    path = job.run(progress_bars())
+    say(f"{job.count} frames, {job.added} of them new, in {job.seconds:.0f} s.")
+    typer.echo(path)
 
 
 def say(message: str) -> None:

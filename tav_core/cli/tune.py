@@ -96,6 +96,12 @@ def tune(
         bool,
         typer.Option("--queries/--no-queries", help="Tune the query projections too, or only the temporal layers."),
     ] = True,
+    known_frames: Annotated[
+        bool,
+        typer.Option(
+            "--known-frames", help="Learn to make frames around known ones, for `tav interpolate` and `tav extend`."
+        ),
+    ] = False,
     image_share: Annotated[
         float,
         typer.Option(help="Share of the steps in which frames are separate images, 0 to below 1 (joint training)."),
@@ -138,7 +144,14 @@ def tune(
         image_share=image_share,
     )
     inflation = Inflation(
-        value_of(attention), value_of(group_norm), temporal, position_bias, convolution, value_of(merge), queries
+        value_of(attention),
+        value_of(group_norm),
+        temporal,
+        position_bias,
+        convolution,
+        value_of(merge),
+        queries,
+        known_frames,
     )
     say(f"Reading {frames} frames of {clip.name} and opening {checkpoint.name}.")
     job = prepare_tuning(

@@ -508,7 +508,7 @@ def test_where_memory_is_short_checkpointing_is_on_and_a_warning_says_what_to_lo
 
 
 def test_every_command_explains_itself():
-    for command in ("tune", "edit", "run", "info", "convert", "demo", "eval"):
+    for command in ("tune", "edit", "interpolate", "extend", "run", "info", "convert", "demo", "eval"):
         shown = tav(command, "--help")
         assert shown.code == 0
         assert f"tav {command} " in re.split("Examples?:", shown.out)[1]

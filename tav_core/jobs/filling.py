@@ -1,0 +1,305 @@
+"""Jobs that add frames to a video: in between, onwards, backwards, or to close a loop."""
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoints.checkpoint import Checkpoint
+from ..checkpoints.lora import Lora
+from ..errors import Overflowed, TavError, need
+from ..files import ensure_writable
+from ..fill import Filling, averaged, between, close_loop, extend, fill
+from ..inflate import InflatedUNet, inflate
+from ..known_frames import Known
+from ..memory import decoding_memory, inference_memory
+from ..precision import PRECISIONS, sampling_precision
+from ..prediction import NoisePredictor, PredictNoise, guided
+from ..prompt import Prompt
+from ..steps import check_steps
+from ..tuned import TunedWeights
+from ..tuned_facts import TunedFacts, missing_names, sibling_note
+from ..video.flow import interpolated_by_flow
+from ..video.pixels import to_float
+from ..video.read import Clip, read_frames
+from ..video.write import write_video
+from ..windows import Windows
+from .base import Base, MemoryPlan, ensure_prompt, open_base, unseen_words
+from .editing import selection_as_tuned
+
+ALL = 2**20
+"""More frames than a clip has."""
+GUESSES = ("flow", "average", "none")
+DIRECTIONS = ("onwards", "backwards", "loop")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Frames in between, so that a video plays `factor` times as smoothly, 2 to 8.
+
+    guess: what stands in for the frames at first: "flow" (both neighbours warped along their optical flow), "average"
+        of both, or "none", which starts from noise. trust: for which share of the steps, 0 to below 1.
+    """
+
+    factor: int = 2
+    guess: str = "flow"
+    trust: float = 0.8
+
+    def __post_init__(self):
+        need(2 <= self.factor <= 8, "factor", self.factor, "a whole number from 2 to 8")
+        need(self.guess in GUESSES, "guess", self.guess, f"one of {', '.join(GUESSES)}")
+        need(0 <= self.trust < 1, "trust", self.trust, "from 0 to below 1")
+
+    def check(self, num_frames: int, windows: Windows) -> None:
+        """Raises TavError for a video of one frame, and for a window longer than the result."""
+        if num_frames < 2:
+            raise TavError("There is nothing between the frames of a video of one frame; give at least 2.")
+        windows.check(len(self.places(num_frames)))
+
+    def places(self, num_frames: int) -> list[int | None]:
+        """For each frame of the result, which of the video's own it is; None for a new one."""
+        count = (num_frames - 1) * self.factor + 1
+        return [None if place % self.factor else place // self.factor for place in range(count)]
+
+    def fps(self, fps: float) -> float:
+        return fps * self.factor
+
+    def seen(self, num_frames: int, windows: Windows) -> int:
+        """How many frames the network sees at once."""
+        return min(windows.length or ALL, len(self.places(num_frames)))
+
+    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
+        known, guess = between(run.encoded, self.factor), None
+        if self.guess == "flow":
+            frames = interpolated_by_flow(to_float(run.clip.frames), self.factor)
+            guess = run.checkpoint.encode_video(frames).to(run.encoded)
+        elif self.guess == "average":
+            guess = averaged(known)
+        options = {"guess": guess, "trust": self.trust, "on_step": on_step}
+        return fill(run.predictor, known, run.checkpoint.scheduler, run.filling, **options)
+
+
+@dataclass(frozen=True)
+class Onwards:
+    """More frames after a video, before it ("backwards"), or back to its first frame ("loop").
+
+    frames: how many, 1 or more. correction: as in `extend`.
+    """
+
+    frames: int
+    direction: str = "onwards"
+    correction: float = 0.0
+
+    def __post_init__(self):
+        need(self.frames >= 1, "frames", self.frames, "at least 1 frame to add")
+        need(self.direction in DIRECTIONS, "direction", self.direction, f"one of {', '.join(DIRECTIONS)}")
+        need(0 <= self.correction < 1, "correction", self.correction, "from 0 to below 1")
+
+    def check(self, num_frames: int, windows: Windows) -> None:
+        """Raises TavError for a video of one frame, and for a loop that does not fit into a window."""
+        if num_frames < 2:
+            raise TavError("A continuation needs at least 2 frames to go on from, got 1.")
+        windows.check(num_frames)
+        most = self.seen(num_frames, windows) - 2
+        if self.direction == "loop":
+            need(self.frames <= most, "frames", self.frames, f"from 1 to {most}, to close a loop in a window")
+
+    def places(self, num_frames: int) -> list[int | None]:
+        own, new = list(range(num_frames)), [None] * self.frames
+        return [*new, *own] if self.direction == "backwards" else [*own, *new]
+
+    def fps(self, fps: float) -> float:
+        return fps
+
+    def seen(self, num_frames: int, windows: Windows) -> int:
+        return min(windows.length or num_frames, num_frames)
+
+    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
+        given = run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling
+        if self.direction == "loop":
+            return close_loop(*given, on_step=on_step)
+        backwards = self.direction == "backwards"
+        return extend(*given, backwards=backwards, correction=self.correction, on_step=on_step)
+
+
+@dataclass(frozen=True)
+class FillConfig:
+    """How frames are added.
+
+    prompt: describes the video; None takes the one the weights were tuned with. Other fields as in `EditConfig`; window
+    None takes that of the tuning.
+    """
+
+    prompt: str | None = None
+    num_steps: int = 50
+    guidance_scale: float = 1.0
+    negative_prompt: str = ""
+    seed: int = 0
+    strength: float = 1.0
+    window: int | None = None
+    precision: str = "auto"
+
+    def __post_init__(self):
+        check_steps(self.num_steps, "num_steps")
+        for name in ("guidance_scale", "strength"):
+            need(math.isfinite(getattr(self, name)), name, getattr(self, name), "a number, such as 1")
+        need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
+        choices = ("auto", *PRECISIONS)
+        need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
+        Windows(self.window or 0)
+
+
+@dataclass(eq=False)
+class FillingRun:
+    """A video that is ready to get more frames, made by `prepare_filling`.
+
+    encoded: (1, c, f, h, w), its latents. notes: warnings for the user.
+    """
+
+    task: Between | Onwards
+    clip: Clip
+    checkpoint: Checkpoint
+    unet: InflatedUNet
+    encoded: Tensor
+    prompts: tuple[Prompt, Prompt]
+    config: FillConfig
+    windows: Windows
+    output: Path
+    memory: MemoryPlan
+    notes: list[str]
+    seconds: float = field(default=0.0)
+
+    @property
+    def count(self) -> int:
+        """The frames of the result."""
+        return len(self.task.places(len(self.clip.frames)))
+
+    @property
+    def added(self) -> int:
+        """How many of them are new."""
+        return self.count - len(self.clip.frames)
+
+    @property
+    def filling(self) -> Filling:
+        return Filling(self.config.num_steps, self.config.seed, self.windows)
+
+    def predictor(self, known: Known) -> PredictNoise:
+        """Predicts the noise in a video of which these frames are known, guided by the prompts."""
+        cond, uncond = (
+            NoisePredictor(self.unet, prompt, self.checkpoint.scheduler, known=known) for prompt in self.prompts
+        )
+        return guided(cond, uncond, self.config.guidance_scale)
+
+    def run(self, on_step: Callable | None = None) -> Path:
+        """Makes the frames and writes the video, in which its own frames are as they were; returns its path.
+
+        on_step: called as (step, total, part=, timestep=, latents=) after each DDIM step.
+        """
+        began = time.perf_counter()
+        try:
+            latents = self.task.latents(self, on_step and partial(on_step, part="frames"))
+        except Overflowed as error:
+            raise TavError(f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead.") from error
+        write_video(self.output, self._frames(latents), self.task.fps(self.clip.fps))
+        self.seconds = time.perf_counter() - began
+        return self.output
+
+    def _frames(self, latents: Tensor) -> Iterator[Tensor]:
+        places = self.task.places(len(self.clip.frames))
+        new = [number for number, place in enumerate(places) if place is None]
+        made = self.checkpoint.decoded_frames(latents[:, :, new])
+        for place in places:
+            yield next(made) if place is None else to_float(self.clip.frames[place])
+
+
+def prepare_filling(
+    clip: str | os.PathLike,
+    weights: str | os.PathLike,
+    checkpoint: str | os.PathLike | Base,
+    output: str | os.PathLike,
+    task: Between | Onwards,
+    *,
+    config: FillConfig = FillConfig(),
+    changed: Mapping = {},
+    loras: Sequence[Lora] = (),
+    prediction_type: str | None = None,
+    device: torch.device,
+) -> FillingRun:
+    """Checks the inputs, reads the video, opens checkpoint and weights, and encodes; nothing is sampled yet.
+
+    clip: the clip that the weights were tuned on, whose frames are selected as for tuning, or any other video, such as
+        an edit, of which all frames are taken; except for the fields of Selection in `changed`.
+    Raises TavError for invalid inputs, and for weights that were not tuned with known_frames.
+    """
+    clip, weights, output = Path(clip), Path(weights), Path(output)
+    tuned = TunedWeights.load(weights)
+    if not tuned.facts.inflation.known_frames:
+        raise TavError(
+            f"{weights.name} was tuned without known frames, so it cannot make frames around others; tune the clip "
+            "with --known-frames."
+        )
+    if output.suffix.lower() != ".mp4":
+        raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")
+    if output.absolute() == clip.absolute():
+        raise TavError(f"The result would overwrite {clip}; choose another name.")
+    prompt = config.prompt if config.prompt is not None else tuned.facts.prompt
+    if not isinstance(prompt, str):
+        raise TavError("The weights do not say what the clip shows; give a prompt.")
+    ensure_prompt(prompt, "The prompt")
+    ensure_writable(output.parent)
+    frames = _read(clip, tuned.facts, changed)
+    windows = Windows(_window(config, tuned.facts, task, len(frames.frames)))
+    task.check(len(frames.frames), windows)
+    base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
+    opened, dtype = base.checkpoint, sampling_precision(config.precision, device)
+    unet = inflate(opened.unet, tuned.facts.inflation)
+    tuned.apply(unet, config.strength)
+    unet.to(device, dtype)
+    opened.to(device)  # the VAE stays in float32, as for edits
+    prompts = opened.encode_prompt(prompt), opened.encode_prompt(config.negative_prompt)
+    encoded = opened.encode_video(frames.frames).float()
+    batch = 2 if config.guidance_scale > 1 else 1
+    shape = (batch, encoded.shape[1], task.seen(len(frames.frames), windows), *encoded.shape[-2:])
+    needed = max(inference_memory(unet, shape), decoding_memory(opened.vae, *encoded.shape[-2:]))
+    notes = [*frames.notes, *unseen_words(opened, [prompt, config.negative_prompt])]
+    notes += [note for note in [sibling_note(tuned.facts, base.path.name, base.fingerprint)] if note]
+    if absent := missing_names(tuned.facts.loras, {lora.name for lora in base.loras}, "file"):
+        notes.append(f"The weights were tuned with {absent}, which is missing here; add --lora to match.")
+    return FillingRun(
+        task,
+        frames,
+        opened,
+        unet,
+        encoded,
+        prompts,
+        config,
+        windows,
+        output,
+        MemoryPlan.on(device, needed),
+        notes,
+    )
+
+
+def _read(clip: Path, facts: TunedFacts, changed: Mapping) -> Clip:
+    """The clip's frames as for tuning, or all frames of another video; except for what is changed."""
+    if clip.name == facts.clip:
+        return selection_as_tuned(clip, facts, changed).read()
+    own = {"size": tuple(facts.size) if isinstance(facts.size, list) else facts.size} if facts.size else {}
+    options = own | {"stride": 1} | dict(changed)
+    count = options.pop("frames", None)
+    return read_frames(clip, count or ALL, at_most=count is None, as_bytes=True, **options)
+
+
+def _window(config: FillConfig, facts: TunedFacts, task: Between | Onwards, num_frames: int) -> int:
+    """The window asked for, or that of the tuning where it divides the video."""
+    if config.window is not None:
+        return config.window
+    window = (facts.config or {}).get("window", 0)
+    most = task.seen(num_frames, Windows())
+    return window if isinstance(window, int) and 2 <= window < most else 0

@@ -1,0 +1,141 @@
+"""`tav interpolate` and `tav extend`: more frames around those of a video, which stay as they are."""
+
+import pytest
+import torch
+
+from tav_core import TunedWeights, read_frames
+from tav_core.jobs import filling
+from tests.cli.test_cli import _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
+
+
+@pytest.fixture(scope="module")
+def known(files, tmp_path_factory):  # noqa: F811
+    """Weights that were tuned with known frames."""
+    path = tmp_path_factory.mktemp("known") / "known.safetensors"
+    outcome = tav(*tuning(files, path, known_frames=True))
+    assert outcome.code == 0, outcome.err
+    return path
+
+
+def adding(command, files, weights, output, **changes) -> list:  # noqa: F811
+    options = {"weights": weights, "checkpoint": files / "sd.safetensors", "output": output, "steps": 2}
+    video = changes.pop("video", files / "ball.mp4")
+    return [command, video, *_words(options | ({"frames": 3} if command == "extend" else {}) | changes)]
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The frames and frame rate of each video that a job writes, before they are compressed."""
+    videos, write = [], filling.write_video
+
+    def noted(path, frames, fps):
+        frames = list(frames)
+        videos.append((torch.stack(frames), fps))
+        write(path, frames, fps)
+
+    monkeypatch.setattr(filling, "write_video", noted)
+    return videos
+
+
+def of_clip(files):  # noqa: F811
+    return read_frames(files / "ball.mp4", 4, size=64)
+
+
+def test_the_weights_record_that_frames_were_shown(known):
+    assert TunedWeights.load(known).facts.inflation.known_frames
+    assert "known frames            True" in tav("info", known).out
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("guess", ["flow", "average", "none"])
+def test_frames_come_in_between(files, known, tmp_path, written, factor, guess):  # noqa: F811
+    outcome = tav(*adding("interpolate", files, known, tmp_path / "smooth.mp4", factor=factor, guess=guess))
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.strip() == str(tmp_path / "smooth.mp4")
+    assert f"{3 * factor + 1} frames, {3 * factor - 3} of them new" in outcome.err
+    (video, fps), clip = *written, of_clip(files)
+    assert torch.equal(video[::factor], clip.frames)
+    assert fps == pytest.approx(factor * clip.fps)
+    assert len(read_frames(tmp_path / "smooth.mp4", 100, size=64, stride=1, at_most=True).frames) == len(video)
+
+
+@pytest.mark.parametrize(
+    ("options", "own"),
+    [({}, slice(0, 4)), ({"direction": "backwards"}, slice(5, 9)), ({"direction": "loop", "frames": 2}, slice(0, 4))],
+    ids=["onwards", "backwards", "loop"],
+)
+def test_a_video_goes_on(files, known, tmp_path, written, options, own):  # noqa: F811
+    outcome = tav(*adding("extend", files, known, tmp_path / "longer.mp4", **{"frames": 5} | options))
+    assert outcome.code == 0, outcome.err
+    (video, fps), clip = *written, of_clip(files)
+    assert len(video) == 4 + options.get("frames", 5)
+    assert torch.equal(video[own], clip.frames)
+    assert fps == pytest.approx(clip.fps)
+
+
+def test_the_same_words_make_the_same_frames(files, known, tmp_path, written):  # noqa: F811
+    for seed in (0, 0, 1):
+        assert tav(*adding("extend", files, known, tmp_path / "longer.mp4", seed=seed, guidance=3)).code == 0
+    (first, _), (again, _), (other, _) = written
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_an_edit_is_taken_with_all_of_its_frames(files, known, tmp_path, written):  # noqa: F811
+    words = editing(files, tmp_path, "a cube", weights=known)
+    assert tav(*words).code == 0
+    video = {"video": tmp_path / "a-cube.mp4", "prompt": "a cube"}
+    outcome = tav(*adding("interpolate", files, known, tmp_path / "b.mp4", **video))
+    assert outcome.code == 0, outcome.err
+    assert len(written[-1][0]) == 7
+    outcome = tav(*adding("extend", files, known, tmp_path / "c.mp4", **video, use=3))
+    assert outcome.code == 0, outcome.err
+    assert len(written[-1][0]) == 6
+
+
+def test_a_window_divides_what_the_network_sees(files, known, tmp_path, written):  # noqa: F811
+    whole, divided = tmp_path / "whole.mp4", tmp_path / "divided.mp4"
+    assert tav(*adding("interpolate", files, known, whole)).code == 0
+    assert tav(*adding("interpolate", files, known, divided, window=4)).code == 0
+    (first, _), (second, _) = written
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
+
+
+def test_weights_without_known_frames_say_how_to_get_them(tuned, tmp_path):  # noqa: F811
+    for command in ("interpolate", "extend"):
+        outcome = tav(*adding(command, tuned, tuned / "ball.safetensors", tmp_path / "a.mp4"))
+        assert_refused(outcome, "was tuned without known frames, so it cannot make frames around others; tune")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("interpolate", {"factor": 1}, "factor must be a whole number from 2 to 8; got 1"),
+        ("interpolate", {"factor": 9}, "factor must be a whole number from 2 to 8; got 9"),
+        ("interpolate", {"trust": 1}, "trust must be from 0 to below 1; got 1"),
+        ("interpolate", {"use": 1}, "nothing between the frames of a video of one frame"),
+        ("interpolate", {"window": 8}, "The window has 8 frames, but the clip has only 7"),
+        ("interpolate", {"steps": 0}, "num_steps must be"),
+        ("extend", {"frames": 0}, "frames must be at least 1 frame to add; got 0"),
+        ("extend", {"use": 1}, "at least 2 frames to go on from, got 1"),
+        ("extend", {"correction": -0.1}, "correction must be from 0 to below 1"),
+        (
+            "extend",
+            {"direction": "loop", "frames": 3},
+            "from 1 to 2, to close a loop in a window; got 3",
+        ),
+        ("extend", {"window": 5}, "The window has 5 frames, but the clip has only 4"),
+        ("extend", {"prompt": " "}, "The prompt is empty"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_any_work(files, known, tmp_path, command, options, message):  # noqa: F811
+    assert_refused(tav(*adding(command, files, known, tmp_path / "a.mp4", **options)), message)
+    assert not (tmp_path / "a.mp4").exists()
+
+
+def test_the_result_replaces_neither_the_video_nor_another_kind_of_file(files, known, tmp_path):  # noqa: F811
+    outcome = tav(*adding("extend", files, known, files / "ball.mp4"))
+    assert_refused(outcome, "would overwrite")
+    outcome = tav(*adding("extend", files, known, tmp_path / "longer.gif"))
+    assert_refused(outcome, "it will be an mp4")
