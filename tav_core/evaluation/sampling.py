@@ -108,7 +108,7 @@ def sample_variants(
             )
             samples = path and Samples.load(path, key)
             if not samples:
-                sampler = sampler or _Sampler(checkpoint, clip, encoded, network, settings, seeds)
+                sampler = sampler or Sampler(checkpoint, clip, encoded, network, settings, seeds)
                 samples = sampler.samples(variant.sampling)
                 if path:
                     samples.save(path, key)
@@ -125,7 +125,7 @@ def encode(checkpoint: Checkpoint, clip: WorldClip, num_frames: int) -> EncodedC
     )
 
 
-class _Sampler:
+class Sampler:
     """Samples edits of one clip with one network, which it tunes on the clip first.
 
     seeds: of tuning and of random noise; with one for both, sampling would start from noise the network was tuned on.
@@ -184,7 +184,7 @@ class _Sampler:
         source, steps = self._predictor(self.encoded.prompt), self.settings.steps
         layout = align(words, self.checkpoint.tokens(edit.prompt))
         cond, uncond = self._predictor(self.encoded.edits[number : number + 1]), self._predictor(self.encoded.empty)
-        mask = self._mask(edit, sampling.mask, path)
+        mask = self.mask(edit, sampling.mask, path)
         with lent(self.unet, sampling.borrows) as loan:
             lender = Lender(loan, source, path, sampling.dials)
             edited, empty = lender.borrowing(cond, layout), lender.borrowing(uncond)
@@ -194,7 +194,7 @@ class _Sampler:
     def _guidance_scale(self, sampling: Sampling) -> float:
         return sampling.guidance_scale or self.settings.guidance_scale
 
-    def _mask(self, edit: Edit, kind: str, path: SourcePath) -> Tensor | None:
+    def mask(self, edit: Edit, kind: str, path: SourcePath) -> Tensor | None:
         """Where an edit may change the clip: its thing and a margin for a new shape, or all but the things."""
         if not kind or edit.kind == "style":
             return None
