@@ -30,7 +30,8 @@ class Network:
 
     def inflation(self, group_norm: str) -> Inflation:
         """The network's inflation; group_norm: that of the settings."""
-        own = {field.name: getattr(self, field.name) for field in fields(Inflation)}
+        given = {field.name for field in fields(self)}
+        own = {field.name: getattr(self, field.name) for field in fields(Inflation) if field.name in given}
         return Inflation(**own | {"group_norm": self.group_norm or group_norm})
 
     def as_key(self) -> dict:
