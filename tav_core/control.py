@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .errors import TavError, need
 from .prompt import Prompt, as_prompt
+from .video.pixels import to_float
 
 LAST_TIMESTEP = 999
 
@@ -23,9 +24,12 @@ LAST_TIMESTEP = 999
 class Control:
     """A control network and its control images.
 
-    images: (f, 3, h, w) in 0..1, one per frame or one for all, of the video's size in pixels.
+    images: (f, 3, h, w), float in 0..1 or uint8 in 0..255, which take a quarter of the memory; one per frame or one for
+        all, of the video's size in pixels.
     strength: scales the residuals; 0 turns the control off.
     start, end: the part of sampling in which it acts, from 0 (noise) to 1 (the clean video).
+    is_part: whether it is that of a window; then an adapter's features are not kept, as those of all windows together
+        would take more memory than the frames.
     """
 
     network: ControlNetModel | T2IAdapter
@@ -33,6 +37,7 @@ class Control:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    is_part: bool = False
 
     def __post_init__(self):
         shape = tuple(self.images.shape)
@@ -47,8 +52,8 @@ class Control:
         return self.strength * acts
 
     def on_frames(self, frames: Sequence[int]) -> "Control":
-        """The control of these frames alone; always the same object for the same frames, so that what is computed of
-        its images is kept, and predictors that share a control still do."""
+        """The control of these frames alone; always the same object for the same frames, so that predictors that share
+        a control still do."""
         frames = tuple(frames)
         if len(self.images) == 1 or frames == tuple(range(len(self.images))):
             return self
@@ -58,18 +63,25 @@ class Control:
 
     def cut(self, frames: Sequence[int]) -> "Control":
         """A new control of these frames alone."""
-        return self if len(self.images) == 1 else replace(self, images=self.images[list(frames)])
+        return self if len(self.images) == 1 else replace(self, images=self.images[list(frames)], is_part=True)
 
     @cached_property
     def _parts(self) -> dict[tuple[int, ...], "Control"]:
         return {}
 
-    @cached_property
+    @property
     def features(self) -> list[Tensor]:
         """A T2I-Adapter's features of the images, (f, c, h, w) per level; independent of noise and prompt."""
-        # adapters for sketches or depth may take a single grey channel
-        grey = self.network.config.in_channels == 1
-        images = self.images.mean(1, keepdim=True) if grey else self.images
+        return self._computed_features() if self.is_part else self._features
+
+    @cached_property
+    def _features(self) -> list[Tensor]:
+        return self._computed_features()
+
+    def _computed_features(self) -> list[Tensor]:
+        images = to_float(self.images)
+        if self.network.config.in_channels == 1:  # adapters for sketches or depth may take a single grey channel
+            images = images.mean(1, keepdim=True)
         return self.network(images.to(self.network.device, self.network.dtype))
 
 
@@ -110,7 +122,7 @@ def residuals(
         if isinstance(control.network, T2IAdapter):
             features.append([weights.to(part) * _per_frame(part, batch, frames) for part in control.features])
         else:
-            images = _per_frame(control.images, batch, frames)
+            images = _per_frame(to_float(control.images), batch, frames)
             down, middle = _controlnet_residuals(control.network, latents, timesteps, prompt, images)
             skips.append([weights.to(part) * part for part in down])
             middles.append(weights.to(middle) * middle)

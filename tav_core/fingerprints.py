@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .prompt import Prompt, as_prompt
+from .video.pixels import to_float
 
 if TYPE_CHECKING:
     from diffusers import SchedulerMixin, UNet2DConditionModel
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FREE = ("num_steps", "checkpoint_every", "gradient_checkpointing")
 """Settings that may change when a run resumes; apart from rounding, they do not affect what a step computes."""
+SLICE = 16  # of a tensor's first dimension, so that a long clip's images need not be held as floats
 
 
 def fingerprint(unet: InflatedUNet | UNet2DConditionModel, queries: Mapping[str, Tensor] | None = None) -> str:
@@ -71,7 +73,7 @@ def personalised_run(run: str, unet: InflatedUNet | None, controls: Sequence[Con
     settings = [[digest_of(control.network), control.strength, control.start, control.end] for control in controls]
     digest = hashlib.sha256(json.dumps([run, unet and digest_of(unet), settings]).encode())
     for control in controls:
-        digest.update(control.images.cpu().contiguous().numpy().tobytes())
+        _add(digest, control.images)
     return digest.hexdigest()
 
 
@@ -103,5 +105,11 @@ def _digest(tensors: Sequence[Tensor], settings: object) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for tensor in tensors:
         digest.update(str(tuple(tensor.shape)).encode())
-        digest.update(tensor.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        _add(digest, tensor)
     return digest.hexdigest()
+
+
+def _add(digest, tensor: Tensor) -> None:
+    """Adds a tensor's values as float32, a slice at a time; bytes are those of images and count as 0..1."""
+    for part in tensor.detach().split(SLICE) if tensor.ndim else [tensor.detach()]:
+        digest.update(to_float(part).to("cpu", torch.float32).contiguous().numpy().tobytes())

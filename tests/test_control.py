@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from tav_core import NoisePredictor, TavError, TuneConfig, guided, inflate, tune
 from tav_core.checkpoints.control_networks import open_controlnet, open_t2i_adapter
 from tav_core.control import Control, residuals
+from tav_core.fingerprints import key_of, personalised_run
 from tests.golden import ddim
 from tests.host.assets import adapter_name, controlnet_name, drawn
 from tests.networks import SCHEDULE, text, tiny_unet, video
@@ -257,6 +258,29 @@ def test_an_adapter_opens_from_a_file_in_each_layout(kind, in_diffusers_names, t
     seen = pictures(frames=2).mean(1, keepdim=True) if kind == "grey" else pictures(frames=2)
     with torch.no_grad():
         torch.testing.assert_close(hint, network(seen))
+
+
+def test_images_of_bytes_control_as_their_values_in_0_to_1_and_count_as_the_same_run(controlnet, adapter):
+    as_bytes = (pictures() * 255).round().byte()
+    as_floats = as_bytes.float() / 255
+    for network in (controlnet, adapter):
+        ours, theirs = (
+            residuals([Control(network, images)], video(frames=3), 500, words()) for images in (as_bytes, as_floats)
+        )
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+        runs = {personalised_run("run", None, [Control(network, images)]) for images in (as_bytes, as_floats)}
+        assert len(runs) == 1
+    assert key_of(as_bytes) == key_of(as_floats)
+
+
+def test_an_adapter_s_features_are_kept_of_a_whole_clip_and_not_of_each_window(adapter):
+    control = Control(adapter, pictures())
+    assert control.features is control.features
+    part = control.on_frames([0, 2])
+    assert part is control.on_frames([0, 2])
+    assert part.features is not part.features
+    for ours, whole in zip(part.features, control.features, strict=True):
+        torch.testing.assert_close(ours, whole[[0, 2]])
 
 
 def assert_same(opened, network):

@@ -85,7 +85,7 @@ def choices(controls: Sequence[str], images: Sequence[Path]) -> tuple[ControlCho
 
 
 def control_images(path: Path, selection: Selection) -> Tensor:
-    """The control images for the frames of a selection, (f, h, w, 3) or (1, h, w, 3) in 0..1.
+    """The control images for the frames of a selection, uint8 (f, h, w, 3) or (1, h, w, 3).
 
     `path` holds one per selected frame, one per frame of the clip (the same ones are selected), or one for all frames.
     Images with the clip's aspect ratio are cropped, padded or stretched as it is; those with the selection's aspect
@@ -107,7 +107,7 @@ def control_images(path: Path, selection: Selection) -> Tensor:
                 f"used at {width}x{height}; control images need the aspect ratio of either."
             )
         images.append(fitted(image, width, height, fit))
-    return torch.from_numpy(np.stack(images)).float() / 255
+    return torch.from_numpy(np.stack(images))
 
 
 def _opened(path: Path) -> FrameSource:

@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import TavError, need, shown
+from ..video.pixels import to_float
 from .control_choice import control_images
 from .selection import Selection
 
@@ -44,4 +45,4 @@ class MaskChoice:
 
     def read(self, selection: Selection) -> Tensor | None:
         """The images for the frames of a selection, (f or 1, h, w) in 0..1; None for words."""
-        return control_images(self.pictures, selection).mean(dim=-1) if self.pictures else None
+        return to_float(control_images(self.pictures, selection)).mean(dim=-1) if self.pictures else None

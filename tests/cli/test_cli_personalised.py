@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs.control_choice import control_images
 from tav_core.jobs.selection import Selection
-from tav_core.video.pixels import to_float
 from tests.checkpoints.test_lora import attentions, change, kohya_style
 from tests.cli.test_cli import assert_refused, editing, files, manifest, small_config, stopped, tav, tuning  # noqa: F401  `files` is a fixture
 from tests.cli.test_evaluate import evaluating
@@ -146,7 +145,7 @@ def test_control_images_may_be_one_per_frame_of_the_clip_or_of_the_chosen_ones_o
     chosen = Selection(folder / "ball.mp4", frames=4, size=64)
     for images, count in (("poses.mp4", 4), ("chosen.mp4", 4), (tmp_path / "folder", 4), (tmp_path / "one.png", 1)):
         assert control_images(folder / images, chosen).shape == (count, 64, 64, 3)
-    greys = control_images(tmp_path / "folder", chosen).mean((1, 2, 3)) * 255
+    greys = control_images(tmp_path / "folder", chosen).float().mean((1, 2, 3))
     assert greys.tolist() == pytest.approx([0, 60, 120, 180])
     words = tuning(folder, tmp_path / "a.safetensors", steps=1)
     assert tav(*words, *under(folder, "controlnet", pictures=tmp_path / "one.png")).code == 0
@@ -155,7 +154,7 @@ def test_control_images_may_be_one_per_frame_of_the_clip_or_of_the_chosen_ones_o
 def test_control_images_of_the_clip_s_shape_are_cropped_and_chosen_as_it_is(folder):
     selection = Selection(folder / "ball.mp4", frames=3, size=64, start=1, stride=2)
     same = control_images(folder / "ball.mp4", selection)
-    assert torch.equal(same, to_float(selection.read().frames))
+    assert torch.equal(same, selection.read().frames)
 
 
 def test_an_edit_knows_what_a_checkpoint_was_tuned_to_predict(folder, tmp_path):
