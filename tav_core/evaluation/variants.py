@@ -139,7 +139,8 @@ VARIANTS = {
         Network(position_bias=True, image_share=0.25),
     ),
     "convolution": Variant(
-        "the full method, and a convolution over time after each in space", Network(convolution=True)
+        "the full method, and a convolution over time after each in space",
+        Network(convolution=True, learning_rate=3e-4),
     ),
     "alpha": Variant("the full method, its temporal attention merged by a learned alpha", Network(merge="alpha")),
     "make-a-video": Variant(
