@@ -22,7 +22,8 @@ from ..errors import TavError, need
 from ..evaluation.evaluate import Outcome, evaluate
 from ..evaluation.paper_table import edited_videos, score_videos, scores_as_json, scores_as_rows
 from ..evaluation.processes import evaluate_in_processes
-from ..evaluation.report import as_claims, as_json, as_tables, by_variant, explanation, table
+from ..evaluation.report import Values, as_claims, as_json, as_tables, by_variant, explanation, read_json, table
+from ..evaluation.report import beside as joined
 from ..evaluation.variants import VARIANTS, Variant
 from ..files import atomic_path, ensure_writable
 from ..jobs.base import choose_device, open_base, versions
@@ -87,6 +88,10 @@ def evaluation(
         GroupNorm, typer.Option(help="GroupNorm over the whole video or per frame, for variants that do not set it.")
     ] = SETTINGS.group_norm,
     seed: Annotated[int, typer.Option(help="The seed for tuning and all random noise.")] = 0,
+    beside: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An eval.json of the same clips and settings, whose rows join the report."),
+    ] = None,
     lora: Loras = None,
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
@@ -117,6 +122,7 @@ def evaluation(
     need(frames > 1, "frames", frames, "2 or more")
     need(0 <= seed < 2**63, "seed", seed, "a whole number of at least 0, below 2^63")
     need(0 < processes <= 64, "processes", processes, "1 to 64")
+    earlier = read_json(beside) if beside else None
     ensure_writable(output)
     torch_device = choose_device(device)
     need(processes == 1 or torch_device.type == "cpu", "processes", processes, f"1 on {torch_device}")
@@ -134,6 +140,7 @@ def evaluation(
         device=torch_device,
         processes=processes,
         force=force,
+        earlier=earlier,
     )
 
 
@@ -159,6 +166,7 @@ def _measure(
     device: torch.device,
     processes: int,
     force: bool,
+    earlier: Values | None,
 ) -> None:
     opened, work = open_checkpoint(), output / ".eval"  # refuses a bad checkpoint before anything else is touched
     work.mkdir(exist_ok=True)
@@ -182,11 +190,13 @@ def _measure(
                 prompt = shown.prompt if outcome.variant == "source" else shown.edits[0].prompt
                 rows[outcome.variant] = f"{outcome.variant}: {prompt}", outcome.edits[0]
     values = by_variant(measured)
+    values = joined(values, earlier) if earlier else values
+    variants = {name: VARIANTS[name] for name in values if name in VARIANTS}
     head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))
     tables = as_tables(values)
     if claims := as_claims(values):
         tables += f"\n\n## Is each part needed?\n\n{claims}"
-    contact_sheet(output / "eval.png", [rows[name] for name in ("source", "ideal", *variants)])
+    contact_sheet(output / "eval.png", [rows[name] for name in ("source", "ideal", *variants) if name in rows])
     _write(output / "eval", f"{head}\n\n{tables}\n\n![All variants on one clip](eval.png)\n", as_json(values))
     typer.echo(f"{tables}\n")
     for name in ("eval.md", "eval.json", "eval.png"):

@@ -1,12 +1,15 @@
 """The report of an evaluation: figures with their spread, as Markdown tables and as JSON."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ..demo.settings import Settings
+from ..errors import TavError
 from .judging import Figures
 from .references import CEILING, FLOOR, TITLES
 from .variants import VARIANTS, Variant
@@ -79,7 +82,41 @@ def by_variant(measured: Iterable[tuple[str, str, Figures]]) -> Values:
         for kind, named in figures.items():
             for name, value in named.items():
                 values.setdefault(variant, {}).setdefault(name, {})[clip, kind] = value
+    return _in_order(values)
+
+
+def beside(values: Values, earlier: Values) -> Values:
+    """The rows of two reports together; of a row that both have, the first one's. Raises TavError for other clips."""
+    clips, theirs = (sorted({clip for clip, _ in each["ideal"]["iou"]}) for each in (values, earlier))
+    if clips != theirs:
+        raise TavError(
+            f"The earlier report is of {len(theirs)} clips from {theirs[0]} on, this one of {len(clips)} from "
+            f"{clips[0]} on; measure the same ones."
+        )
+    return _in_order({**earlier, **values})
+
+
+def _in_order(values: Values) -> Values:
     return {name: values[name] for name in (*CEILING, *VARIANTS, *FLOOR) if name in values}
+
+
+def read_json(path: Path) -> Values:
+    """Reads what `as_json` gave; raises TavError for any other file."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        found = {
+            row: {
+                name: {(*place.split("/"), "")[:2]: float(value) for place, value in figure["values"].items()}
+                for name, figure in figures.items()
+                if name in FIGURES
+            }
+            for row, figures in rows.items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TavError(f"{path} is no eval.json of `tav eval` ({type(error).__name__}); give one.") from error
+    if not found.get("ideal", {}).get("iou"):
+        raise TavError(f"{path} is no eval.json of `tav eval`, as it has no row of the ideal; give one.")
+    return found
 
 
 def as_json(values: Values) -> dict:

@@ -80,6 +80,35 @@ def test_a_second_run_samples_nothing_again(evaluated, checkpoint, monkeypatch):
     assert json.loads((folder / "eval.json").read_text()) == before
 
 
+def test_an_earlier_report_s_rows_stand_beside_new_ones(evaluated, checkpoint, tmp_path):
+    folder, _ = evaluated
+    earlier = json.loads((folder / "eval.json").read_text())
+    said = tav(*evaluating(checkpoint, tmp_path, "no-tuning", beside=folder / "eval.json"))
+    assert said.code == 0, said.err
+    both = json.loads((tmp_path / "eval.json").read_text())
+    assert list(both) == ["ideal", "ideal-vae", "full", "no-tuning", "no-inversion", "frozen", "source"]
+    for row in ("full", "no-inversion"):
+        for name, figure in earlier[row].items():
+            assert both[row][name]["values"] == pytest.approx(figure["values"], abs=1e-6)
+    report = (tmp_path / "eval.md").read_text(encoding="utf-8")
+    assert "- `no-inversion`: " in report
+    assert "Is each part needed?" in report  # no-tuning against the earlier full
+    said = tav(*evaluating(checkpoint, tmp_path, "no-tuning", beside=folder / "eval.json", count=2))
+    assert said.code == 2
+    assert "The earlier report is of 1 clips from line-" in said.err
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", "[]", "no", '{"ideal": {"iou": 3}}', '{"ideal": {"iou": {"values": {"a": "b"}}}}', "[" * 10**5]
+)
+def test_what_is_no_report_is_refused_before_any_work(checkpoint, tmp_path, content):
+    (tmp_path / "eval.json").write_text(content)
+    said = tav(*evaluating(checkpoint, tmp_path / "new", "no-tuning", beside=tmp_path / "eval.json"))
+    assert said.code == 2
+    assert "eval.json is no eval.json of `tav eval`" in said.err
+    assert not (tmp_path / "new").exists()
+
+
 def test_two_processes_measure_what_one_does(checkpoint, tmp_path):
     figures = {}
     for processes in (1, 2):
