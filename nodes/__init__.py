@@ -5,8 +5,10 @@ from comfy_api.latest import ComfyExtension, io
 from .apply_tuned_weights import ApplyTunedWeights
 from .ddim_invert import DDIMInvert
 from .ddim_sampler import DDIMSampler
+from .extend_video import ExtendVideo
 from .host.weights_folder import register_folder
 from .inflate_unet import InflateUNet
+from .interpolate_video import InterpolateVideo
 from .keep_from_source import KeepFromSource
 from .load_example_clip import LoadExampleClip
 from .load_miniature import LoadMiniature
@@ -32,6 +34,8 @@ NODES = [
     KeepFromSource,
     MaskFromWords,
     VideoWindows,
+    InterpolateVideo,
+    ExtendVideo,
     LoadMiniature,
     LoadExampleClip,
 ]

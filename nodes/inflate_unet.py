@@ -73,6 +73,14 @@ class InflateUNet(io.ComfyNode):
                     "the temporal layers, as in Video LDM.",
                     **ADVANCED,
                 ),
+                io.Boolean.Input(
+                    "known_frames",
+                    default=False,
+                    optional=True,
+                    tooltip="Lets the model be shown frames that are known, so that tuning also learns to make the "
+                    "others: needed by Interpolate Video and Extend Video; it has no effect until tuned.",
+                    **ADVANCED,
+                ),
             ],
             outputs=[
                 io.Model.Output(
@@ -117,10 +125,11 @@ class InflateUNet(io.ComfyNode):
         convolution=False,
         merge="add",
         queries=True,
+        known_frames=False,
     ) -> io.NodeOutput:
         from .host.inflate import inflate
 
-        inflation = Inflation(attention, group_norm, temporal, position_bias, convolution, merge, queries)
+        inflation = Inflation(attention, group_norm, temporal, position_bias, convolution, merge, queries, known_frames)
         return io.NodeOutput(inflate(model, inflation), ui=ui_values(**inflation.as_metadata()))
 
 

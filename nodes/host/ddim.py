@@ -45,7 +45,7 @@ def sampling_sigmas(patcher: ModelPatcher, num_steps: int) -> Tensor:
 KINDS = (WrappersMP.OUTER_SAMPLE, WrappersMP.CALC_COND_BATCH, WrappersMP.PREDICT_NOISE, WrappersMP.DIFFUSION_MODEL)
 
 
-class _PredictNoise:
+class GuidedNoise:
     """Predicts the noise in latents z (1, c, f, h, w) by a guided MODEL; the host expects z * sqrt(sigma^2 + 1)."""
 
     def __init__(self, guider: CFGGuider, extra_args: dict):
@@ -60,7 +60,9 @@ class _PredictNoise:
         return rearrange((noisy - denoised) / sigma, "f c h w -> 1 c f h w")
 
 
-class _DDIM(Sampler):
+class DDIM(Sampler):
+    """A loop of tav_core's; its steps are counted as the loop counts them."""
+
     takes_inverted_noise = True
 
     def __init__(self, scheduler: DDIMScheduler, num_steps: int):
@@ -73,18 +75,22 @@ class _DDIM(Sampler):
         bar = tqdm(total=self.num_steps, desc=self.title, disable=not comfy.utils.PROGRESS_BAR_ENABLED)
 
         def on_step(step: int, total: int, *, latents: Tensor, denoised: Tensor, **_) -> None:
-            bar.update()
+            bar.total = total
+            bar.update(step - bar.n)
             if callback:
                 denoised, latents = (rearrange(x, "1 c f h w -> f c h w") for x in (denoised, latents))
                 callback(step - 1, denoised, latents, total)
 
         latents = rearrange(self.start(noise, latent_image), "f c h w -> 1 c f h w")
         with bar:
-            output = self.follow(_PredictNoise(guider, extra_args), latents, on_step)
+            output = self.follow(self.predictor(guider, extra_args), latents, on_step)
         return rearrange(output, "1 c f h w -> f c h w")
 
+    def predictor(self, guider: CFGGuider, extra_args: dict):
+        return GuidedNoise(guider, extra_args)
 
-class _Invert(_DDIM):
+
+class _Invert(DDIM):
     """refinements: as in tav_core's `invert`. Leaves its trajectory, (steps + 1, f, c, h, w)."""
 
     title = "DDIM Invert"
@@ -104,7 +110,7 @@ class _Invert(_DDIM):
         return trajectory[-1] * _scale(self.scheduler, visited_timesteps(self.scheduler, self.num_steps)[0])
 
 
-class _Sample(_DDIM):
+class _Sample(DDIM):
     """timestep: the inverted noise's in `latent_image`; None for fresh noise."""
 
     title = "TAV Sample"
@@ -173,7 +179,7 @@ def invert_latents(
     """
     scheduler = ddim_scheduler(patcher)
     sampler = _Invert(scheduler, num_steps, INVERSIONS[invert_with])
-    noise = _run(for_inversion(patcher), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
+    noise = run_sampler(for_inversion(patcher), sampler, positive, None, 1.0, torch.zeros_like(samples), samples, 0)
     path = source_path(sampler.trajectory, scheduler, num_steps)
     return {
         "samples": noise,
@@ -185,7 +191,7 @@ def invert_latents(
 
 
 def for_inversion(patcher: ModelPatcher) -> ModelPatcher:
-    """Without what belongs to sampling alone: what edits keep, and caches that assume that noise levels fall."""
+    """Without what belongs to sampling alone: what edits keep, and caches that assume that noise levels fall once."""
     patcher = without_kept(patcher.clone())
     for key in ("easycache", "lazycache"):
         for kind in KINDS:
@@ -208,10 +214,13 @@ def sample_latents(
         mask = latent_mask(given.reshape(-1, *given.shape[-2:]), len(samples), tuple(samples.shape[-2:]))
         path = path_of(latent, patcher, "A mask on the latents")
         sampler.change_only(rearrange(mask, "1 1 f h w -> f 1 h w"), path)
-    return _run(patcher, sampler, positive, negative, cfg, noise, samples, seed)
+    return run_sampler(patcher, sampler, positive, negative, cfg, noise, samples, seed)
 
 
-def _run(patcher: ModelPatcher, sampler: _DDIM, positive, negative, cfg: float, noise, samples, seed: int) -> Tensor:
+def run_sampler(
+    patcher: ModelPatcher, sampler: DDIM, positive, negative, cfg: float, noise, samples, seed: int
+) -> Tensor:
+    """What a sampler makes of noise and samples, each (f, c, h, w), with the host's guider around it."""
     check_loras(patcher)
     for conditioning in (positive, negative):
         check_controls(conditioning, samples, patcher)

@@ -23,6 +23,7 @@ from ...tav_core.inflation import Inflation, difference_names
 from ...tav_core.tuned import TunedWeights
 from .added import AddedBlock, AddedWeights, added_model
 from .borrow import LOAN, Borrowing
+from .known_frames import showing_known
 from .lora import check_loras
 from .noise import guarded
 from .replacements import marked, others, replacements
@@ -135,7 +136,8 @@ def _wrapper(inflated: InflatedModel, paths: dict[str, str]) -> Callable:
         options[FRAMES] = (num_frames, len(x))
         model = executor.class_obj  # safe: the BaseModel whose apply_model is wrapped
         added = _added_to(model.current_patcher)
-        with _hooked(model.diffusion_model, inflated, paths, added, num_frames, options.get(LOAN)):
+        hooked = _hooked(model.diffusion_model, inflated, paths, added, num_frames, options.get(LOAN))
+        with showing_known(added, options, (num_frames, *x.shape[-2:])), hooked:
             return executor(x, t, c_concat, c_crossattn, control, options, **conds)
 
     return apply_inflated

@@ -10,12 +10,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_patcher import ModelPatcher
 from torch import nn
 
-from ...tav_core.addition import PLACES
+from ...tav_core.addition import block_with
 from ...tav_core.errors import TavError
 from ...tav_core.families import SUPPORTED, family_of_config
 
 UNET = "diffusion_model."
-HOST_PLACES = {"transformer": "attn1.to_q", "resnet": "out_layers.3"}
+HOST_PLACES = {"transformer": "attn1.to_q", "resnet": "out_layers.3", "input": ""}
 """tav_core's PLACES, in the host's names."""
 HOST_LAYERS = {"": "", "conv1": "in_layers.2", "conv2": "out_layers.3"}
 """tav_core's LAYERS, in the host's names."""
@@ -78,11 +78,12 @@ class Block(NamedTuple):
 
 def block_paths(patcher: ModelPatcher, place: str) -> dict[str, str]:
     """The blocks of a kind (of tav_core's PLACES): their paths in diffusers -> their paths in the MODEL's UNet."""
-    theirs_end, ours_end = (f".{layers[place]}.weight" for layers in (PLACES, HOST_PLACES))
+    layer = HOST_PLACES[place]
+    end = f".{layer}.weight" if layer else ".weight"
     return {
-        theirs.removesuffix(theirs_end): ours.removeprefix(UNET).removesuffix(ours_end)
+        path: ours.removeprefix(UNET).removesuffix(end)
         for theirs, ours in host_names(patcher).items()
-        if theirs.endswith(theirs_end)
+        if (path := block_with(theirs, place))
     }
 
 
@@ -92,7 +93,7 @@ def blocks_of(patcher: ModelPatcher, place: str) -> dict[str, Block]:
     blocks = {}
     for theirs, ours in block_paths(patcher, place).items():
         heads = getattr(modules[ours], "n_heads", 1)
-        blocks[theirs] = Block(len(modules[f"{ours}.{layer}"].weight), heads)
+        blocks[theirs] = Block(len(modules[ours].get_submodule(layer).weight), heads)
     return blocks
 
 

@@ -27,10 +27,12 @@ from tests.host.interface import nodes_of
 from tests.host.workflows import FRAMES, NAMES, SIZE, changed, ending_in, new, small, workflow
 
 VIDEOS = {"list-of-clips": 2}
+LENGTHS = {"interpolate-and-extend": 2 * (FRAMES + 2) - 1}
 WIDTHS = {"compare-edits": 4 * SIZE + 3 * 8}  # the clip, three edits, and a line between them
 TWICE = (
     "change-one-thing",
     "edit-with-saved-weights",
+    "interpolate-and-extend",
     "long-clip",
     "per-frame-prompts",
     "text-to-video",
@@ -111,12 +113,13 @@ def test_the_server_hands_out_a_blueprint_made_of_its_workflow_and_its_layout(cl
 @pytest.mark.parametrize("name", NAMES)
 def test_a_workflow_gives_a_video_of_the_asked_size(client, drawn, name):
     run, latents = drawn(name)
-    assert latents.shape == (FRAMES, 4, SIZE // 8, SIZE // 8)
+    frames = LENGTHS.get(name, FRAMES)
+    assert latents.shape == (frames, 4, SIZE // 8, SIZE // 8)
     assert latents.isfinite().all()
     assert latents.std() > 0.1
     with saved_video(client, run) as video:
         images = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
-    assert [image.shape for image in images] == [(SIZE, WIDTHS.get(name, SIZE), 3)] * FRAMES
+    assert [image.shape for image in images] == [(SIZE, WIDTHS.get(name, SIZE), 3)] * frames
     assert len(run.outputs["save"]["images"]) == VIDEOS.get(name, 1)
     assert all(image.std() > 1 for image in images)
 

@@ -28,6 +28,8 @@ SMALL = {
     "OneShotTune": {"steps": 2, "gradient_checkpointing": "off"},
     "DDIMInvert": {"steps": 2},
     "TAVSample": {"steps": 2},
+    "ExtendVideo": {"steps": 2, "frames": 2},
+    "InterpolateVideo": {"steps": 2},
     "KSamplerAdvanced": {"steps": 10},
     "VideoWindows": {"length": 2, "overlap": 0},
     "RepeatImageBatch": {"amount": 2},  # with another two that follow, and of which the last is left over

@@ -1,0 +1,155 @@
+"""Frames in between, onwards, backwards, and loops on a MODEL: tav_core/fill.py as a sampler of the host."""
+
+from collections.abc import Callable
+from functools import partial
+
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import CFGGuider
+from diffusers import DDIMScheduler
+from einops import rearrange
+from torch import Tensor
+
+from ...tav_core.errors import TavError, need
+from ...tav_core.fill import Filling, between, close_loop, extend, fill
+from ...tav_core.known_frames import Known
+from .control import chain_of
+from .ddim import DDIM, GuidedNoise, ddim_scheduler, for_inversion, run_sampler
+from .inflate import inflated_of
+from .known_frames import KNOWN
+from .latents import check_clean, frames_of
+from .windows import undivided, windows_of
+
+SEEDS = 2**63
+
+
+def check_known_frames(patcher: ModelPatcher, node: str) -> None:
+    """Raises TavError unless the MODEL's weights have learnt to see known frames."""
+    inflated = inflated_of(patcher)
+    tuned = inflated and inflated.tuned
+    if not tuned or not inflated.inflation.known_frames or not tuned.facts.inflation.known_frames:
+        raise TavError(
+            f"{node} needs weights tuned with known frames, but this MODEL's were not; set known_frames in Inflate "
+            "UNet and tune again."
+        )
+
+
+def clean_frames_of(latent: dict, patcher: ModelPatcher, node: str) -> Tensor:
+    """The samples (f, 4, h, w) of a clean LATENT without a mask; raises TavError for any other."""
+    samples = frames_of(latent)
+    check_clean(latent, patcher)
+    if "noise_mask" in latent:
+        raise TavError(f"{node} makes whole frames, but the latents have a mask; remove it.")
+    return samples
+
+
+def interpolate_latents(
+    patcher: ModelPatcher,
+    positive: list,
+    negative: list,
+    samples: Tensor,
+    factor: int,
+    num_steps: int,
+    *,
+    cfg: float,
+    seed: int,
+    guess: Tensor | None = None,
+    trust: float = 0.0,
+) -> Tensor:
+    """A video with factor - 1 frames between each two, ((f - 1) * factor + 1, c, h, w), the given ones unchanged.
+
+    samples: (f, c, h, w), clean, as VAE Encode returns them. guess, trust: as in tav_core's `fill`; the guess is like
+    the result.
+    """
+    known = between(_as_seen(samples, patcher), factor)
+    shape = known.mask.shape + samples.shape[1:]
+    if guess is not None and guess.shape != shape:
+        raise TavError(
+            f"The guess is {tuple(guess.shape)}, but {len(samples)} frames with factor {factor} become {tuple(shape)}; "
+            "give as many frames of the same size, such as those of FrameInterpolate with the same factor."
+        )
+    guessed, filling = None if guess is None else _as_seen(guess, patcher), Filling(num_steps, seed % SEEDS)
+
+    def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
+        here = Known(known.latents.to(like), known.mask.to(like.device))
+        near = None if guessed is None else guessed.to(like)
+        return fill(predictor_of, here, filling=filling, guess=near, trust=trust, **given)
+
+    sampler = _Fill("Interpolate Video", ddim_scheduler(patcher), num_steps, make)
+    empty = samples.new_zeros(shape)
+    video = run_sampler(for_inversion(patcher), sampler, positive, negative, cfg, empty, empty, seed)
+    video[known.mask] = samples.to(video)
+    return video
+
+
+def extend_latents(
+    patcher: ModelPatcher,
+    positive: list,
+    negative: list,
+    samples: Tensor,
+    num_frames: int,
+    direction: str,
+    num_steps: int,
+    *,
+    cfg: float,
+    seed: int,
+    correction: float = 0.0,
+) -> Tensor:
+    """A video with `num_frames` more, (f + num_frames, c, h, w), the given ones unchanged.
+
+    samples: as in `interpolate_latents`. direction: "onwards", "backwards" or "loop". correction: as in tav_core's
+    `extend`; a loop has none. The MODEL's windows say only how many frames it sees at once.
+    """
+    for conditioning in (positive, negative):
+        _check_images(conditioning)
+    clip, filling = _as_seen(samples, patcher), Filling(num_steps, seed % SEEDS, windows_of(patcher))
+    length, backwards = filling.length(clip), direction == "backwards"
+    continued = partial(extend, backwards=backwards, correction=correction)
+    if direction == "loop":
+        need(num_frames <= length - 2, "frames", num_frames, f"from 1 to {length - 2}, to close a loop in a window")
+        continued = close_loop
+
+    def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
+        return continued(predictor_of, clip.to(like), num_frames, filling=filling, **given)
+
+    sampler, patcher = _Fill("Extend Video", ddim_scheduler(patcher), num_steps, make), for_inversion(patcher)
+    seen = samples.new_zeros(length, *samples.shape[1:])
+    video = run_sampler(undivided(patcher), sampler, positive, negative, cfg, seen, seen, seed)
+    (video[num_frames:] if backwards else video[: len(samples)]).copy_(samples)
+    return video
+
+
+class _Fill(DDIM):
+    """make: (predictor_of, like, scheduler=, on_step=) -> (1, c, f, h, w), on the device of `like`."""
+
+    def __init__(self, title: str, scheduler: DDIMScheduler, num_steps: int, make: Callable):
+        super().__init__(scheduler, num_steps)
+        self.title, self.make = title, make
+
+    def predictor(self, guider: CFGGuider, extra_args: dict) -> Callable[[Known], GuidedNoise]:
+        def predictor_of(known: Known) -> GuidedNoise:
+            options = extra_args["model_options"]
+            shown = options["transformer_options"] | {KNOWN: known}
+            return GuidedNoise(guider, {**extra_args, "model_options": {**options, "transformer_options": shown}})
+
+        return predictor_of
+
+    def start(self, noise: Tensor, latent_image: Tensor) -> Tensor:
+        return latent_image
+
+    def follow(self, predictor_of: Callable, latents: Tensor, on_step: Callable) -> Tensor:
+        return self.make(predictor_of, latents, scheduler=self.scheduler, on_step=on_step)
+
+
+def _as_seen(samples: Tensor, patcher: ModelPatcher) -> Tensor:
+    """Samples (f, c, h, w) as the network sees them, (1, c, f, h, w)."""
+    return rearrange(patcher.model.process_latent_in(samples.float()), "f c h w -> 1 c f h w")
+
+
+def _check_images(conditioning: list) -> None:
+    for _, options in conditioning:
+        for control in chain_of(options.get("control")):
+            if (images := control.cond_hint_original) is not None and len(images) > 1:
+                raise TavError(
+                    f"Extend Video takes one ControlNet image for all frames, but got {len(images)}; frames that are "
+                    "yet to be made have none of their own."
+                )
