@@ -69,7 +69,7 @@ class InterpolateVideo(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "trust",
-                    default=0.5,
+                    default=0.8,
                     min=0.0,
                     max=0.99,
                     step=0.01,
@@ -103,7 +103,7 @@ class InterpolateVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.5
+        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.8
     ) -> io.NodeOutput:
         from .host.differences import warn_of_missing
         from .host.fill import check_known_frames, clean_frames_of, interpolate_latents
