@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..demo.settings import Settings
-from ..errors import TavError
+from ..errors import TavError, shown
 from .judging import Figures
 from .references import CEILING, FLOOR, TITLES
 from .variants import VARIANTS, Variant
@@ -90,7 +90,7 @@ def beside(values: Values, earlier: Values) -> Values:
     clips, theirs = (sorted({clip for clip, _ in each["ideal"]["iou"]}) for each in (values, earlier))
     if clips != theirs:
         raise TavError(
-            f"The earlier report is of {len(theirs)} clips from {theirs[0]} on, this one of {len(clips)} from "
+            f"The earlier report is of {len(theirs)} clips from {shown(theirs[0])} on, this one of {len(clips)} from "
             f"{clips[0]} on; measure the same ones."
         )
     return _in_order({**earlier, **values})
@@ -114,6 +114,9 @@ def read_json(path: Path) -> Values:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TavError(f"{path} is no eval.json of `tav eval` ({type(error).__name__}); give one.") from error
+    values = [value for figures in found.values() for figure in figures.values() for value in figure.values()]
+    if not all(map(math.isfinite, values)):
+        raise TavError(f"{path} holds values that are no numbers; measure again.")
     if not found.get("ideal", {}).get("iou"):
         raise TavError(f"{path} is no eval.json of `tav eval`, as it has no row of the ideal; give one.")
     return found

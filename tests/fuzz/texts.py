@@ -11,6 +11,8 @@ from tav_core.cli.options import size_of
 from tav_core.cli.original_config import read_config
 from tav_core.demo.miniature import MINIATURE
 from tav_core.evaluation.paper_table import edited_videos
+from tav_core.evaluation.report import as_claims, as_tables, beside, by_variant, read_json
+from tav_core.evaluation.report import as_json as as_json_of
 from tav_core.jobs.base import ensure_prompt, unseen_words
 from tav_core.jobs.control_choice import ControlChoice
 from tav_core.jobs.mask_choice import MaskChoice
@@ -68,6 +70,28 @@ def manifest(rng: Random, folder: Path) -> Callable[[], object]:
         for video in edited_videos(folder):
             ensure_prompt(video.prompt, "The prompt")
             read_frames(video.path, video.num_frames, size=video.size)
+
+    return read
+
+
+@reader
+def report(rng: Random, folder: Path) -> Callable[[], object]:
+    places = {
+        f"{clip}/{kind}": 0.5 for clip in ("line-red-ball-sea", "arc-blue-box-moon") for kind in ("object", "style")
+    }
+    figure = {"mean": 0.5, "std": 0.1, "worst": 0.4, "values": places}
+    content = {row: {"iou": figure, "edit_right": figure} for row in ("ideal", "ideal-vae", "full", "frozen")}
+    text = as_json(times(rng, of_value, content))
+    material.replaced(folder / "eval.json", text if rng.random() < 0.8 else times(rng, of_bytes, text.encode()))
+    ours = by_variant(
+        (row, *place.split("/", 1)[:1], {place.split("/")[1]: {"iou": 0.5, "edit_right": 1.0}})
+        for row in ("ideal", "no-tuning")
+        for place in places
+    )
+
+    def read() -> None:
+        together = beside(ours, read_json(folder / "eval.json"))
+        as_tables(together), as_claims(together), as_json_of(together)
 
     return read
 
