@@ -76,9 +76,8 @@ def manifest(rng: Random, folder: Path) -> Callable[[], object]:
 
 @reader
 def report(rng: Random, folder: Path) -> Callable[[], object]:
-    places = {
-        f"{clip}/{kind}": 0.5 for clip in ("line-red-ball-sea", "arc-blue-box-moon") for kind in ("object", "style")
-    }
+    clips = "line-red-ball-sea", "arc-blue-box-moon"
+    places = {f"{clip}/{kind}": 0.5 for clip in clips for kind in ("object", "style")}
     figure = {"mean": 0.5, "std": 0.1, "worst": 0.4, "values": places}
     content = {row: {"iou": figure, "edit_right": figure} for row in ("ideal", "ideal-vae", "full", "frozen")}
     text = as_json(times(rng, of_value, content))
