@@ -95,17 +95,26 @@ def test_an_earlier_report_s_rows_stand_beside_new_ones(evaluated, checkpoint, t
     assert "Is each part needed?" in report  # no-tuning against the earlier full
     said = tav(*evaluating(checkpoint, tmp_path, "no-tuning", beside=folder / "eval.json", count=2))
     assert said.code == 2
-    assert "The earlier report is of 1 clips from line-" in said.err
+    assert "The earlier report is of 1 clips from 'line-" in said.err
 
 
-@pytest.mark.parametrize(
-    "content", ["{}", "[]", "no", '{"ideal": {"iou": 3}}', '{"ideal": {"iou": {"values": {"a": "b"}}}}', "[" * 10**5]
-)
-def test_what_is_no_report_is_refused_before_any_work(checkpoint, tmp_path, content):
+DAMAGED = {
+    "{}": "has no row of the ideal",
+    "[]": "is no eval.json of `tav eval` (AttributeError)",
+    "no": "is no eval.json of `tav eval` (JSONDecodeError)",
+    '{"ideal": {"iou": 3}}': "is no eval.json of `tav eval` (TypeError)",
+    '{"ideal": {"iou": {"values": {"a": "b"}}}}': "is no eval.json of `tav eval` (ValueError)",
+    '{"ideal": {"iou": {"values": {"a/object": NaN}}}}': "holds values that are no numbers",
+    "[" * 100_000: "is no eval.json of `tav eval` (RecursionError)",
+}
+
+
+@pytest.mark.parametrize(("content", "message"), DAMAGED.items(), ids=lambda text: text[:20])
+def test_what_is_no_report_is_refused_before_any_work(checkpoint, tmp_path, content, message):
     (tmp_path / "eval.json").write_text(content)
     said = tav(*evaluating(checkpoint, tmp_path / "new", "no-tuning", beside=tmp_path / "eval.json"))
     assert said.code == 2
-    assert "eval.json is no eval.json of `tav eval`" in said.err
+    assert message in said.err
     assert not (tmp_path / "new").exists()
 
 
