@@ -175,18 +175,12 @@ def tune(
                 noisy = scheduler.add_noise(clean, noise, timesteps)
                 part = {} if frames is None else {"frames": frames}
                 residuals = control(noisy, timesteps, **part) if control else {}
-                known = None
                 if unet.inflation.known_frames and not images:
-                    known = Known(clean, draw_known(clean.shape[2], generator))
+                    residuals = residuals | {"known": Known(clean, draw_known(clean.shape[2], generator))}
                 given = noisy, timesteps, prompt if frames is None else prompt.on_frames(frames)
                 with autocast:
-                    prediction = (
-                        as_images(unet, *given, **residuals) if images else unet(*given, known=known, **residuals)
-                    )
-                aim = target(scheduler, clean, noise, timesteps)
-                if known:
-                    prediction, aim = prediction[:, :, ~known.mask], aim[:, :, ~known.mask]
-                loss = F.mse_loss(prediction.float(), aim.float())
+                    prediction = (partial(as_images, unet) if images else unet)(*given, **residuals)
+                loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
                 state.backward(loss)
                 grad_norm = state.clip(config.max_grad_norm)
                 state.update(loss.item(), grad_norm.item())
