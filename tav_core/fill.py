@@ -44,6 +44,10 @@ class Filling:
             raise TavError("A continuation needs at least 2 frames to go on from, got 1.")
         return length
 
+    def skipped(self, share: float) -> int:
+        """How many steps a guess replaces; at least one is left."""
+        return min(round(share * self.num_steps), self.num_steps - 1)
+
 
 def fill(
     predictor_of: PredictorOf,
@@ -57,19 +61,31 @@ def fill(
 ) -> Tensor:
     """Makes the unknown frames of a video; (b, c, f, h, w), the known ones exactly as given.
 
-    guess: the same shape; what unknown frames may look like. trust: for which share of the steps it stands in for them,
-        0 (for none; they start from noise) to below 1.
+    guess: the same shape; what unknown frames may look like. trust: the share of the steps that it replaces, 0 (for
+        none; they start from noise) to below 1; at least one step is left.
     on_step: as in `sample`.
     """
     need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
+    skip = 0 if guess is None else filling.skipped(trust)
+    return _filled(predictor_of(known), known, scheduler, filling, guess, skip, on_step)
+
+
+def _filled(
+    predict_noise: PredictNoise,
+    known: Known,
+    scheduler: DDIMScheduler,
+    filling: Filling,
+    guess: Tensor | None = None,
+    skip: int = 0,
+    on_step: Callable | None = None,
+) -> Tensor:
     clean = known.latents
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(filling.seed)).to(clean)
-    skip = int(trust * filling.num_steps) if guess is not None else 0
     latents, first = noise, visited_timesteps(scheduler, filling.num_steps)[skip]
     if skip:
         latents = NoisedPath(guess, noise, scheduler.alphas_cumprod).at(first)
     return sample(
-        windowed(predictor_of(known), filling.windows),
+        windowed(predict_noise, filling.windows),
         latents,
         scheduler,
         filling.num_steps,
@@ -141,24 +157,26 @@ def extend(
     length = filling.length(latents)
     kept = length // 2
     made, rounds = length - kept, -(-num_frames // (length - kept))
-    steps = filling.num_steps + int(correction * filling.num_steps)
+    skip = filling.skipped(1 - correction) if correction else filling.num_steps
+    steps = 2 * filling.num_steps - skip  # of a window
     video = latents
+
+    def counted(done: int) -> Callable | None:
+        return on_step and partial(_counted, on_step, done, rounds * steps)
+
     for number in range(rounds):
         given, places = (video[:, :, :kept], range(made, length)) if backwards else (video[:, :, -kept:], range(kept))
         known, its = Known.at(given, places, length), replace(filling, seed=filling.seed + number, windows=Windows())
-        counted = on_step and partial(_counted, on_step, number * steps, rounds * steps)
-        part = fill(predictor_of, known, scheduler, its, on_step=counted)
+        part = _filled(predictor_of(known), known, scheduler, its, on_step=counted(number * steps))
         if correction:
-            counted = on_step and partial(_counted, on_step, number * steps + filling.num_steps, rounds * steps)
             blind = predictor_of(Known(known.latents, torch.zeros_like(known.mask)))
-            part = fill(
-                lambda _, blind=blind: blind, known, scheduler, its, guess=part, trust=1 - correction, on_step=counted
-            )
+            again = replace(its, seed=its.seed + rounds)  # fresh noise, or it would go the same way again
+            done = number * steps + filling.num_steps - skip
+            part = _filled(blind, known, scheduler, again, part, skip, counted(done))
         new = part[:, :, ~known.mask]
         video = torch.cat([new, video] if backwards else [video, new], dim=2)
-    return (
-        video[:, :, -(latents.shape[2] + num_frames) :] if backwards else video[:, :, : latents.shape[2] + num_frames]
-    )
+    count = latents.shape[2] + num_frames
+    return video[:, :, -count:] if backwards else video[:, :, :count]
 
 
 def close_loop(
@@ -175,7 +193,7 @@ def close_loop(
     Raises TavError if they do not fit into one window with a known frame on either side.
     """
     length = filling.length(latents)
-    need(1 <= num_frames <= length - 2, "frames", num_frames, f"from 1 to {length - 2}, to close a loop in a window")
+    check_loop(length, num_frames)
     shown = length - num_frames
     before = shown // 2
     given = torch.cat([latents[:, :, -before:], latents[:, :, : shown - before]], dim=2)
@@ -183,6 +201,13 @@ def close_loop(
     known = Known.at(given, places, length)
     part = fill(predictor_of, known, scheduler, replace(filling, windows=Windows()), on_step=on_step)
     return torch.cat([latents, part[:, :, ~known.mask]], dim=2)
+
+
+def check_loop(length: int, num_frames: int) -> None:
+    """Raises TavError if so many new frames do not fit into a window of a length, with a known one on either side."""
+    if length < 3:
+        raise TavError(f"A loop needs windows of at least 3 frames, one of them new; got {length}.")
+    need(1 <= num_frames <= length - 2, "frames", num_frames, f"from 1 to {length - 2}, to close a loop in a window")
 
 
 def _counted(on_step: Callable, done: int, total: int, step: int, _total: int, **values) -> None:

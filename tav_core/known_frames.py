@@ -10,6 +10,7 @@ learns what lies in between, what follows and what came before, as SinFusion doe
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from einops import rearrange, repeat
@@ -53,8 +54,16 @@ class Known:
         return cls(spread, mask)
 
     def on_frames(self, frames: Sequence[int]) -> "Known":
-        """The same for a window of frames."""
-        return Known(self.latents[:, :, list(frames)], self.mask[list(frames)])
+        """The same for a window of frames; always the same object for the same frames, so that two prompts' predictors
+        still run in one batch."""
+        frames = tuple(frames)
+        if frames not in self._parts:
+            self._parts[frames] = Known(self.latents[:, :, list(frames)], self.mask[list(frames)])
+        return self._parts[frames]
+
+    @cached_property
+    def _parts(self) -> dict[tuple[int, ...], "Known"]:
+        return {}
 
     def as_input(self) -> Tensor:
         """What the added channels see, (b, c + 1, f, h, w)."""

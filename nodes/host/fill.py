@@ -9,8 +9,8 @@ from diffusers import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
 
-from ...tav_core.errors import TavError, need
-from ...tav_core.fill import Filling, between, close_loop, extend, fill
+from ...tav_core.errors import TavError
+from ...tav_core.fill import Filling, between, check_loop, close_loop, extend, fill
 from ...tav_core.known_frames import Known
 from .control import chain_of
 from .ddim import DDIM, GuidedNoise, ddim_scheduler, for_inversion, run_sampler
@@ -105,7 +105,7 @@ def extend_latents(
     length, backwards = filling.length(clip), direction == "backwards"
     continued = partial(extend, backwards=backwards, correction=correction)
     if direction == "loop":
-        need(num_frames <= length - 2, "frames", num_frames, f"from 1 to {length - 2}, to close a loop in a window")
+        check_loop(length, num_frames)
         continued = close_loop
 
     def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:

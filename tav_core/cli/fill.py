@@ -43,7 +43,7 @@ Start = Annotated[int | None, typer.Option(help=StartHelp, show_default=f"{AS_TU
 Stride = Annotated[int | None, typer.Option(help=StrideHelp, show_default=f"{AS_TUNED} 1")]
 Steps = Annotated[int, typer.Option(help="DDIM steps, 1 to 999.")]
 Guidance = Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 or less is off, and twice as fast.")]
-Negative = Annotated[str, typer.Option(help="The negative prompt.")]
+Negative = Annotated[str, typer.Option(help="The negative prompt, with --guidance above 1.")]
 Seed = Annotated[int, typer.Option(help="The seed of the noise.")]
 Strength = Annotated[float, typer.Option(help="The strength of the tuned weights.")]
 Window = Annotated[
@@ -70,7 +70,7 @@ def interpolate(
         ),
     ] = "flow",
     trust: Annotated[
-        float, typer.Option(help="The share of the steps in which the guess stands for itself, 0 to below 1.")
+        float, typer.Option(help="The share of the steps that the guess replaces, 0 to below 1; none without a guess.")
     ] = 0.8,
     prompt: Prompt = None,
     use: Used = None,
@@ -119,7 +119,7 @@ def extend(
     ] = "onwards",
     correction: Annotated[
         float,
-        typer.Option(help="Against drift: the share of the steps by which new frames are redrawn, 0 to below 1."),
+        typer.Option(help="Against drift: the share of the steps by which new frames are noised and denoised again."),
     ] = 0.0,
     prompt: Prompt = None,
     use: Used = None,

@@ -17,6 +17,7 @@ from ..checkpoints.prompt_weights import notes_on
 from ..errors import TavError, is_text, shown
 from ..fingerprints import fingerprint
 from ..memory import available_memory, fits, with_losses
+from ..tuned_facts import TunedFacts
 from ..version import __version__
 
 
@@ -61,6 +62,16 @@ def open_base(
         base = Base(Path(checkpoint), opened, fingerprint(opened.unet), tuple(loras))
         fuse_loras(opened, loras)
     return base.predicting(prediction_type) if prediction_type else base
+
+
+def open_as_tuned(
+    checkpoint: Path | Base, facts: TunedFacts, loras: Sequence[Lora], prediction_type: str | None
+) -> Base:
+    """Opens the checkpoint; if it is the one that was tuned, it keeps the prediction type of the tuning."""
+    base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
+    if prediction_type is None and facts.prediction_type and base.fingerprint == facts.base_fingerprint:
+        return base.predicting(facts.prediction_type)
+    return base
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from ..memory import decoding_memory, inference_memory
 from ..prompt import Prompt
 from ..tuned import TunedWeights
 from ..tuned_facts import TunedFacts, missing_names, sibling_note
-from .base import Base, MemoryPlan, ensure_prompt, open_base, unseen_words
+from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .control_choice import ControlChoice
 from .edit_config import EditConfig
 from .edit_run import INVERSION, MANIFEST, RECONSTRUCTION, SHEET, EditRun
@@ -67,7 +67,7 @@ def prepare_edit(
     began = time.perf_counter()
     frames = selection.read()
     config = _divided_as_tuned(config, tuned.facts, len(frames.frames))
-    base = _opened(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
+    base = open_as_tuned(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
     opened, dtype = base.checkpoint, config.dtype(device)
     keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened)
     unet = inflate(opened.unet, tuned.facts.inflation)
@@ -146,14 +146,6 @@ def _own_checkpoint(weights: Path, tuned: TunedWeights) -> Path:
         base = tuned.facts.checkpoint or "or one of its family"
         raise TavError(f"{weights.name} needs the checkpoint it was tuned on, {base}; give it with --checkpoint.")
     return weights
-
-
-def _opened(checkpoint: Path | Base, facts: TunedFacts, loras: Sequence[Lora], prediction_type: str | None) -> Base:
-    """Opens the checkpoint; if it is the one that was tuned, it keeps the prediction type of the tuning."""
-    base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
-    if prediction_type is None and facts.prediction_type and base.fingerprint == facts.base_fingerprint:
-        return base.predicting(facts.prediction_type)
-    return base
 
 
 def _key(

@@ -15,7 +15,7 @@ from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.lora import Lora
 from ..errors import Overflowed, TavError, need
 from ..files import ensure_writable
-from ..fill import Filling, averaged, between, close_loop, extend, fill
+from ..fill import Filling, averaged, between, check_loop, close_loop, extend, fill
 from ..inflate import InflatedUNet, inflate
 from ..known_frames import Known
 from ..memory import decoding_memory, inference_memory
@@ -30,21 +30,22 @@ from ..video.pixels import to_float
 from ..video.read import Clip, read_frames
 from ..video.write import write_video
 from ..windows import Windows
-from .base import Base, MemoryPlan, ensure_prompt, open_base, unseen_words
+from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .editing import selection_as_tuned
 
 ALL = 2**20
 """More frames than a clip has."""
+MOST_FPS = 1000
 GUESSES = ("flow", "average", "none")
 DIRECTIONS = ("onwards", "backwards", "loop")
 
 
 @dataclass(frozen=True)
 class Between:
-    """Frames in between, so that a video plays `factor` times as smoothly, 2 to 8.
+    """Frames in between, so that a video has `factor` times as many a second, 2 to 8.
 
-    guess: what stands in for the frames at first: "flow" (both neighbours warped along their optical flow), "average"
-        of both, or "none", which starts from noise. trust: for which share of the steps, 0 to below 1.
+    guess: what new frames are made from: "flow" (both neighbours warped along their optical flow), "average" of both,
+        or "none", which starts from noise. trust: the share of the steps that the guess replaces, 0 to below 1.
     """
 
     factor: int = 2
@@ -60,7 +61,11 @@ class Between:
         """Raises TavError for a video of one frame, and for a window longer than the result."""
         if num_frames < 2:
             raise TavError("There is nothing between the frames of a video of one frame; give at least 2.")
-        windows.check(len(self.places(num_frames)))
+        count = len(self.places(num_frames))
+        if windows.length > count:
+            raise TavError(
+                f"The window has {windows.length} frames, but {num_frames} become only {count}; give at most {count}."
+            )
 
     def places(self, num_frames: int) -> list[int | None]:
         """For each frame of the result, which of the video's own it is; None for a new one."""
@@ -73,6 +78,10 @@ class Between:
     def seen(self, num_frames: int, windows: Windows) -> int:
         """How many frames the network sees at once."""
         return min(windows.length or ALL, len(self.places(num_frames)))
+
+    def overlap(self, length: int) -> int:
+        """So many frames that every new one has both of its neighbours in some window."""
+        return max(0, min(max(length // 4, self.factor), length - 2))
 
     def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
         known, guess = between(run.encoded, self.factor), None
@@ -100,15 +109,16 @@ class Onwards:
         need(self.frames >= 1, "frames", self.frames, "at least 1 frame to add")
         need(self.direction in DIRECTIONS, "direction", self.direction, f"one of {', '.join(DIRECTIONS)}")
         need(0 <= self.correction < 1, "correction", self.correction, "from 0 to below 1")
+        if self.correction and self.direction == "loop":
+            raise TavError("A loop is made in one window, so there is no drift to correct; leave out the correction.")
 
     def check(self, num_frames: int, windows: Windows) -> None:
         """Raises TavError for a video of one frame, and for a loop that does not fit into a window."""
         if num_frames < 2:
             raise TavError("A continuation needs at least 2 frames to go on from, got 1.")
         windows.check(num_frames)
-        most = self.seen(num_frames, windows) - 2
         if self.direction == "loop":
-            need(self.frames <= most, "frames", self.frames, f"from 1 to {most}, to close a loop in a window")
+            check_loop(self.seen(num_frames, windows), self.frames)
 
     def places(self, num_frames: int) -> list[int | None]:
         own, new = list(range(num_frames)), [None] * self.frames
@@ -119,6 +129,9 @@ class Onwards:
 
     def seen(self, num_frames: int, windows: Windows) -> int:
         return min(windows.length or num_frames, num_frames)
+
+    def overlap(self, length: int) -> int:
+        return 0
 
     def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
         given = run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling
@@ -246,17 +259,25 @@ def prepare_filling(
         )
     if output.suffix.lower() != ".mp4":
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")
-    if output.absolute() == clip.absolute():
-        raise TavError(f"The result would overwrite {clip}; choose another name.")
+    if output.is_dir() or (output.exists() and any(output.samefile(each) for each in (clip, weights) if each.exists())):
+        raise TavError(f"The result would take the place of {output}; choose another name.")
     prompt = config.prompt if config.prompt is not None else tuned.facts.prompt
     if not isinstance(prompt, str):
-        raise TavError("The weights do not say what the clip shows; give a prompt.")
+        reason = "were tuned with a prompt per frame" if prompt else "do not say what the clip shows"
+        raise TavError(f"{weights.name}'s weights {reason}; give --prompt.")
     ensure_prompt(prompt, "The prompt")
     ensure_writable(output.parent)
     frames = _read(clip, tuned.facts, changed)
-    windows = Windows(_window(config, tuned.facts, task, len(frames.frames)))
+    windows = _windows(config, tuned.facts, task, len(frames.frames))
     task.check(len(frames.frames), windows)
-    base = open_base(checkpoint, loras=loras, prediction_type=prediction_type)
+    if not task.fps(frames.fps) <= MOST_FPS:
+        raise TavError(
+            f"The result would have {task.fps(frames.fps):g} frames a second, but a video has at most {MOST_FPS}; give "
+            "a lower --factor, or --stride."
+        )
+    base = open_as_tuned(
+        checkpoint if isinstance(checkpoint, Base) else Path(checkpoint), tuned.facts, loras, prediction_type
+    )
     opened, dtype = base.checkpoint, sampling_precision(config.precision, device)
     unet = inflate(opened.unet, tuned.facts.inflation)
     tuned.apply(unet, config.strength)
@@ -271,6 +292,10 @@ def prepare_filling(
     notes += [note for note in [sibling_note(tuned.facts, base.path.name, base.fingerprint)] if note]
     if absent := missing_names(tuned.facts.loras, {lora.name for lora in base.loras}, "file"):
         notes.append(f"The weights were tuned with {absent}, which is missing here; add --lora to match.")
+    if absent := missing_names(tuned.facts.controls, (), "network"):
+        notes.append(f"The weights were tuned with {absent}, which new frames have no images for.")
+    if (count := len(frames.frames)) != tuned.facts.frames:
+        notes.append(f"{clip.name} is read with {count} frames; the weights were tuned on {tuned.facts.frames}.")
     return FillingRun(
         task,
         frames,
@@ -290,16 +315,17 @@ def _read(clip: Path, facts: TunedFacts, changed: Mapping) -> Clip:
     """The clip's frames as for tuning, or all frames of another video; except for what is changed."""
     if clip.name == facts.clip:
         return selection_as_tuned(clip, facts, changed).read()
-    own = {"size": tuple(facts.size) if isinstance(facts.size, list) else facts.size} if facts.size else {}
+    size = tuple(facts.size) if isinstance(facts.size, list) else facts.size
+    own = {name: value for name, value in (("size", size), ("fit", facts.fit)) if value}
     options = own | {"stride": 1} | dict(changed)
     count = options.pop("frames", None)
-    return read_frames(clip, count or ALL, at_most=count is None, as_bytes=True, **options)
+    return read_frames(clip, ALL if count is None else count, at_most=count is None, as_bytes=True, **options)
 
 
-def _window(config: FillConfig, facts: TunedFacts, task: Between | Onwards, num_frames: int) -> int:
-    """The window asked for, or that of the tuning where it divides the video."""
-    if config.window is not None:
-        return config.window
-    window = (facts.config or {}).get("window", 0)
-    most = task.seen(num_frames, Windows())
-    return window if isinstance(window, int) and 2 <= window < most else 0
+def _windows(config: FillConfig, facts: TunedFacts, task: Between | Onwards, num_frames: int) -> Windows:
+    """The window asked for, or that of the tuning where it divides what the network sees."""
+    length = config.window
+    if length is None:
+        tuned = (facts.config or {}).get("window", 0)
+        length = tuned if isinstance(tuned, int) and 2 <= tuned < task.seen(num_frames, Windows()) else 0
+    return Windows(length, task.overlap(length))

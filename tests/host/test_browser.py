@@ -413,6 +413,8 @@ SEARCHES = {
     "LoadExampleClip": ["example video", "demo clip", "openpose"],
     "TAVDDIMSampler": ["ddim sampler", "ddim"],
     "VideoWindows": ["long video", "context windows", "sliding window"],
+    "InterpolateVideo": ["frame interpolation", "slow motion", "in-between"],
+    "ExtendVideo": ["continue video", "longer video", "seamless loop"],
 }
 
 

@@ -18,7 +18,13 @@ def keeping(text: str, weights: str) -> dict:
         "edit": {"text": text},
         "invert": {"steps": 2},
         "mask": {"words": "man"},
-        "keep": {"keep_structure": 1.0, "keep_layout": 1.0, "grow_mask": 0},
+        "keep": {
+            "keep_structure": 1.0,
+            "keep_layout": 1.0,
+            "grow_mask": 0,
+            "edit": ["edit", 0],
+            "clip": ["checkpoint", 1],
+        },
         "sample": {"steps": 2},
         "weights": {"tuned_weights_name": weights},
     }
