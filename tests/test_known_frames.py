@@ -213,6 +213,38 @@ def test_correction_changes_new_frames_alone(predictor_of, scheduler):
     assert worst(corrected, plain) > 1e-3
 
 
+@pytest.mark.parametrize("correction", [1e-17, 0.3, 0.99])
+def test_corrected_steps_are_counted_to_the_last(predictor_of, scheduler, correction):
+    steps = []
+    extend(
+        predictor_of, video(5), 4, scheduler, QUICK, correction=correction, on_step=lambda *at, **_: steps.append(at)
+    )
+    assert [step for step, _ in steps] == list(range(1, len(steps) + 1))
+    assert {total for _, total in steps} == {len(steps)}
+
+
+def test_a_share_of_the_steps_is_rounded_and_leaves_one():
+    assert [Filling(100).skipped(share) for share in (0.0, 0.29, 0.57, 0.999)] == [0, 29, 57, 99]
+    assert Filling(1).skipped(0.8) == 0
+
+
+def test_in_windows_both_prompts_of_a_guided_prediction_run_in_one_batch(tuned, scheduler, monkeypatch):
+    batches, forward = [], type(tuned).forward
+
+    def spy(self, latents, *given, **residuals):
+        batches.append(len(latents))
+        return forward(self, latents, *given, **residuals)
+
+    monkeypatch.setattr(type(tuned), "forward", spy)
+
+    def predictor_of(known):
+        return guided(*(NoisePredictor(tuned, text(seed=seed), scheduler, known=known) for seed in (2, 3)), 3.0)
+
+    known = between(video(5), 2)
+    fill(predictor_of, known, scheduler, Filling(num_steps=1, windows=Windows(5, 2)))
+    assert set(batches) == {2}
+
+
 def test_a_loop_leads_back_to_the_first_frame(tuned, scheduler):
     shown = []
 

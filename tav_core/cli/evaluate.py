@@ -22,7 +22,17 @@ from ..errors import TavError, need
 from ..evaluation.evaluate import Outcome, evaluate
 from ..evaluation.paper_table import edited_videos, score_videos, scores_as_json, scores_as_rows
 from ..evaluation.processes import evaluate_in_processes
-from ..evaluation.report import Values, as_claims, as_json, as_tables, by_variant, explanation, read_json, table
+from ..evaluation.report import (
+    Values,
+    as_claims,
+    as_json,
+    as_tables,
+    by_variant,
+    check_beside,
+    explanation,
+    read_json,
+    table,
+)
 from ..evaluation.report import beside as joined
 from ..evaluation.variants import VARIANTS, Variant
 from ..files import atomic_path, ensure_writable
@@ -168,6 +178,8 @@ def _measure(
     force: bool,
     earlier: Values | None,
 ) -> None:
+    if earlier:
+        check_beside((clip.name for clip in clips), earlier)
     opened, work = open_checkpoint(), output / ".eval"  # refuses a bad checkpoint before anything else is touched
     work.mkdir(exist_ok=True)
     for kept in work.glob("*.safetensors") if force else ():

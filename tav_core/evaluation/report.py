@@ -16,6 +16,7 @@ from .variants import VARIANTS, Variant
 
 Place = tuple[str, str]  # a clip's name and an edit's kind; "" for what concerns the clip as a whole
 Values = Mapping[str, Mapping[str, Mapping[Place, float]]]  # variant or reference -> figure -> place -> value
+SAME = 1e-4  # difference up to which two reports' values of the ideal are the same
 NEAR = 0.05  # of the way from the ceiling to the worst reference: nearer than this is at the ceiling
 
 
@@ -86,14 +87,24 @@ def by_variant(measured: Iterable[tuple[str, str, Figures]]) -> Values:
 
 
 def beside(values: Values, earlier: Values) -> Values:
-    """The rows of two reports together; of a row that both have, the first one's. Raises TavError for other clips."""
-    clips, theirs = (sorted({clip for clip, _ in each["ideal"]["iou"]}) for each in (values, earlier))
-    if clips != theirs:
+    """The rows of two reports together; of a row that both have, the first one's. Raises TavError where they are not of
+    the same clips, in as many frames."""
+    check_beside({clip for clip, _ in values["ideal"]["iou"]}, earlier)
+    ours, theirs = (each["ideal"]["iou"] for each in (values, earlier))
+    if any(abs(value - theirs.get(place, math.inf)) > SAME for place, value in ours.items()):
+        raise TavError("The earlier report has another ideal for these clips; measure with as many frames.")
+    return _in_order({**earlier, **values})
+
+
+def check_beside(clips: Iterable[str], earlier: Values) -> None:
+    """Raises TavError unless all rows of an earlier report are of these clips."""
+    clips = sorted(clips)
+    rows = [sorted({clip for places in figures.values() for clip, _ in places}) for figures in earlier.values()]
+    if theirs := next((row for row in rows if row != clips), None):
         raise TavError(
             f"The earlier report is of {len(theirs)} clips from {shown(theirs[0])} on, this one of {len(clips)} from "
             f"{clips[0]} on; measure the same ones."
         )
-    return _in_order({**earlier, **values})
 
 
 def _in_order(values: Values) -> Values:
@@ -112,13 +123,13 @@ def read_json(path: Path) -> Values:
             }
             for row, figures in rows.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise TavError(f"{path} is no eval.json of `tav eval` ({type(error).__name__}); give one.") from error
     values = [value for figures in found.values() for figure in figures.values() for value in figure.values()]
     if not all(map(math.isfinite, values)):
         raise TavError(f"{path} holds values that are no numbers; measure again.")
-    if not found.get("ideal", {}).get("iou"):
-        raise TavError(f"{path} is no eval.json of `tav eval`, as it has no row of the ideal; give one.")
+    if not found.get("ideal", {}).get("iou") or not all(all(figures.values()) for figures in found.values()):
+        raise TavError(f"{path} is no eval.json of `tav eval`, as it lacks values; give one.")
     return found
 
 

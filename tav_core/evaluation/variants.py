@@ -139,7 +139,7 @@ VARIANTS = {
         Network(position_bias=True, image_share=0.25),
     ),
     "convolution": Variant(
-        "the full method, and a convolution over time after each in space",
+        "the full method, and a convolution over time after each in space, tuned at 3e-4",
         Network(convolution=True, learning_rate=3e-4),
     ),
     "alpha": Variant("the full method, its temporal attention merged by a learned alpha", Network(merge="alpha")),
@@ -167,7 +167,7 @@ VARIANTS = {
         sampling=Sampling(dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
     "keep-all-guided": Variant(
-        f"the same at guidance {GUIDANCE:g}",
+        f"the same as keep-all, at guidance {GUIDANCE:g}",
         sampling=Sampling(guidance_scale=GUIDANCE, dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
     "keep-all-fixed-point": Variant(

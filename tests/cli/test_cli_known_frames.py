@@ -5,7 +5,9 @@ import torch
 
 from tav_core import TunedWeights, read_frames
 from tav_core.jobs import filling
+from tav_core.windows import Windows
 from tests.cli.test_cli import _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
+from tests.clips import encode
 
 
 @pytest.fixture(scope="module")
@@ -115,11 +117,13 @@ def test_weights_without_known_frames_say_how_to_get_them(tuned, tmp_path):  # n
         ("interpolate", {"factor": 9}, "factor must be a whole number from 2 to 8; got 9"),
         ("interpolate", {"trust": 1}, "trust must be from 0 to below 1; got 1"),
         ("interpolate", {"use": 1}, "nothing between the frames of a video of one frame"),
-        ("interpolate", {"window": 8}, "The window has 8 frames, but the clip has only 7"),
+        ("interpolate", {"window": 8}, "The window has 8 frames, but 4 become only 7; give at most 7"),
         ("interpolate", {"steps": 0}, "num_steps must be"),
         ("extend", {"frames": 0}, "frames must be at least 1 frame to add; got 0"),
         ("extend", {"use": 1}, "at least 2 frames to go on from, got 1"),
         ("extend", {"correction": -0.1}, "correction must be from 0 to below 1"),
+        ("extend", {"direction": "loop", "frames": 1, "use": 2}, "A loop needs windows of at least 3 frames"),
+        ("extend", {"direction": "loop", "correction": 0.5}, "no drift to correct; leave out the correction"),
         (
             "extend",
             {"direction": "loop", "frames": 3},
@@ -136,6 +140,45 @@ def test_what_cannot_be_is_refused_before_any_work(files, known, tmp_path, comma
 
 def test_the_result_replaces_neither_the_video_nor_another_kind_of_file(files, known, tmp_path):  # noqa: F811
     outcome = tav(*adding("extend", files, known, files / "ball.mp4"))
-    assert_refused(outcome, "would overwrite")
+    assert_refused(outcome, "would take the place of")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "folder.mp4").mkdir()
+    (tmp_path / "ball.mp4").write_bytes((files / "ball.mp4").read_bytes())
+    for taken in (tmp_path / "sub" / ".." / "ball.mp4", tmp_path / "folder.mp4"):
+        outcome = tav(*adding("extend", files, known, taken, video=tmp_path / "ball.mp4"))
+        assert_refused(outcome, "would take the place of")
+    assert (tmp_path / "ball.mp4").read_bytes() == (files / "ball.mp4").read_bytes()
     outcome = tav(*adding("extend", files, known, tmp_path / "longer.gif"))
     assert_refused(outcome, "it will be an mp4")
+
+
+def test_a_rate_that_no_video_has_is_told_before_any_work(files, known, tmp_path):  # noqa: F811
+    frames = [frame.numpy() for frame in (255 * of_clip(files).frames).byte()]
+    encode(tmp_path / "fast.mp4", frames, fps=240)
+    outcome = tav(*adding("interpolate", files, known, tmp_path / "a.mp4", video=tmp_path / "fast.mp4", factor=8))
+    assert_refused(outcome, "1920 frames a second, but a video has at most 1000; give a lower --factor")
+
+
+def test_frames_are_made_as_the_checkpoint_was_tuned_to_predict(files, tmp_path, monkeypatch):  # noqa: F811
+    weights = tmp_path / "v.safetensors"
+    outcome = tav(*tuning(files, weights, known_frames=True, steps=1, prediction_type="v_prediction"))
+    assert outcome.code == 0, outcome.err
+    jobs, run = [], filling.FillingRun.run
+    monkeypatch.setattr(filling.FillingRun, "run", lambda job, on_step: (jobs.append(job), run(job, on_step))[1])
+    assert tav(*adding("extend", files, weights, tmp_path / "a.mp4")).code == 0
+    assert jobs[0].checkpoint.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_windows_overlap_so_that_each_new_frame_sees_both_of_its_neighbours():
+    for factor in (2, 4, 8):
+        task = filling.Between(factor)
+        places, length = task.places(6), 12
+        windows = Windows(length, task.overlap(length)).over(len(places))
+        for number, place in enumerate(places):
+            before = number - number % factor
+            assert place is not None or any({before, number, before + factor} <= set(window) for window in windows)
+
+
+def test_another_number_of_frames_than_was_tuned_on_is_told(files, known, tmp_path):  # noqa: F811
+    said = tav(*adding("extend", files, known, tmp_path / "a.mp4", use=3)).err
+    assert "ball.mp4 is read with 3 frames; the weights were tuned on 4." in said

@@ -99,7 +99,7 @@ def test_an_earlier_report_s_rows_stand_beside_new_ones(evaluated, checkpoint, t
 
 
 DAMAGED = {
-    "{}": "has no row of the ideal",
+    "{}": "lacks values",
     "[]": "is no eval.json of `tav eval` (AttributeError)",
     "no": "is no eval.json of `tav eval` (JSONDecodeError)",
     '{"ideal": {"iou": 3}}': "is no eval.json of `tav eval` (TypeError)",
