@@ -146,7 +146,15 @@ def _as_seen(samples: Tensor, patcher: ModelPatcher) -> Tensor:
 
 
 def _check_images(conditioning: list) -> None:
-    for _, options in conditioning:
+    """Refuses what belongs to single frames: of frames that are yet to be made there is none."""
+    for prompt, options in conditioning:
+        mask = options.get("mask")
+        count = max(len(prompt), 1 if mask is None or mask.ndim < 3 else len(mask))
+        if count > 1:
+            raise TavError(
+                f"Extend Video takes one prompt for all frames, but got prompts or masks for {count}; frames that are "
+                "yet to be made have none of their own."
+            )
         for control in chain_of(options.get("control")):
             if (images := control.cond_hint_original) is not None and len(images) > 1:
                 raise TavError(

@@ -462,3 +462,14 @@ def test_control_images_of_each_frame_are_refused_where_frames_are_added(sd, tun
 
     positive = core("nodes").ControlNetApply().apply_controlnet(sd.text(PROMPT), network, images[:1], 0.8)[0]
     assert relative(extended(sd, tuned[0], clip, positive=positive), extended(sd, tuned[0], clip)) > 1e-3
+
+
+def test_prompts_and_masks_of_each_frame_are_refused_where_frames_are_added(sd, tuned, clip):
+    masked = core("node_helpers").conditioning_set_values(sd.text(PROMPT), {"mask": torch.ones(FRAMES, 8, 8)})
+    each = [[sd.text(PROMPT)[0][0].repeat(FRAMES, 1, 1), {}]]
+    for positive in (masked, each):
+        with pytest.raises(
+            ValueError, match="one prompt for all frames, but got prompts or masks for 3"
+        ) as error:
+            extended(sd, tuned[0], clip, positive=positive)
+        in_one_sentence(error)
