@@ -468,8 +468,6 @@ def test_prompts_and_masks_of_each_frame_are_refused_where_frames_are_added(sd, 
     masked = core("node_helpers").conditioning_set_values(sd.text(PROMPT), {"mask": torch.ones(FRAMES, 8, 8)})
     each = [[sd.text(PROMPT)[0][0].repeat(FRAMES, 1, 1), {}]]
     for positive in (masked, each):
-        with pytest.raises(
-            ValueError, match="one prompt for all frames, but got prompts or masks for 3"
-        ) as error:
+        with pytest.raises(ValueError, match="one prompt for all frames, but got prompts or masks for 3") as error:
             extended(sd, tuned[0], clip, positive=positive)
         in_one_sentence(error)
