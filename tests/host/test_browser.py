@@ -196,8 +196,14 @@ class Page:
         """As a user does: a double click on an empty place, the name, Enter, a click where the node shall be."""
         self.tab.evaluate("async () => { await app.loadGraphData({nodes: [], links: [], version: 0.4}) }")
         self.tab.evaluate("() => { app.canvas.ds.reset(); app.canvas.setDirty(true) }")
-        self.tab.mouse.dblclick(700, 500)
         search = self.tab.get_by_placeholder("Add a node...")
+        for _ in range(5):  # a click that closes what was open before (a search, a menu) opens nothing
+            self.tab.mouse.dblclick(700, 500)
+            try:
+                search.wait_for(timeout=6000)
+                break
+            except playwright.TimeoutError:
+                continue
         search.fill(name)
         self.tab.get_by_role("option").get_by_text("Subgraph Blueprints / Tune-A-Video").wait_for()
         search.press("Enter")
@@ -430,6 +436,8 @@ def test_the_front_ends_search_finds_each_node_by_what_people_type(page):
             first = found.all_inner_texts()[:10]
             if not any(stored("en")[node]["display_name"] in text for text in first):
                 missing.append((node, query, first))
+    search.press("Escape")  # left open, it would take the next test's double click for its own end
+    search.wait_for(state="hidden")
     assert missing == []
     assert set(SEARCHES) == set(stored("en"))
 
