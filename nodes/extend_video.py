@@ -79,6 +79,28 @@ class ExtendVideo(io.ComfyNode):
                     "without the known frames, against drift in long continuations. Not used for a loop.",
                     **ADVANCED,
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="With a VAE, new frames are guessed by optical flow: what moves goes on as it did. This "
+                    "makes them much better than from noise.",
+                ),
+                io.Latent.Input(
+                    "guess",
+                    optional=True,
+                    tooltip="What the new frames may look like, as many as frames. Takes the place of the optical "
+                    "flow's.",
+                ),
+                io.Float.Input(
+                    "trust",
+                    default=0.6,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    optional=True,
+                    tooltip="For which share of the steps the guess stands in for the generated frames, 0 to 0.99: 0 "
+                    "ignores it, more stays closer to it. Only used with a guess or a VAE.",
+                ),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The video with the frames that were added.")
@@ -96,10 +118,24 @@ class ExtendVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latents, frames, direction, seed, steps, cfg, correction
+        cls,
+        model,
+        positive,
+        negative,
+        latents,
+        frames,
+        direction,
+        seed,
+        steps,
+        cfg,
+        correction,
+        vae=None,
+        guess=None,
+        trust=0.6,
     ) -> io.NodeOutput:
+        from ..tav_core.video.flow import continued_by_flow, frames_to_follow
         from .host.differences import warn_of_missing
-        from .host.fill import check_known_frames, clean_frames_of, extend_latents
+        from .host.fill import check_known_frames, clean_frames_of, extend_latents, guess_by_flow
         from .host.memory import readable_errors
 
         # here too: the host does not validate linked inputs
@@ -107,10 +143,15 @@ class ExtendVideo(io.ComfyNode):
         need(1 <= frames <= MOST, "frames", frames, f"from 1 to {MOST}")
         need(direction in DIRECTIONS, "direction", direction, f"one of {', '.join(DIRECTIONS)}")
         need(0 <= correction < 1, "correction", correction, "from 0 to below 1")
+        need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
         check_known_frames(model, NAME)
         samples = clean_frames_of(latents, model, NAME)
+        guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()
         with readable_errors("use Video Windows, fewer frames or a smaller size"):
+            if guess is None and vae is not None and len(samples) > 1:  # of one frame, the refusal below
+                near = frames_to_follow(samples, direction)
+                guess = guess_by_flow(vae, near, lambda seen: continued_by_flow(seen, frames, direction))
             video = extend_latents(
                 model,
                 positive,
@@ -122,6 +163,8 @@ class ExtendVideo(io.ComfyNode):
                 cfg=cfg,
                 seed=seed,
                 correction=correction,
+                guess=guess,
+                trust=trust,
             )
         seconds = time.perf_counter() - began
         values = ui_values(steps=steps, cfg=cfg, frames=len(video), seconds=seconds, note=note)

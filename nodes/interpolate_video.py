@@ -65,7 +65,7 @@ class InterpolateVideo(io.ComfyNode):
                     "guess",
                     optional=True,
                     tooltip="What the result may look like, with as many frames: (frames - 1) * factor + 1. For "
-                    "example, FrameInterpolate's images through VAE Encode.",
+                    "example, FrameInterpolate's images through VAE Encode. Takes the place of the optical flow's.",
                 ),
                 io.Float.Input(
                     "trust",
@@ -75,7 +75,13 @@ class InterpolateVideo(io.ComfyNode):
                     step=0.01,
                     optional=True,
                     tooltip="For which share of the steps the guess stands in for the generated frames, 0 to 0.99: 0 "
-                    "ignores it, more stays closer to it. Only used with a guess.",
+                    "ignores it, more stays closer to it. Only used with a guess or a VAE.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="With a VAE, new frames are guessed from both neighbours along their optical flow, which "
+                    "makes them much better than from noise.",
                 ),
             ],
             outputs=[
@@ -103,10 +109,11 @@ class InterpolateVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.8
+        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.8, vae=None
     ) -> io.NodeOutput:
+        from ..tav_core.video.flow import interpolated_by_flow
         from .host.differences import warn_of_missing
-        from .host.fill import check_known_frames, clean_frames_of, interpolate_latents
+        from .host.fill import check_known_frames, clean_frames_of, guess_by_flow, interpolate_latents
         from .host.memory import readable_errors
 
         # here too: the host does not validate linked inputs
@@ -118,6 +125,8 @@ class InterpolateVideo(io.ComfyNode):
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()
         with readable_errors("use Video Windows, fewer frames or a smaller size"):
+            if guess is None and vae is not None:
+                guess = guess_by_flow(vae, samples, lambda frames: interpolated_by_flow(frames, factor))
             video = interpolate_latents(
                 model, positive, negative, samples, factor, steps, cfg=cfg, seed=seed, guess=guess, trust=trust
             )

@@ -140,6 +140,8 @@ def extend(
     filling: Filling = Filling(),
     *,
     backwards: bool = False,
+    guess: Tensor | None = None,
+    trust: float = 0.0,
     correction: float = 0.0,
     on_step: Callable | None = None,
 ) -> Tensor:
@@ -148,17 +150,21 @@ def extend(
     latents: (b, c, f, h, w), f at least 2. They are continued a window at a time, of which half is known from before
     and half is made.
     backwards: what came before instead of what follows.
+    guess: (b, c, num_frames, h, w), what the new frames may look like, in order of time. trust: as in `fill`.
     correction: the share of the steps by which each window's new frames are noised and denoised again with no frame
         shown, 0 to below 1, as SinFusion corrects the drift of long continuations by a projector.
     on_step: as in `sample`, counted over all windows.
     """
     need(num_frames >= 1, "frames", num_frames, "at least 1 frame to add")
+    need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
     need(0 <= correction < 1, "correction", correction, "from 0 to below 1")
+    _check_guess(guess, latents, num_frames)
     length = filling.length(latents)
     kept = length // 2
     made, rounds = length - kept, -(-num_frames // (length - kept))
+    start = 0 if guess is None else filling.skipped(trust)
     skip = filling.skipped(1 - correction) if correction else filling.num_steps
-    steps = 2 * filling.num_steps - skip  # of a window
+    steps = 2 * filling.num_steps - start - skip  # of a window
     video = latents
 
     def counted(done: int) -> Callable | None:
@@ -167,11 +173,12 @@ def extend(
     for number in range(rounds):
         given, places = (video[:, :, :kept], range(made, length)) if backwards else (video[:, :, -kept:], range(kept))
         known, its = Known.at(given, places, length), replace(filling, seed=filling.seed + number, windows=Windows())
-        part = _filled(predictor_of(known), known, scheduler, its, on_step=counted(number * steps))
+        near = None if guess is None else _around(known, _part_of(guess, number, made, backwards=backwards))
+        part = _filled(predictor_of(known), known, scheduler, its, near, start, counted(number * steps - start))
         if correction:
             blind = predictor_of(Known(known.latents, torch.zeros_like(known.mask)))
             again = replace(its, seed=its.seed + rounds)  # fresh noise, or it would go the same way again
-            done = number * steps + filling.num_steps - skip
+            done = number * steps + filling.num_steps - start - skip
             part = _filled(blind, known, scheduler, again, part, skip, counted(done))
         new = part[:, :, ~known.mask]
         video = torch.cat([new, video] if backwards else [video, new], dim=2)
@@ -186,21 +193,47 @@ def close_loop(
     scheduler: DDIMScheduler,
     filling: Filling = Filling(),
     *,
+    guess: Tensor | None = None,
+    trust: float = 0.0,
     on_step: Callable | None = None,
 ) -> Tensor:
     """Adds `num_frames` that lead from a video's last frames back to its first, (b, c, f + num_frames, h, w).
 
+    guess: (b, c, num_frames, h, w), what they may look like. trust: as in `fill`.
     Raises TavError if they do not fit into one window with a known frame on either side.
     """
     length = filling.length(latents)
     check_loop(length, num_frames)
+    _check_guess(guess, latents, num_frames)
     shown = length - num_frames
     before = shown // 2
     given = torch.cat([latents[:, :, -before:], latents[:, :, : shown - before]], dim=2)
     places = [*range(before), *range(before + num_frames, length)]
     known = Known.at(given, places, length)
-    part = fill(predictor_of, known, scheduler, replace(filling, windows=Windows()), on_step=on_step)
+    near = None if guess is None else _around(known, guess)
+    its = replace(filling, windows=Windows())
+    part = fill(predictor_of, known, scheduler, its, guess=near, trust=trust, on_step=on_step)
     return torch.cat([latents, part[:, :, ~known.mask]], dim=2)
+
+
+def _check_guess(guess: Tensor | None, latents: Tensor, num_frames: int) -> None:
+    batch, channels, _, *size = latents.shape
+    if guess is not None and guess.shape != (needed := torch.Size((batch, channels, num_frames, *size))):
+        raise TavError(f"A guess of {num_frames} new frames has shape {tuple(needed)}, got {tuple(guess.shape)}.")
+
+
+def _around(known: Known, guess: Tensor) -> Tensor:
+    """A window's known frames with the guess in the place of the unknown ones."""
+    latents = known.latents.clone()
+    latents[:, :, ~known.mask] = guess.to(latents)
+    return latents
+
+
+def _part_of(guess: Tensor, number: int, made: int, *, backwards: bool) -> Tensor:
+    """The guess of a window's new frames; beyond its end, its outermost frame again, for what is cut off later."""
+    count = guess.shape[2]
+    first = count - (number + 1) * made if backwards else number * made
+    return guess[:, :, [min(max(place, 0), count - 1) for place in range(first, first + made)]]
 
 
 def check_loop(length: int, num_frames: int) -> None:

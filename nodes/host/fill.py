@@ -93,29 +93,48 @@ def extend_latents(
     cfg: float,
     seed: int,
     correction: float = 0.0,
+    guess: Tensor | None = None,
+    trust: float = 0.0,
 ) -> Tensor:
     """A video with `num_frames` more, (f + num_frames, c, h, w), the given ones unchanged.
 
-    samples: as in `interpolate_latents`. direction: "onwards", "backwards" or "loop". correction: as in tav_core's
-    `extend`; a loop has none. The MODEL's windows say only how many frames it sees at once.
+    samples: as in `interpolate_latents`. direction: "onwards", "backwards" or "loop". correction, trust: as in
+    tav_core's `extend`; a loop has no correction. guess: (num_frames, c, h, w), the new frames in order of time. The
+    MODEL's windows say only how many frames it sees at once.
     """
     for conditioning in (positive, negative):
         _check_images(conditioning)
     clip, filling = _as_seen(samples, patcher), Filling(num_steps, seed % SEEDS, windows_of(patcher))
     length, backwards = filling.length(clip), direction == "backwards"
+    shape = (num_frames, *samples.shape[1:])
+    if guess is not None and guess.shape != shape:
+        raise TavError(
+            f"The guess is {tuple(guess.shape)}, but the new frames are {tuple(shape)}; give one of the new frames "
+            "alone, of the same size."
+        )
+    guessed = None if guess is None else _as_seen(guess, patcher)
     continued = partial(extend, backwards=backwards, correction=correction)
     if direction == "loop":
         check_loop(length, num_frames)
         continued = close_loop
 
     def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
-        return continued(predictor_of, clip.to(like), num_frames, filling=filling, **given)
+        near = None if guessed is None else guessed.to(like)
+        return continued(predictor_of, clip.to(like), num_frames, filling=filling, guess=near, trust=trust, **given)
 
     sampler, patcher = _Fill("Extend Video", ddim_scheduler(patcher), num_steps, make), for_inversion(patcher)
     seen = samples.new_zeros(length, *samples.shape[1:])
     video = run_sampler(undivided(patcher), sampler, positive, negative, cfg, seen, seen, seed)
     (video[num_frames:] if backwards else video[: len(samples)]).copy_(samples)
     return video
+
+
+def guess_by_flow(vae, samples: Tensor, guessed: Callable[[Tensor], Tensor]) -> Tensor:
+    """What optical flow guesses of frames, (n, c, h, w).
+
+    samples: (f, c, h, w), clean. guessed: frames (f, h, w, 3) in 0..1 -> (n, h, w, 3).
+    """
+    return vae.encode(guessed(vae.decode(samples)))
 
 
 class _Fill(DDIM):

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from ..jobs.base import choose_device
-from ..jobs.filling import DIRECTIONS, GUESSES, Between, FillConfig, Onwards, prepare_filling
+from ..jobs.fill_tasks import CONTINUED, DIRECTIONS, GUESSES, Between, Onwards
+from ..jobs.filling import FillConfig, prepare_filling
 from .app import app
 from .options import (
     CheckpointPath,
@@ -53,7 +54,10 @@ Window = Annotated[
 NetworkPrecision = Annotated[
     Precision, typer.Option(help="The precision of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
 ]
-Guess, Direction = choice("Guess", GUESSES), choice("Direction", DIRECTIONS)
+Trust = Annotated[
+    float, typer.Option(help="The share of the steps that the guess replaces, 0 to below 1; none without a guess.")
+]
+Guess, Continued, Direction = choice("Guess", GUESSES), choice("Guess", CONTINUED), choice("Direction", DIRECTIONS)
 
 
 @app.command(no_args_is_help=True)
@@ -69,9 +73,7 @@ def interpolate(
             help="What new frames look like at first: both neighbours along their optical flow, their average, or none."
         ),
     ] = "flow",
-    trust: Annotated[
-        float, typer.Option(help="The share of the steps that the guess replaces, 0 to below 1; none without a guess.")
-    ] = 0.8,
+    trust: Trust = 0.8,
     prompt: Prompt = None,
     use: Used = None,
     size: Size = None,
@@ -117,6 +119,11 @@ def extend(
     direction: Annotated[
         Direction, typer.Option(help="After the video, before it, or back to its first frame, so that it loops.")
     ] = "onwards",
+    guess: Annotated[
+        Continued,
+        typer.Option(help="What new frames look like at first: what moves goes on as it did (optical flow), or none."),
+    ] = "flow",
+    trust: Trust = 0.6,
     correction: Annotated[
         float,
         typer.Option(help="Against drift: the share of the steps by which new frames are noised and denoised again."),
@@ -147,7 +154,7 @@ def extend(
     """
     config = _config(prompt, steps, guidance, negative, seed, strength, window, precision)
     _run(
-        Onwards(frames, value_of(direction), correction),
+        Onwards(frames, value_of(direction), correction, value_of(guess), trust),
         (video, weights, checkpoint, output),
         config,
         _changed(use, size, start, stride),

@@ -50,14 +50,9 @@ class EditConfig:
     overlap: int | None = None
 
     def __post_init__(self):
-        for name in ("num_steps", "inversion_steps"):
-            check_steps(getattr(self, name), name)
-        need(math.isfinite(self.guidance_scale), "guidance_scale", self.guidance_scale, "a number, such as 12.5")
-        need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
+        check_sampling(self)
+        check_steps(self.inversion_steps, "inversion_steps")
         need(0 <= self.eta <= 1, "eta", self.eta, "from 0 to 1")
-        need(math.isfinite(self.strength), "strength", self.strength, "a number, such as 1")
-        choices = ("auto", *PRECISIONS)
-        need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
         need(self.invert_with in INVERSIONS, "invert_with", self.invert_with, f"one of {', '.join(INVERSIONS)}")
         check_weights(self.reweight)
         check_layout_is_kept(self.reweight, self.keep_layout)
@@ -85,3 +80,13 @@ class EditConfig:
     def dtype(self, device: torch.device) -> torch.dtype:
         """The dtype of the networks on that device."""
         return sampling_precision(self.precision, device)
+
+
+def check_sampling(config) -> None:
+    """Checks the settings that an `EditConfig` and a `FillConfig` share; raises TavError."""
+    check_steps(config.num_steps, "num_steps")
+    need(math.isfinite(config.guidance_scale), "guidance_scale", config.guidance_scale, "a number, such as 7.5")
+    need(0 <= config.seed < 2**63, "seed", config.seed, "a whole number of at least 0, below 2^63")
+    need(math.isfinite(config.strength), "strength", config.strength, "a number, such as 1")
+    choices = ("auto", *PRECISIONS)
+    need(config.precision in choices, "precision", config.precision, f"one of {', '.join(choices)}")

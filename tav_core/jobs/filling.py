@@ -1,6 +1,5 @@
 """Jobs that add frames to a video: in between, onwards, backwards, or to close a loop."""
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,132 +12,29 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.lora import Lora
-from ..errors import Overflowed, TavError, need
+from ..errors import Overflowed, TavError
 from ..files import ensure_writable
-from ..fill import Filling, averaged, between, check_loop, close_loop, extend, fill
+from ..fill import Filling
 from ..inflate import InflatedUNet, inflate
 from ..known_frames import Known
 from ..memory import decoding_memory, inference_memory
-from ..precision import PRECISIONS, sampling_precision
+from ..precision import sampling_precision
 from ..prediction import NoisePredictor, PredictNoise, guided
 from ..prompt import Prompt
-from ..steps import check_steps
 from ..tuned import TunedWeights
 from ..tuned_facts import TunedFacts, missing_names, sibling_note
-from ..video.flow import interpolated_by_flow
 from ..video.pixels import to_float
 from ..video.read import Clip, read_frames
 from ..video.write import write_video
 from ..windows import Windows
 from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
+from .edit_config import check_sampling
 from .editing import selection_as_tuned
+from .fill_tasks import Between, Onwards
 
 ALL = 2**20
 """More frames than a clip has."""
 MOST_FPS = 1000
-GUESSES = ("flow", "average", "none")
-DIRECTIONS = ("onwards", "backwards", "loop")
-
-
-@dataclass(frozen=True)
-class Between:
-    """Frames in between, so that a video has `factor` times as many a second, 2 to 8.
-
-    guess: what new frames are made from: "flow" (both neighbours warped along their optical flow), "average" of both,
-        or "none", which starts from noise. trust: the share of the steps that the guess replaces, 0 to below 1.
-    """
-
-    factor: int = 2
-    guess: str = "flow"
-    trust: float = 0.8
-
-    def __post_init__(self):
-        need(2 <= self.factor <= 8, "factor", self.factor, "a whole number from 2 to 8")
-        need(self.guess in GUESSES, "guess", self.guess, f"one of {', '.join(GUESSES)}")
-        need(0 <= self.trust < 1, "trust", self.trust, "from 0 to below 1")
-
-    def check(self, num_frames: int, windows: Windows) -> None:
-        """Raises TavError for a video of one frame, and for a window longer than the result."""
-        if num_frames < 2:
-            raise TavError("There is nothing between the frames of a video of one frame; give at least 2.")
-        count = len(self.places(num_frames))
-        if windows.length > count:
-            raise TavError(
-                f"The window has {windows.length} frames, but {num_frames} become only {count}; give at most {count}."
-            )
-
-    def places(self, num_frames: int) -> list[int | None]:
-        """For each frame of the result, which of the video's own it is; None for a new one."""
-        count = (num_frames - 1) * self.factor + 1
-        return [None if place % self.factor else place // self.factor for place in range(count)]
-
-    def fps(self, fps: float) -> float:
-        return fps * self.factor
-
-    def seen(self, num_frames: int, windows: Windows) -> int:
-        """How many frames the network sees at once."""
-        return min(windows.length or ALL, len(self.places(num_frames)))
-
-    def overlap(self, length: int) -> int:
-        """So many frames that every new one has both of its neighbours in some window."""
-        return max(0, min(max(length // 4, self.factor), length - 2))
-
-    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
-        known, guess = between(run.encoded, self.factor), None
-        if self.guess == "flow":
-            frames = interpolated_by_flow(to_float(run.clip.frames), self.factor)
-            guess = run.checkpoint.encode_video(frames).to(run.encoded)
-        elif self.guess == "average":
-            guess = averaged(known)
-        options = {"guess": guess, "trust": self.trust, "on_step": on_step}
-        return fill(run.predictor, known, run.checkpoint.scheduler, run.filling, **options)
-
-
-@dataclass(frozen=True)
-class Onwards:
-    """More frames after a video, before it ("backwards"), or back to its first frame ("loop").
-
-    frames: how many, 1 or more. correction: as in `extend`.
-    """
-
-    frames: int
-    direction: str = "onwards"
-    correction: float = 0.0
-
-    def __post_init__(self):
-        need(self.frames >= 1, "frames", self.frames, "at least 1 frame to add")
-        need(self.direction in DIRECTIONS, "direction", self.direction, f"one of {', '.join(DIRECTIONS)}")
-        need(0 <= self.correction < 1, "correction", self.correction, "from 0 to below 1")
-        if self.correction and self.direction == "loop":
-            raise TavError("A loop is made in one window, so there is no drift to correct; leave out the correction.")
-
-    def check(self, num_frames: int, windows: Windows) -> None:
-        """Raises TavError for a video of one frame, and for a loop that does not fit into a window."""
-        if num_frames < 2:
-            raise TavError("A continuation needs at least 2 frames to go on from, got 1.")
-        windows.check(num_frames)
-        if self.direction == "loop":
-            check_loop(self.seen(num_frames, windows), self.frames)
-
-    def places(self, num_frames: int) -> list[int | None]:
-        own, new = list(range(num_frames)), [None] * self.frames
-        return [*new, *own] if self.direction == "backwards" else [*own, *new]
-
-    def fps(self, fps: float) -> float:
-        return fps
-
-    def seen(self, num_frames: int, windows: Windows) -> int:
-        return min(windows.length or num_frames, num_frames)
-
-    def overlap(self, length: int) -> int:
-        return 0
-
-    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
-        given = run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling
-        if self.direction == "loop":
-            return close_loop(*given, on_step=on_step)
-        backwards = self.direction == "backwards"
-        return extend(*given, backwards=backwards, correction=self.correction, on_step=on_step)
 
 
 @dataclass(frozen=True)
@@ -159,12 +55,7 @@ class FillConfig:
     precision: str = "auto"
 
     def __post_init__(self):
-        check_steps(self.num_steps, "num_steps")
-        for name in ("guidance_scale", "strength"):
-            need(math.isfinite(getattr(self, name)), name, getattr(self, name), "a number, such as 1")
-        need(0 <= self.seed < 2**63, "seed", self.seed, "a whole number of at least 0, below 2^63")
-        choices = ("auto", *PRECISIONS)
-        need(self.precision in choices, "precision", self.precision, f"one of {', '.join(choices)}")
+        check_sampling(self)
         Windows(self.window or 0)
 
 

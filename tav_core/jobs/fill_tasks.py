@@ -1,0 +1,131 @@
+"""What frames are added to a video: those in between, or those that follow, came before, or close a loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ..errors import TavError, need
+from ..fill import averaged, between, check_loop, close_loop, extend, fill
+from ..video.flow import continued_by_flow, interpolated_by_flow
+from ..video.pixels import to_float
+from ..windows import Windows
+
+if TYPE_CHECKING:
+    from .filling import FillingRun
+
+GUESSES = ("flow", "average", "none")
+CONTINUED = ("flow", "none")
+DIRECTIONS = ("onwards", "backwards", "loop")
+
+
+@dataclass(frozen=True)
+class Between:
+    """Frames in between, so that a video has `factor` times as many a second, 2 to 8.
+
+    guess: what new frames are made from: "flow" (both neighbours warped along their optical flow), "average" of both,
+        or "none", which starts from noise. trust: the share of the steps that the guess replaces, 0 to below 1.
+    """
+
+    factor: int = 2
+    guess: str = "flow"
+    trust: float = 0.8
+
+    def __post_init__(self):
+        need(2 <= self.factor <= 8, "factor", self.factor, "a whole number from 2 to 8")
+        need(self.guess in GUESSES, "guess", self.guess, f"one of {', '.join(GUESSES)}")
+        need(0 <= self.trust < 1, "trust", self.trust, "from 0 to below 1")
+
+    def check(self, num_frames: int, windows: Windows) -> None:
+        """Raises TavError for a video of one frame, and for a window longer than the result."""
+        if num_frames < 2:
+            raise TavError("There is nothing between the frames of a video of one frame; give at least 2.")
+        count = len(self.places(num_frames))
+        if windows.length > count:
+            raise TavError(
+                f"The window has {windows.length} frames, but {num_frames} become only {count}; give at most {count}."
+            )
+
+    def places(self, num_frames: int) -> list[int | None]:
+        """For each frame of the result, which of the video's own it is; None for a new one."""
+        count = (num_frames - 1) * self.factor + 1
+        return [None if place % self.factor else place // self.factor for place in range(count)]
+
+    def fps(self, fps: float) -> float:
+        return fps * self.factor
+
+    def seen(self, num_frames: int, windows: Windows) -> int:
+        """How many frames the network sees at once."""
+        count = len(self.places(num_frames))
+        return min(windows.length or count, count)
+
+    def overlap(self, length: int) -> int:
+        """So many frames that every new one has both of its neighbours in some window."""
+        return max(0, min(max(length // 4, self.factor), length - 2))
+
+    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
+        known, guess = between(run.encoded, self.factor), None
+        if self.guess == "flow":
+            frames = interpolated_by_flow(to_float(run.clip.frames), self.factor)
+            guess = run.checkpoint.encode_video(frames).to(run.encoded)
+        elif self.guess == "average":
+            guess = averaged(known)
+        options = {"guess": guess, "trust": self.trust, "on_step": on_step}
+        return fill(run.predictor, known, run.checkpoint.scheduler, run.filling, **options)
+
+
+@dataclass(frozen=True)
+class Onwards:
+    """More frames after a video, before it ("backwards"), or back to its first frame ("loop").
+
+    frames: how many, 1 or more. correction: as in `extend`.
+    guess: what new frames are made from: "flow" (what moves goes on as it did, see `continued_by_flow`), or "none",
+        which starts from noise. trust: the share of the steps that the guess replaces, 0 to below 1.
+    """
+
+    frames: int
+    direction: str = "onwards"
+    correction: float = 0.0
+    guess: str = "flow"
+    trust: float = 0.6
+
+    def __post_init__(self):
+        need(self.frames >= 1, "frames", self.frames, "at least 1 frame to add")
+        need(self.direction in DIRECTIONS, "direction", self.direction, f"one of {', '.join(DIRECTIONS)}")
+        need(0 <= self.correction < 1, "correction", self.correction, "from 0 to below 1")
+        need(self.guess in CONTINUED, "guess", self.guess, f"one of {', '.join(CONTINUED)}")
+        need(0 <= self.trust < 1, "trust", self.trust, "from 0 to below 1")
+        if self.correction and self.direction == "loop":
+            raise TavError("A loop is made in one window, so there is no drift to correct; leave out the correction.")
+
+    def check(self, num_frames: int, windows: Windows) -> None:
+        """Raises TavError for a video of one frame, and for a loop that does not fit into a window."""
+        if num_frames < 2:
+            raise TavError("A continuation needs at least 2 frames to go on from, got 1.")
+        windows.check(num_frames)
+        if self.direction == "loop":
+            check_loop(self.seen(num_frames, windows), self.frames)
+
+    def places(self, num_frames: int) -> list[int | None]:
+        own, new = list(range(num_frames)), [None] * self.frames
+        return [*new, *own] if self.direction == "backwards" else [*own, *new]
+
+    def fps(self, fps: float) -> float:
+        return fps
+
+    def seen(self, num_frames: int, windows: Windows) -> int:
+        return min(windows.length or num_frames, num_frames)
+
+    def overlap(self, length: int) -> int:
+        return 0
+
+    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
+        given, guess = (run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling), None
+        if self.guess == "flow":
+            frames = continued_by_flow(run.clip.frames, self.frames, self.direction)
+            guess = run.checkpoint.encode_video(frames).to(run.encoded)
+        options = {"guess": guess, "trust": self.trust, "on_step": on_step}
+        if self.direction == "loop":
+            return close_loop(*given, **options)
+        return extend(*given, backwards=self.direction == "backwards", correction=self.correction, **options)
