@@ -189,6 +189,42 @@ def test_a_video_is_continued(predictor_of, scheduler, count, backwards):
     assert [step for step, _ in steps] == list(range(1, steps[-1][1] + 1))
 
 
+@pytest.mark.parametrize("direction", ["onwards", "backwards", "loop"])
+def test_new_frames_start_from_a_guess_of_them(predictor_of, scheduler, direction):
+    """With one step left, they are near it, and the clip's own frames are as ever."""
+    clip, guess, filling = video(5), video(3, seed=9), Filling(num_steps=50)
+    if direction == "loop":
+        made = close_loop(predictor_of, clip, 3, scheduler, filling, guess=guess, trust=0.98)
+    else:
+        backwards = direction == "backwards"
+        made = extend(predictor_of, clip, 3, scheduler, filling, backwards=backwards, guess=guess, trust=0.98)
+    own, new = (made[:, :, 3:], made[:, :, :3]) if direction == "backwards" else (made[:, :, :5], made[:, :, 5:])
+    assert torch.equal(own, clip)
+    assert worst(new, guess) < 0.3 < worst(new.flip(2), guess)
+
+
+def test_each_window_s_guess_is_that_of_its_new_frames(predictor_of, scheduler):
+    """Of three windows, the last is cut; backwards they are made from the last to the first."""
+    clip, guess = video(4), video(5, seed=9)
+    for backwards in (False, True):
+        steps = []
+        options = {"backwards": backwards, "guess": guess, "on_step": lambda *step, **_: steps.append(step)}
+        made = extend(predictor_of, clip, 5, scheduler, Filling(num_steps=50), trust=0.98, **options)
+        new = made[:, :, :5] if backwards else made[:, :, 4:]
+        assert all(worst(new[:, :, at], guess[:, :, at]) < 0.3 for at in range(5))
+        assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_guess_of_other_frames_is_told(predictor_of, scheduler):
+    for made, count in ((extend, 2), (close_loop, 2)):
+        with pytest.raises(
+            TavError, match=r"A guess of 2 new frames has shape \(1, 4, 2, 8, 8\), got \(1, 4, 3, 8, 8\)"
+        ):
+            made(predictor_of, video(5), count, scheduler, QUICK, guess=video(3), trust=0.5)
+    with pytest.raises(TavError, match="trust"):
+        extend(predictor_of, video(5), 2, scheduler, QUICK, guess=video(2), trust=1.0)
+
+
 def test_continuing_shows_the_frames_next_to_the_new_ones(tuned, scheduler):
     shown = []
 

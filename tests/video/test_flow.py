@@ -1,0 +1,108 @@
+"""Optical flow: frames in between, and frames that follow on the paths of what moves."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tav_core.video.flow import (
+    FOLLOWED,
+    continued_by_flow,
+    extrapolated_by_flow,
+    frames_to_follow,
+    interpolated_by_flow,
+)
+
+SIZE, SIDE = 96, 24
+
+
+def textured(height: int, width: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).uniform(size=(height // 4 + 1, width // 4 + 1, 3)).astype(np.float32)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+
+
+GROUND, SQUARE = 0.5 * textured(SIZE, 2 * SIZE, 0), 0.5 + 0.5 * textured(SIDE, SIDE, 1)
+
+
+def drawn(places, pan: int = 0) -> torch.Tensor:
+    """Frames with a bright square at these left upper corners, (x, y), before a dark ground that goes to the left."""
+    frames = []
+    for number, (x, y) in enumerate(places):
+        frame = GROUND[:, number * pan :][:, :SIZE].copy()
+        frame[y : y + SIDE, x : x + SIDE] = SQUARE
+        frames.append(frame)
+    return torch.from_numpy(np.stack(frames))
+
+
+def centre(frame: torch.Tensor) -> np.ndarray:
+    return np.argwhere(frame.numpy().mean(axis=-1) > 0.5).mean(axis=0)[::-1]
+
+
+def assert_follows(made: torch.Tensor, truths: torch.Tensor, within: float) -> None:
+    """The square is where it shall be, within so many pixels, and as it was."""
+    for one, true in zip(made, truths, strict=True):
+        assert np.abs(centre(one) - centre(true)).max() < within
+        square = true.mean(dim=-1) > 0.55
+        assert (one - true)[square].abs().mean() < 0.06
+
+
+LINE = [(4 + 3 * t, 20 + 2 * t) for t in range(12)]
+CURVE = [
+    (4 + 4 * t, 64 - 8 * t + t * (t - 1) // 2) for t in range(12)
+]  # without its acceleration, 8 pixels off after 4 frames
+
+
+@pytest.mark.parametrize(("path", "within"), [(LINE, 1.0), (CURVE, 4.0)], ids=["line", "curve"])
+@pytest.mark.parametrize("direction", ["onwards", "backwards"])
+def test_what_moves_goes_on_as_it_did(path, within, direction):
+    frames = drawn(path)
+    shown, hidden = (frames[4:], frames[:4]) if direction == "backwards" else (frames[:8], frames[8:])
+    assert_follows(continued_by_flow(shown, 4, direction), hidden, within)
+
+
+def test_the_ground_stays_where_nothing_hid_it():
+    frames = drawn(LINE)
+    made = continued_by_flow(frames[:8], 2, "onwards")
+    never_hidden = (frames[:10] - frames[:1]).abs().sum(dim=(0, -1)) == 0
+    assert (made - frames[8:10])[:, never_hidden].abs().mean() < 0.01
+
+
+def test_a_camera_that_pans_goes_on():
+    frames = drawn([(36, 36)] * 12, pan=3)
+    made = continued_by_flow(frames[:8], 3, "onwards")
+    assert_follows(made, frames[8:11], 1.0)
+    left = slice(0, 30)  # its right edge shows what no frame has shown yet
+    assert (made - frames[8:11])[:, :, left].abs().mean() < 0.03
+
+
+def test_two_frames_give_a_speed():
+    frames = drawn(LINE)
+    assert_follows(extrapolated_by_flow(frames[:2], 2), frames[2:4], 1.5)
+
+
+def test_what_moves_is_in_front_of_what_it_reaches():
+    """A bright square that runs onto a grey one that stands."""
+    frames = drawn([(4 + 4 * t, 36) for t in range(10)])
+    standing = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    standing[30:66, 60:90] = True
+    frames = torch.where((standing & (frames.mean(dim=-1) < 0.5))[..., None], torch.tensor(0.3), frames)
+    assert_follows(continued_by_flow(frames[:7], 3, "onwards"), frames[7:], 1.5)
+
+
+def test_a_loop_leads_from_the_end_to_the_start():
+    frames = drawn(LINE[:5])
+    made = continued_by_flow(frames, 3, "loop")
+    assert torch.equal(made, interpolated_by_flow(frames[[4, 0]], 4)[1:4])
+    places = [centre(frame)[0] for frame in (frames[4], *made, frames[0])]
+    assert places == sorted(places, reverse=True)
+
+
+@pytest.mark.parametrize("direction", ["onwards", "backwards", "loop"])
+def test_only_the_frames_to_follow_count_and_bytes_are_taken_as_well(direction):
+    frames = drawn(LINE)
+    near = frames_to_follow(frames, direction)
+    assert len(near) == (2 if direction == "loop" else FOLLOWED + 1)
+    made = continued_by_flow(frames, 2, direction)
+    assert torch.equal(made, continued_by_flow(near, 2, direction))
+    as_bytes = (255 * frames).round().byte()
+    assert (continued_by_flow(as_bytes, 2, direction) - made).abs().mean() < 0.01
