@@ -206,13 +206,13 @@ def test_new_frames_start_from_a_guess_of_them(predictor_of, scheduler, directio
 def test_each_window_s_guess_is_that_of_its_new_frames(predictor_of, scheduler):
     """Of three windows, the last is cut; backwards they are made from the last to the first."""
     clip, guess = video(4), video(5, seed=9)
+    steps = []
+    options = {"guess": guess, "trust": 0.98, "on_step": lambda *step, **_: steps.append(step)}
     for backwards in (False, True):
-        steps = []
-        options = {"backwards": backwards, "guess": guess, "on_step": lambda *step, **_: steps.append(step)}
-        made = extend(predictor_of, clip, 5, scheduler, Filling(num_steps=50), trust=0.98, **options)
+        made = extend(predictor_of, clip, 5, scheduler, Filling(num_steps=50), backwards=backwards, **options)
         new = made[:, :, :5] if backwards else made[:, :, 4:]
         assert all(worst(new[:, :, at], guess[:, :, at]) < 0.3 for at in range(5))
-        assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert steps == 2 * [(1, 3), (2, 3), (3, 3)]
 
 
 def test_a_guess_of_other_frames_is_told(predictor_of, scheduler):
