@@ -8,6 +8,9 @@ their optical flow (OpenCV's DIS). All of them start from the known frames as th
 is after an edit; "VAE" are the withheld frames themselves, encoded and decoded.
 
 Onwards (and backwards): of a clip of 16 frames, eight are known, and the network tuned on them makes the other eight.
+Beside it: the outermost known frame again, and what goes on along its optical flow, from which the network starts.
+
+--plain tunes as for edits, without known frames: the network is shown none, but at each step they are put back.
 """
 
 import argparse
@@ -27,7 +30,7 @@ from tav_core.demo.settings import SETTINGS
 from tav_core.fill import Filling, averaged, between, extend, fill, interpolate
 from tav_core.known_frames import Known
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
-from tav_core.video.flow import interpolated_by_flow
+from tav_core.video.flow import continued_by_flow, interpolated_by_flow
 from tav_core.video.pixels import to_uint8
 from tav_core.world.draw import centre_of, draw_clip, truth
 from tav_core.world.protocol import WorldClip, clips_to_report
@@ -41,7 +44,10 @@ class Tuned:
         self.checkpoint, self.clip = load_checkpoint(miniature_path()), clip
         self.scheduler = self.checkpoint.scheduler
         self.unet = inflate(
-            self.checkpoint.unet, group_norm=SETTINGS.group_norm, known_frames=True, **options.inflation
+            self.checkpoint.unet,
+            group_norm=SETTINGS.group_norm,
+            known_frames=not options.plain,
+            **options.inflation,
         )
         self.latents = self.checkpoint.encode_video(frames)
         self.prompt, self.empty = (self.checkpoint.encode_prompt(text) for text in (clip.prompt, ""))
@@ -53,8 +59,9 @@ class Tuned:
         self.seconds = time.perf_counter() - began
 
     def predictor(self, known: Known):
+        shown = known if self.unet.inflation.known_frames else None
         cond, uncond = (
-            NoisePredictor(self.unet, prompt, self.scheduler, known=known) for prompt in (self.prompt, self.empty)
+            NoisePredictor(self.unet, prompt, self.scheduler, known=shown) for prompt in (self.prompt, self.empty)
         )
         return guided(cond, uncond, self.guidance)
 
@@ -94,23 +101,23 @@ def onwards(clip: WorldClip, options: argparse.Namespace, *, backwards: bool) ->
     frames = torch.from_numpy(draw_clip(scenes)).float() / 255
     shown, hidden = (slice(8, 16), slice(0, 8)) if backwards else (slice(0, 8), slice(8, 16))
     tuned = Tuned(clip, frames[shown], options)
-    result = {
-        "VAE": scores(
-            tuned.decoded(tuned.checkpoint.encode_video(frames))[hidden], frames[hidden], clip, scenes[hidden]
-        )
+    filling, decoded = Filling(num_steps=SETTINGS.steps), tuned.decoded(tuned.latents)
+    flow = continued_by_flow(decoded, 8, "backwards" if backwards else "onwards")
+    guess = tuned.checkpoint.encode_video(flow)
+    made = {
+        "VAE": tuned.decoded(tuned.checkpoint.encode_video(frames))[hidden],
+        "the outermost frame again": decoded[[0 if backwards else -1] * 8],
+        "flow": flow,
+        "flow through the VAE": tuned.decoded(guess),
     }
-    for correction in options.correction:
-        filling = Filling(num_steps=SETTINGS.steps)
-        latents = extend(
-            tuned.predictor, tuned.latents, 8, tuned.scheduler, filling, backwards=backwards, correction=correction
-        )
-        video = tuned.decoded(latents)
-        result[f"ours, correction {correction}"] = scores(video[hidden], frames[hidden], clip, scenes[hidden])
-        save(
-            options.json.with_suffix(f".{clip.plan.name}.{'back' if backwards else 'on'}.{correction}.png"),
-            [video, frames],
-        )
-    return result
+    ways = {"ours": {}} | {f"ours from the flow, {trust}": {"guess": guess, "trust": trust} for trust in options.trust}
+    ways |= {f"ours, correction {share}": {"correction": share} for share in options.correction}
+    for name, way in ways.items():
+        latents = extend(tuned.predictor, tuned.latents, 8, tuned.scheduler, filling, backwards=backwards, **way)
+        made[name] = tuned.decoded(latents)[hidden]
+    sheet = options.json.with_name(f"{options.json.stem}.{clip.plan.name}.{'back' if backwards else 'on'}.png")
+    save(sheet, [frames[shown], frames[hidden], *made.values()])
+    return {name: scores(video, frames[hidden], clip, scenes[hidden]) for name, video in made.items()}
 
 
 def scores(video: Tensor, truths: Tensor, clip: WorldClip, scenes: list) -> dict:
@@ -145,12 +152,13 @@ def main() -> None:
         "--tasks", nargs="+", choices=("between", "onwards", "backwards"), default=["between", "onwards"]
     )
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--tuning-steps", type=int, default=300)
+    parser.add_argument("--tuning-steps", type=int, default=200)
     parser.add_argument("--learning-rate", type=float, default=SETTINGS.learning_rate)
     parser.add_argument("--inflation", type=json.loads, default={}, help="other fields of Inflation, as JSON")
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--trust", nargs="*", type=float, default=[0.3, 0.6])
-    parser.add_argument("--correction", nargs="*", type=float, default=[0.0, 0.2])
+    parser.add_argument("--trust", nargs="*", type=float, default=[0.6, 0.8])
+    parser.add_argument("--correction", nargs="*", type=float, default=[])
+    parser.add_argument("--plain", action="store_true")
     options = parser.parse_args()
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
     for clip in clips_to_report():

@@ -30,7 +30,8 @@ Video = Annotated[
     Path, typer.Argument(metavar="VIDEO", help="The clip, an edit of it, or another video of the same kind.")
 ]
 Weights = Annotated[
-    Path, typer.Option("--weights", "-w", metavar="FILE", help="A file from `tav tune --known-frames`.")
+    Path,
+    typer.Option("--weights", "-w", metavar="FILE", help="A file from `tav tune`, if need be with --known-frames."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The video to write, an .mp4 file.")]
 Prompt = Annotated[
@@ -90,9 +91,9 @@ def interpolate(
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
 ) -> None:
-    """Make frames in between those of a video, by weights tuned with --known-frames.
+    """Make frames in between those of a video, by weights tuned on it or on the clip that it is an edit of.
 
-    The video's own frames stay as they are. A network made for interpolation, such as RIFE or FILM in ComfyUI's Frame
+    The video's own frames stay as they are. Without a guess, the weights need --known-frames. A network made for interpolation, such as RIFE or FILM in ComfyUI's Frame
     Interpolate, is the better choice where neighbouring frames differ little.
 
     \b
@@ -144,9 +145,10 @@ def extend(
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
 ) -> None:
-    """Continue a video, onwards, backwards or to a loop, by weights tuned with --known-frames.
+    """Continue a video, onwards, backwards or to a loop, by weights tuned on it or on the clip that it is an edit of.
 
-    The video's own frames stay as they are. It is continued a window at a time, each from the frames before.
+    The video's own frames stay as they are. It is continued a window at a time, each from the frames before. Without a
+    guess, the weights need --known-frames.
 
     \b
     Example:

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ..errors import TavError, need
@@ -67,8 +69,11 @@ class Between:
     def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
         known, guess = between(run.encoded, self.factor), None
         if self.guess == "flow":
-            frames = interpolated_by_flow(to_float(run.clip.frames), self.factor)
-            guess = run.checkpoint.encode_video(frames).to(run.encoded)
+            guess = known.latents.clone()
+            for number, pair in enumerate(pairwise(run.clip.frames)):  # so that only few frames are float at once
+                frames = interpolated_by_flow(to_float(torch.stack(pair)), self.factor)[1:-1]
+                first = number * self.factor + 1
+                guess[:, :, first : first + self.factor - 1] = run.checkpoint.encode_video(frames)
         elif self.guess == "average":
             guess = averaged(known)
         options = {"guess": guess, "trust": self.trust, "on_step": on_step}

@@ -95,8 +95,9 @@ class FillingRun:
 
     def predictor(self, known: Known) -> PredictNoise:
         """Predicts the noise in a video of which these frames are known, guided by the prompts."""
+        shown = known if self.unet.inflation.known_frames else None
         cond, uncond = (
-            NoisePredictor(self.unet, prompt, self.checkpoint.scheduler, known=known) for prompt in self.prompts
+            NoisePredictor(self.unet, prompt, self.checkpoint.scheduler, known=shown) for prompt in self.prompts
         )
         return guided(cond, uncond, self.config.guidance_scale)
 
@@ -139,14 +140,14 @@ def prepare_filling(
 
     clip: the clip that the weights were tuned on, whose frames are selected as for tuning, or any other video, such as
         an edit, of which all frames are taken; except for the fields of Selection in `changed`.
-    Raises TavError for invalid inputs, and for weights that were not tuned with known_frames.
+    Raises TavError for invalid inputs, and for weights tuned without known_frames where there is no guess.
     """
     clip, weights, output = Path(clip), Path(weights), Path(output)
     tuned = TunedWeights.load(weights)
-    if not tuned.facts.inflation.known_frames:
+    if (task.guess == "none" or not task.trust) and not tuned.facts.inflation.known_frames:
         raise TavError(
-            f"{weights.name} was tuned without known frames, so it cannot make frames around others; tune the clip "
-            "with --known-frames."
+            f"{weights.name} was tuned without known frames, so it cannot make frames from noise; leave out --guess "
+            "none and --trust 0, or tune the clip with --known-frames."
         )
     if output.suffix.lower() != ".mp4":
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from tav_core import TunedWeights, read_frames
+from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
+from tav_core.jobs.fill_tasks import Between
+from tav_core.video.flow import continued_by_flow, interpolated_by_flow
 from tav_core.windows import Windows
 from tests.cli.test_cli import _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
 from tests.clips import encode
+from tests.golden import worst
 
 
 @pytest.fixture(scope="module")
@@ -104,10 +107,17 @@ def test_a_window_divides_what_the_network_sees(files, known, tmp_path, written)
     assert not torch.equal(first, second)
 
 
-def test_weights_without_known_frames_say_how_to_get_them(tuned, tmp_path):  # noqa: F811
+def test_weights_without_known_frames_make_them_from_a_guess_alone(tuned, tmp_path, written):  # noqa: F811
+    weights, clip = tuned / "ball.safetensors", of_clip(tuned).frames
     for command in ("interpolate", "extend"):
-        outcome = tav(*adding(command, tuned, tuned / "ball.safetensors", tmp_path / "a.mp4"))
-        assert_refused(outcome, "was tuned without known frames, so it cannot make frames around others; tune")
+        outcome = tav(*adding(command, tuned, weights, tmp_path / "a.mp4"))
+        assert outcome.code == 0, outcome.err
+        for options in ({"guess": "none"}, {"trust": 0}):
+            outcome = tav(*adding(command, tuned, weights, tmp_path / "b.mp4", **options))
+            assert_refused(outcome, "was tuned without known frames, so it cannot make frames from noise; leave out")
+    (smooth, _), (longer, _) = written
+    assert torch.equal(smooth[::2], clip)
+    assert torch.equal(longer[:4], clip)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +131,7 @@ def test_weights_without_known_frames_say_how_to_get_them(tuned, tmp_path):  # n
         ("interpolate", {"steps": 0}, "num_steps must be"),
         ("extend", {"frames": 0}, "frames must be at least 1 frame to add; got 0"),
         ("extend", {"use": 1}, "at least 2 frames to go on from, got 1"),
+        ("extend", {"trust": 1}, "trust must be from 0 to below 1; got 1"),
         ("extend", {"correction": -0.1}, "correction must be from 0 to below 1"),
         ("extend", {"direction": "loop", "frames": 1, "use": 2}, "A loop needs windows of at least 3 frames"),
         ("extend", {"direction": "loop", "correction": 0.5}, "no drift to correct; leave out the correction"),
@@ -171,7 +182,7 @@ def test_frames_are_made_as_the_checkpoint_was_tuned_to_predict(files, tmp_path,
 
 def test_windows_overlap_so_that_each_new_frame_sees_both_of_its_neighbours():
     for factor in (2, 4, 8):
-        task = filling.Between(factor)
+        task = Between(factor)
         places, length = task.places(6), 12
         windows = Windows(length, task.overlap(length)).over(len(places))
         for number, place in enumerate(places):
@@ -182,3 +193,21 @@ def test_windows_overlap_so_that_each_new_frame_sees_both_of_its_neighbours():
 def test_another_number_of_frames_than_was_tuned_on_is_told(files, known, tmp_path):  # noqa: F811
     said = tav(*adding("extend", files, known, tmp_path / "a.mp4", use=3)).err
     assert "ball.mp4 is read with 3 frames; the weights were tuned on 4." in said
+
+
+def test_a_guess_is_the_optical_flow_s(files, known, tmp_path, written):  # noqa: F811
+    """Trusted for all steps but the last, it shows in what comes out."""
+    clip, options = of_clip(files).frames, {"steps": 50, "trust": 0.98}
+    assert tav(*adding("interpolate", files, known, tmp_path / "smooth.mp4", factor=3, **options)).code == 0
+    assert tav(*adding("extend", files, known, tmp_path / "longer.mp4", **options)).code == 0
+    assert tav(*adding("extend", files, known, tmp_path / "noise.mp4", guess="none", **options)).code == 0
+    (smooth, _), (longer, _), (noise, _) = written
+    vae = load_checkpoint(files / "sd.safetensors")
+    for made, flow in (
+        (smooth, interpolated_by_flow(clip, 3)),
+        (longer[4:], continued_by_flow(clip, 3, "onwards")),
+    ):
+        through = vae.decode_video(vae.encode_video(flow))
+        new = [at for at in range(len(flow)) if made is not smooth or at % 3]
+        assert (made - through)[new].abs().mean() < 0.6 * (made - through.flip(2))[new].abs().mean()
+    assert worst(noise[4:], longer[4:]) > 0.1
