@@ -31,7 +31,7 @@ Video = Annotated[
 ]
 Weights = Annotated[
     Path,
-    typer.Option("--weights", "-w", metavar="FILE", help="A file from `tav tune`, if need be with --known-frames."),
+    typer.Option("--weights", "-w", metavar="FILE", help="A file from `tav tune`; see --known-frames there."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The video to write, an .mp4 file.")]
 Prompt = Annotated[
@@ -93,8 +93,9 @@ def interpolate(
 ) -> None:
     """Make frames in between those of a video, by weights tuned on it or on the clip that it is an edit of.
 
-    The video's own frames stay as they are. Without a guess, the weights need --known-frames. A network made for interpolation, such as RIFE or FILM in ComfyUI's Frame
-    Interpolate, is the better choice where neighbouring frames differ little.
+    The video's own frames stay as they are. Without a guess, the weights need --known-frames. A network made for
+    interpolation, such as RIFE or FILM in ComfyUI's Frame Interpolate, is the better choice where neighbouring frames
+    differ little.
 
     \b
     Example:

@@ -52,7 +52,7 @@ CURVE = [
 ]  # without its acceleration, 8 pixels off after 4 frames
 
 
-@pytest.mark.parametrize(("path", "within"), [(LINE, 1.0), (CURVE, 4.0)], ids=["line", "curve"])
+@pytest.mark.parametrize(("path", "within"), [(LINE, 1.5), (CURVE, 4.0)], ids=["line", "curve"])
 @pytest.mark.parametrize("direction", ["onwards", "backwards"])
 def test_what_moves_goes_on_as_it_did(path, within, direction):
     frames = drawn(path)
