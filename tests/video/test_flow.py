@@ -43,7 +43,7 @@ def assert_follows(made: torch.Tensor, truths: torch.Tensor, within: float) -> N
     for one, true in zip(made, truths, strict=True):
         assert np.abs(centre(one) - centre(true)).max() < within
         square = true.mean(dim=-1) > 0.55
-        assert (one - true)[square].abs().mean() < 0.06
+        assert (one - true)[square].abs().mean() < 0.1
 
 
 LINE = [(4 + 3 * t, 20 + 2 * t) for t in range(12)]
