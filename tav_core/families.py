@@ -14,7 +14,7 @@ LOOKS_LIKE = (
     (r"^(emb_params|string_to_param)", "a textual inversion embedding"),
     (r"^(ip_adapter|image_proj)\.", "an IP-Adapter"),
     (r"^control_model\.|controlnet_|^(zero_convs|input_hint_block)\.", "a ControlNet"),
-    (r"^(down|mid|up)_block.*\.attn_temp\.", "tuned weights of Tune-A-Video"),
+    (r"^(conv_in\.known|(down|mid|up)_block.*\.(attn|conv\d)_temp)\.", "tuned weights of Tune-A-Video"),
     (r"motion_modules\.|temporal_transformer", "an AnimateDiff model"),
     (r"\.time_(stack|mixer)\.|temporal|\.temopral_conv\.", "a video model such as Stable Video Diffusion"),
     (r"^conditioner\.embedders\.1\.", "Stable Diffusion XL"),

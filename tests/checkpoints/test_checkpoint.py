@@ -398,6 +398,8 @@ def test_a_folder_of_the_early_days_opens(tiny, folder):
         ("ControlNet", {"control_model.input_hint_block.0.weight": (16, 3, 3, 3)}),
         ("ControlNet", {"controlnet_cond_embedding.conv_in.weight": (16, 3, 3, 3), "conv_in.weight": (320, 4, 3, 3)}),
         ("tuned weights", {"down_blocks.0.attentions.0.transformer_blocks.0.attn_temp.to_q.weight": (4, 4)}),
+        ("tuned weights of", {"down_blocks.0.resnets.0.conv1_temp.conv.weight": (4, 4, 3)}),
+        ("tuned weights of", {"conv_in.known.conv.weight": (4, 5, 3, 3)}),
         ("tuned weights", {"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight": (4, 4)}),
         ("text encoder alone", {"text_model.embeddings.token_embedding.weight": (49408, 768)}),
         ("text encoder alone", {"encoder.block.0.layer.0.SelfAttention.k.weight": (4, 4)}),
