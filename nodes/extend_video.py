@@ -82,14 +82,14 @@ class ExtendVideo(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="With a VAE, new frames are guessed by optical flow: what moves goes on as it did. This "
-                    "makes them much better than from noise.",
+                    tooltip="Recommended: new frames are first guessed by optical flow, so that what moves goes on as "
+                    "it did. Without a VAE or a guess, they start from noise and do not follow the clip.",
                 ),
                 io.Latent.Input(
                     "guess",
                     optional=True,
-                    tooltip="What the new frames may look like, as many as frames. Takes the place of the optical "
-                    "flow's.",
+                    tooltip="What the new frames alone may look like, in order of time, as many as frames says. Takes "
+                    "the place of the guess by optical flow.",
                 ),
                 io.Float.Input(
                     "trust",
@@ -133,9 +133,8 @@ class ExtendVideo(io.ComfyNode):
         guess=None,
         trust=0.6,
     ) -> io.NodeOutput:
-        from ..tav_core.video.flow import continued_by_flow, frames_to_follow
         from .host.differences import warn_of_missing
-        from .host.fill import check_known_frames, clean_frames_of, extend_latents, guess_by_flow
+        from .host.fill import check_known_frames, clean_frames_of, extend_latents
         from .host.memory import readable_errors
 
         # here too: the host does not validate linked inputs
@@ -149,9 +148,6 @@ class ExtendVideo(io.ComfyNode):
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()
         with readable_errors("use Video Windows, fewer frames or a smaller size"):
-            if guess is None and vae is not None and len(samples) > 1:  # of one frame, the refusal below
-                near = frames_to_follow(samples, direction)
-                guess = guess_by_flow(vae, near, lambda seen: continued_by_flow(seen, frames, direction))
             video = extend_latents(
                 model,
                 positive,
@@ -164,6 +160,7 @@ class ExtendVideo(io.ComfyNode):
                 seed=seed,
                 correction=correction,
                 guess=guess,
+                vae=vae,
                 trust=trust,
             )
         seconds = time.perf_counter() - began

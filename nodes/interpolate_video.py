@@ -65,7 +65,8 @@ class InterpolateVideo(io.ComfyNode):
                     "guess",
                     optional=True,
                     tooltip="What the result may look like, with as many frames: (frames - 1) * factor + 1. For "
-                    "example, FrameInterpolate's images through VAE Encode. Takes the place of the optical flow's.",
+                    "example, FrameInterpolate's images through VAE Encode. Takes the place of the guess by optical "
+                    "flow.",
                 ),
                 io.Float.Input(
                     "trust",
@@ -80,8 +81,8 @@ class InterpolateVideo(io.ComfyNode):
                 io.Vae.Input(
                     "vae",
                     optional=True,
-                    tooltip="With a VAE, new frames are guessed from both neighbours along their optical flow, which "
-                    "makes them much better than from noise.",
+                    tooltip="Recommended: new frames are first guessed from both neighbours by optical flow. Without a "
+                    "VAE or a guess, they start from noise and do not follow the clip.",
                 ),
             ],
             outputs=[
@@ -111,9 +112,8 @@ class InterpolateVideo(io.ComfyNode):
     def execute(
         cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.8, vae=None
     ) -> io.NodeOutput:
-        from ..tav_core.video.flow import interpolated_by_flow
         from .host.differences import warn_of_missing
-        from .host.fill import check_known_frames, clean_frames_of, guess_by_flow, interpolate_latents
+        from .host.fill import check_known_frames, clean_frames_of, interpolate_latents
         from .host.memory import readable_errors
 
         # here too: the host does not validate linked inputs
@@ -125,10 +125,8 @@ class InterpolateVideo(io.ComfyNode):
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()
         with readable_errors("use Video Windows, fewer frames or a smaller size"):
-            if guess is None and vae is not None:
-                guess = guess_by_flow(vae, samples, lambda frames: interpolated_by_flow(frames, factor))
             video = interpolate_latents(
-                model, positive, negative, samples, factor, steps, cfg=cfg, seed=seed, guess=guess, trust=trust
+                model, positive, negative, samples, factor, steps, cfg=cfg, seed=seed, guess=guess, vae=vae, trust=trust
             )
         seconds = time.perf_counter() - began
         values = ui_values(steps=steps, cfg=cfg, frames=len(video), seconds=seconds, note=note)

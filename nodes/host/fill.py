@@ -5,6 +5,7 @@ from functools import partial
 
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
+from comfy.sd import VAE
 from diffusers import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
@@ -12,11 +13,12 @@ from torch import Tensor
 from ...tav_core.errors import TavError
 from ...tav_core.fill import Filling, between, check_loop, close_loop, extend, fill
 from ...tav_core.known_frames import Known
+from ...tav_core.video.flow import continued_by_flow, frames_to_follow, interpolated_by_flow
 from .control import chain_of
 from .ddim import DDIM, GuidedNoise, ddim_scheduler, for_inversion, run_sampler
 from .inflate import inflated_of
 from .known_frames import KNOWN
-from .latents import check_clean, frames_of
+from .latents import check_clean, check_vae, frames_of
 from .windows import undivided, windows_of
 
 SEEDS = 2**63
@@ -53,12 +55,13 @@ def interpolate_latents(
     cfg: float,
     seed: int,
     guess: Tensor | None = None,
+    vae: VAE | None = None,
     trust: float = 0.0,
 ) -> Tensor:
     """A video with factor - 1 frames between each two, ((f - 1) * factor + 1, c, h, w), the given ones unchanged.
 
     samples: (f, c, h, w), clean, as VAE Encode returns them. guess, trust: as in tav_core's `fill`; the guess is like
-    the result.
+    the result. vae: without a guess, makes one by optical flow.
     """
     known = between(_as_seen(samples, patcher), factor)
     shape = known.mask.shape + samples.shape[1:]
@@ -67,7 +70,10 @@ def interpolate_latents(
             f"The guess is {tuple(guess.shape)}, but {len(samples)} frames with factor {factor} become {tuple(shape)}; "
             "give as many frames of the same size, such as those of FrameInterpolate with the same factor."
         )
-    guessed, filling = None if guess is None else _as_seen(guess, patcher), Filling(num_steps, seed % SEEDS)
+    filling = Filling(num_steps, seed % SEEDS)
+    if guess is None and vae is not None and filling.skipped(trust):
+        guess = _guess_by_flow(vae, patcher, samples, partial(interpolated_by_flow, factor=factor))
+    guessed = None if guess is None else _as_seen(guess, patcher)
 
     def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
         here = Known(known.latents.to(like), known.mask.to(like.device))
@@ -94,13 +100,14 @@ def extend_latents(
     seed: int,
     correction: float = 0.0,
     guess: Tensor | None = None,
+    vae: VAE | None = None,
     trust: float = 0.0,
 ) -> Tensor:
     """A video with `num_frames` more, (f + num_frames, c, h, w), the given ones unchanged.
 
     samples: as in `interpolate_latents`. direction: "onwards", "backwards" or "loop". correction, trust: as in
-    tav_core's `extend`; a loop has no correction. guess: (num_frames, c, h, w), the new frames in order of time. The
-    MODEL's windows say only how many frames it sees at once.
+    tav_core's `extend`; a loop has no correction. guess: (num_frames, c, h, w), the new frames in order of time. vae:
+    without a guess, makes one by optical flow. The MODEL's windows say only how many frames it sees at once.
     """
     for conditioning in (positive, negative):
         _check_images(conditioning)
@@ -112,11 +119,14 @@ def extend_latents(
             f"The guess is {tuple(guess.shape)}, but the new frames are {tuple(shape)}; give one of the new frames "
             "alone, of the same size."
         )
-    guessed = None if guess is None else _as_seen(guess, patcher)
     continued = partial(extend, backwards=backwards, correction=correction)
     if direction == "loop":
         check_loop(length, num_frames)
         continued = close_loop
+    if guess is None and vae is not None and filling.skipped(trust):
+        by_flow = partial(continued_by_flow, count=num_frames, direction=direction)
+        guess = _guess_by_flow(vae, patcher, frames_to_follow(samples, direction), by_flow)
+    guessed = None if guess is None else _as_seen(guess, patcher)
 
     def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
         near = None if guessed is None else guessed.to(like)
@@ -127,14 +137,6 @@ def extend_latents(
     video = run_sampler(undivided(patcher), sampler, positive, negative, cfg, seen, seen, seed)
     (video[num_frames:] if backwards else video[: len(samples)]).copy_(samples)
     return video
-
-
-def guess_by_flow(vae, samples: Tensor, guessed: Callable[[Tensor], Tensor]) -> Tensor:
-    """What optical flow guesses of frames, (n, c, h, w).
-
-    samples: (f, c, h, w), clean. guessed: frames (f, h, w, 3) in 0..1 -> (n, h, w, 3).
-    """
-    return vae.encode(guessed(vae.decode(samples)))
 
 
 class _Fill(DDIM):
@@ -157,6 +159,18 @@ class _Fill(DDIM):
 
     def follow(self, predictor_of: Callable, latents: Tensor, on_step: Callable) -> Tensor:
         return self.make(predictor_of, latents, scheduler=self.scheduler, on_step=on_step)
+
+
+def _guess_by_flow(vae: VAE, patcher: ModelPatcher, samples: Tensor, by_flow: Callable[[Tensor], Tensor]) -> Tensor:
+    """What optical flow guesses from a video's frames, (n, c, h, w).
+
+    samples: (f, c, h, w), clean. by_flow: frames (f, h, w, 3) in 0..1 -> (n, h, w, 3).
+    """
+    check_vae(vae, patcher)
+    frames = vae.decode(samples).float().cpu()  # the host may keep images on its GPU, or in half precision
+    if not frames.isfinite().all():
+        raise TavError("The VAE returned NaN or infinite pixels; start ComfyUI with --fp32-vae.")
+    return frames_of({"samples": vae.encode(by_flow(frames))})
 
 
 def _as_seen(samples: Tensor, patcher: ModelPatcher) -> Tensor:

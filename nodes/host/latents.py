@@ -2,6 +2,7 @@
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.sd import VAE
 from torch import Tensor
 
 from ...tav_core.errors import TavError
@@ -117,3 +118,13 @@ def check_samplable(latent: dict, patcher: ModelPatcher) -> None:
 def check_clean(latent: dict, patcher: ModelPatcher) -> None:
     if timestep_of(latent, patcher) is not None:
         raise TavError("These latents are already noise from DDIM Invert; connect those from VAE Encode.")
+
+
+def check_vae(vae: VAE, patcher: ModelPatcher) -> None:
+    """Raises TavError for a VAE of latents with another number of channels than the MODEL's."""
+    needed = patcher.model.latent_format.latent_channels
+    if vae.latent_channels != needed:
+        raise TavError(
+            f"This VAE decodes latents of {vae.latent_channels} channels, but the MODEL's have {needed}; connect the "
+            "checkpoint's own VAE."
+        )

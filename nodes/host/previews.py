@@ -15,9 +15,10 @@ from comfy_execution.progress import get_progress_state
 from PIL import Image
 from torch import Tensor
 
-from ...tav_core.errors import TavError, is_out_of_memory
+from ...tav_core.errors import is_out_of_memory
 from ...tav_core.video.pixels import to_uint8
 from ...tav_core.video.write import write_video
+from .latents import check_vae
 
 SIDES = 256, 512  # pixels: the longer side of an animation, at least and at most
 DECODED = 32  # latents: the longer side of what a VAE decodes while tuning, next to which it has to fit into memory
@@ -69,11 +70,8 @@ class Decoder:
 
     def __init__(self, patcher: ModelPatcher, vae=None):
         latents = patcher.model.latent_format
-        if vae is not None and vae.latent_channels != latents.latent_channels:
-            raise TavError(
-                f"This VAE decodes latents of {vae.latent_channels} channels, but the MODEL's have "
-                f"{latents.latent_channels}; connect the checkpoint's own VAE."
-            )
+        if vae is not None:
+            check_vae(vae, patcher)
         self.vae, self.unscaled = vae, patcher.model.process_latent_out
         # safe: how core's samplers get their previews, and what of them needs no download
         self.previewer = latent_preview.get_previewer(patcher.load_device, latents)

@@ -1,11 +1,16 @@
 """Known frames on a MODEL: what its network sees of them, and the frames around them, against tav_core's."""
 
 from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load
 
+from tests import clips
 from tests.golden import worst
 from tests.host.inprocess import core, executed, inputs, miniature, pack, predict
 from tests.host.test_parity import CPU, core_prediction, random
@@ -53,6 +58,21 @@ def clip():
     return random(FRAMES, 4, 8, 8, seed=3, scale=5.0)
 
 
+@pytest.fixture(scope="module")
+def moving(sd):
+    """A clip of a texture that passes by."""
+    frames = torch.from_numpy(np.stack(clips.moving(FRAMES))[:, :64, :64]).float() / 255
+    with torch.inference_mode():
+        samples = sd.vae.encode(frames)
+    return samples.clone()
+
+
+@pytest.fixture(scope="module")
+def plain(sd, tuned, clip):
+    """What Interpolate Video makes of the clip with the settings of `interpolated`."""
+    return interpolated(sd, tuned[0], clip)
+
+
 def between_frames(latents, *places):
     mask = torch.zeros(latents.shape[2], dtype=torch.bool)
     mask[list(places)] = True
@@ -84,21 +104,45 @@ def convolution_of(model):
     return convolution
 
 
-def interpolated(sd, model, clip, factor=2, *, cfg=3.0, guess=None, trust=0.5, steps=STEPS, positive=None, seed=7):
+def interpolated(
+    sd, model, clip, factor=2, *, cfg=3.0, guess=None, trust=0.5, vae=None, steps=STEPS, positive=None, seed=7
+):
     node = pack("nodes.interpolate_video").InterpolateVideo
-    guess = None if guess is None else {"samples": guess}
-    latents = clip if isinstance(clip, dict) else {"samples": clip}
-    given = model, positive or sd.text(PROMPT), sd.text(""), latents, factor, seed, steps, cfg, guess, trust
-    return executed(node, *given).args[0]["samples"]
+    given = model, positive or sd.text(PROMPT), sd.text(""), latent_of(clip), factor, seed, steps, cfg
+    return executed(node, *given, latent_of(guess), trust, vae).args[0]["samples"]
 
 
 def extended(
-    sd, model, clip, frames=4, direction="onwards", *, correction=0.0, cfg=3.0, steps=STEPS, positive=None, seed=7
+    sd,
+    model,
+    clip,
+    frames=4,
+    direction="onwards",
+    *,
+    correction=0.0,
+    cfg=3.0,
+    guess=None,
+    trust=0.5,
+    vae=None,
+    steps=STEPS,
+    positive=None,
+    seed=7,
 ):
-    node = pack("nodes.extend_video").ExtendVideo
-    latents = clip if isinstance(clip, dict) else {"samples": clip}
-    given = model, positive or sd.text(PROMPT), sd.text(""), latents, frames, direction, seed, steps, cfg, correction
-    return executed(node, *given).args[0]["samples"]
+    node, positive = pack("nodes.extend_video").ExtendVideo, positive or sd.text(PROMPT)
+    given = model, positive, sd.text(""), latent_of(clip), frames, direction, seed, steps, cfg, correction
+    return executed(node, *given, vae, latent_of(guess), trust).args[0]["samples"]
+
+
+def latent_of(samples):
+    """A LATENT of samples; what is one already, or None, as it is."""
+    return {"samples": samples} if torch.is_tensor(samples) else samples
+
+
+def through_pixels(sd, samples, change):
+    """Samples decoded, changed as images, and encoded again."""
+    with torch.inference_mode():
+        changed = sd.vae.encode(change(sd.vae.decode(samples)))
+    return changed.clone()
 
 
 def core_predictor(sd, tuned, cfg=3.0):
@@ -173,7 +217,7 @@ def test_an_interpolation_is_tav_cores(sd, tuned, clip, cfg):
     assert torch.equal(got[::2], clip)
 
 
-def test_an_interpolation_with_a_guess_is_tav_cores(sd, tuned, clip):
+def test_an_interpolation_with_a_guess_is_tav_cores(sd, tuned, clip, plain):
     fill, guess = pack("tav_core.fill"), random(5, 4, 8, 8, seed=8, scale=5.0)
     known = fill.between(to_core(clip), 2)
     expected = fill.fill(
@@ -182,9 +226,21 @@ def test_an_interpolation_with_a_guess_is_tav_cores(sd, tuned, clip):
     got = interpolated(sd, tuned[0], clip, guess=guess)
     assert relative(got, from_core(expected)) < 1e-4
     assert torch.equal(got[::2], clip)
-    plain = interpolated(sd, tuned[0], clip)
     assert relative(got, plain) > 0.02
-    assert torch.equal(interpolated(sd, tuned[0], clip, guess=guess, trust=0.0), plain)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_an_interpolation_by_optical_flow_is_tav_cores(sd, tuned, moving, factor):
+    fill = pack("tav_core.fill")
+    by_flow = partial(pack("tav_core.video.flow").interpolated_by_flow, factor=factor)
+    guess, known = through_pixels(sd, moving, by_flow), fill.between(to_core(moving), factor)
+    expected = fill.fill(
+        core_predictor(sd, tuned), known, core_scheduler(tuned[0]), filling(), guess=to_core(guess), trust=0.5
+    )
+    got = interpolated(sd, tuned[0], moving, factor, vae=sd.vae)
+    print(f"{relative(got, from_core(expected)):.1e} of the mean magnitude")
+    assert relative(got, from_core(expected)) < 1e-4
+    assert torch.equal(got[::factor], moving)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -196,15 +252,14 @@ def test_the_known_frames_of_an_interpolation_are_those_given(sd, tuned, clip, f
     assert got.isfinite().all()
 
 
-def test_another_seed_and_another_prompt_make_other_frames(sd, tuned, clip):
-    got = interpolated(sd, tuned[0], clip)
-    assert torch.equal(interpolated(sd, tuned[0], clip), got)
-    assert relative(interpolated(sd, tuned[0], clip, seed=2**64 - 1)[1], got[1]) > 0.01
-    assert relative(interpolated(sd, tuned[0], clip, positive=sd.text("a blue star"))[1], got[1]) > 0.01
+def test_another_seed_and_another_prompt_make_other_frames(sd, tuned, clip, plain):
+    assert torch.equal(interpolated(sd, tuned[0], clip), plain)
+    assert relative(interpolated(sd, tuned[0], clip, seed=2**64 - 1)[1], plain[1]) > 0.01
+    assert relative(interpolated(sd, tuned[0], clip, positive=sd.text("a blue star"))[1], plain[1]) > 0.01
 
 
-def test_both_prompts_in_one_call_or_two_give_the_same(sd, tuned, clip, monkeypatch):
-    together = interpolated(sd, tuned[0], clip), extended(sd, tuned[0], clip, 2)
+def test_both_prompts_in_one_call_or_two_give_the_same(sd, tuned, clip, plain, monkeypatch):
+    together = plain, extended(sd, tuned[0], clip, 2)
     monkeypatch.setattr(type(tuned[0].model), "memory_required", lambda *args, **kwargs: 1e18)
     monkeypatch.setattr(core("comfy.model_management"), "load_models_gpu", lambda *args, **kwargs: None)
     model, seen = watched(tuned[0])
@@ -214,7 +269,7 @@ def test_both_prompts_in_one_call_or_two_give_the_same(sd, tuned, clip, monkeypa
         assert relative(one, other) < 1e-4
 
 
-def test_an_interpolation_in_windows_is_tav_cores(sd, tuned, clip):
+def test_an_interpolation_in_windows_is_tav_cores(sd, tuned, clip, plain):
     windows = pack("tav_core.windows").Windows(3, 1)
     expected = pack("tav_core.fill").interpolate(
         core_predictor(sd, tuned), to_core(clip), 2, core_scheduler(tuned[0]), filling(windows=windows)
@@ -223,7 +278,7 @@ def test_an_interpolation_in_windows_is_tav_cores(sd, tuned, clip):
     got = interpolated(sd, model, clip)
     assert relative(got, from_core(expected)) < 1e-4
     assert torch.equal(got[::2], clip)
-    assert relative(got, interpolated(sd, tuned[0], clip)) > 0.01
+    assert relative(got, plain) > 0.01
     whole = pack("tav_core.fill").between(to_core(clip), 2).as_input()
     expected = [whole[:, :, frames] for frames in windows.over(5)] * STEPS
     for given, own in zip(seen, expected, strict=True):
@@ -270,6 +325,20 @@ def test_a_loop_is_tav_cores(sd, tuned, clip):
     assert torch.equal(got[:FRAMES], clip)
 
 
+@pytest.mark.parametrize(("direction", "count"), [("onwards", 3), ("backwards", 3), ("loop", 1)])
+def test_a_continuation_by_optical_flow_is_tav_cores(sd, tuned, moving, direction, count):
+    fill, backwards = pack("tav_core.fill"), direction == "backwards"
+    by_flow = partial(pack("tav_core.video.flow").continued_by_flow, count=count, direction=direction)
+    guess = through_pixels(sd, moving, by_flow)
+    continued = fill.close_loop if direction == "loop" else partial(fill.extend, backwards=backwards)
+    given = to_core(moving), count, core_scheduler(tuned[0]), filling()
+    expected = continued(core_predictor(sd, tuned), *given, guess=to_core(guess), trust=0.5)
+    got = extended(sd, tuned[0], moving, count, direction, vae=sd.vae)
+    print(f"{relative(got, from_core(expected)):.1e} of the mean magnitude")
+    assert relative(got, from_core(expected)) < 1e-4
+    assert torch.equal(got[count:] if backwards else got[:FRAMES], moving)
+
+
 def test_windows_only_say_how_many_frames_a_continuation_sees(sd, tuned):
     clip, windows = random(5, 4, 8, 8, seed=3, scale=5.0), pack("tav_core.windows").Windows(4, 1)
     given = to_core(clip), 3, core_scheduler(tuned[0]), filling(windows=windows)
@@ -278,7 +347,32 @@ def test_windows_only_say_how_many_frames_a_continuation_sees(sd, tuned):
     assert relative(extended(sd, model, clip, 3), from_core(expected)) < 1e-4
     assert {one.shape[2] for one in seen} == {4}
     longer = divided(tuned[0], 16, 1)
-    assert torch.equal(extended(sd, longer, clip, 2), extended(sd, tuned[0], clip, 2))
+    one, other = (extended(sd, model, clip, 2, steps=2) for model in (longer, tuned[0]))
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
+def test_a_guess_goes_before_the_vae_and_no_trust_ignores_both(sd, tuned, moving, made):
+    make = partial(made, sd, tuned[0], moving, 2, steps=2)
+    by_noise, guess = make(), random(5 if made is interpolated else 2, 4, 8, 8, seed=8)
+    by_guess, by_flow = make(guess=guess), make(vae=sd.vae)
+    for one, other in combinations((by_noise, by_guess, by_flow), 2):
+        assert relative(one, other) > 0.02
+    assert torch.equal(make(guess=guess, vae=sd.vae), by_guess)
+    for ignored in ({"guess": guess}, {"vae": sd.vae}):
+        assert torch.equal(make(trust=0.0, **ignored), by_noise)
+
+
+@pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
+def test_a_guess_is_made_of_images_that_the_host_keeps_in_half_precision(sd, tuned, moving, made, monkeypatch):
+    make = partial(made, sd, tuned[0], moving, 2, steps=2, vae=sd.vae)
+    expected = make()
+    monkeypatch.setattr(core("comfy.cli_args").args, "fp16_intermediates", True)
+    with torch.inference_mode():
+        assert sd.vae.decode(moving).dtype == torch.float16
+    got = make()
+    print(f"{relative(got, expected):.1e} of the mean magnitude")
+    assert relative(got, expected) < 0.1
 
 
 def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatch):
@@ -287,13 +381,16 @@ def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatc
     monkeypatch.setattr(core("latent_preview"), "prepare_callback", lambda *_: preview)
     extended(sd, tuned[0], clip, 4)
     assert shown == [(step, 2 * STEPS) for step in range(2 * STEPS)]
+    shown.clear()
+    extended(sd, tuned[0], clip, 4, guess=clip[[0, 1, 2, 1]])  # half of the steps
+    assert shown == [(step, STEPS) for step in range(STEPS)]
 
 
 # What stays behind
 
 
-def test_nothing_of_the_known_frames_stays_after_an_interruption(sd, tuned, clip):
-    first, stopped = interpolated(sd, tuned[0], clip), tuned[0].clone()
+def test_nothing_of_the_known_frames_stays_after_an_interruption(sd, tuned, clip, plain):
+    stopped = tuned[0].clone()
     interrupted = core("comfy.model_management").InterruptProcessingException
 
     def interrupting(executor, *args, **kwargs):
@@ -308,16 +405,16 @@ def test_nothing_of_the_known_frames_stays_after_an_interruption(sd, tuned, clip
             made(sd, stopped, clip)
         assert convolution_of(tuned[0]).given is None
         assert torch.equal(predict(tuned[0], *given), before)
-    assert torch.equal(interpolated(sd, tuned[0], clip), first)
+    assert torch.equal(interpolated(sd, tuned[0], clip), plain)
 
 
-def test_what_edits_keep_and_caches_are_ignored(sd, tuned, clip):
+def test_what_edits_keep_and_caches_are_ignored(sd, tuned, clip, plain):
     latent = inverted(tuned[0], sd, clip, 2)
     keep = pack("nodes.host.keep")
     kept = keep.with_kept(
         tuned[0], keep.Keep(pack("nodes.host.latents").path_of(latent, tuned[0], ""), sd.text(PROMPT))
     )
-    assert torch.equal(interpolated(sd, kept, clip), interpolated(sd, tuned[0], clip))
+    assert torch.equal(interpolated(sd, kept, clip), plain)
 
 
 # Tuning
@@ -419,12 +516,33 @@ def test_weights_that_never_saw_known_frames_are_refused(sd, unknowing, clip, ma
             {"direction": "loop", "frames": 2},
             "frames must be from 1 to 1, to close a loop in a window; got 2",
         ),
+        (extended, {"trust": 1.0}, "trust must be from 0 to below 1; got 1.0"),
+        (extended, {"trust": -0.1}, "trust must be from 0 to below 1"),
+        (
+            extended,
+            {"guess": torch.ones(7, 4, 8, 8)},
+            r"guess is \(7, 4, 8, 8\), but the new frames are \(4, 4, 8, 8\); give one of the new frames alone",
+        ),
+        (extended, {"guess": torch.ones(4, 4, 8, 4)}, r"the new frames are \(4, 4, 8, 8\)"),
+        (extended, {"guess": torch.ones(4, 16, 8, 8)}, r"Stable Diffusion needs \(frames, 4"),
     ],
 )
 def test_what_cannot_be_made_is_told_before_anything_runs(sd, tuned, clip, made, given, message, monkeypatch):
-    monkeypatch.setattr(core("comfy.samplers").CFGGuider, "sample", lambda *_, **__: pytest.fail("it ran"))
+    for kind, name in ((core("comfy.samplers").CFGGuider, "sample"), (core("comfy.sd").VAE, "decode")):
+        monkeypatch.setattr(kind, name, lambda *_, **__: pytest.fail("it ran"))
     with pytest.raises(ValueError, match=message) as error:
-        made(sd, tuned[0], **({"clip": clip} | given))
+        made(sd, tuned[0], **({"clip": clip, "vae": sd.vae} | given))
+    in_one_sentence(error)
+
+
+@pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
+@pytest.mark.parametrize(
+    ("channels", "message"), [(16, "of 16 channels, but the MODEL's have 4"), (4, "NaN or infinite pixels.*--fp32-vae")]
+)
+def test_a_vae_that_cannot_show_the_clip_is_refused(sd, tuned, clip, made, channels, message):
+    vae = SimpleNamespace(latent_channels=channels, decode=lambda samples: torch.full((1, 64, 64, 3), torch.nan))
+    with pytest.raises(ValueError, match=message) as error:
+        made(sd, tuned[0], clip, vae=vae)
     in_one_sentence(error)
 
 
@@ -441,9 +559,10 @@ def test_inverted_and_masked_latents_are_refused(sd, tuned, clip, made):
 
 
 def test_a_guess_that_is_noise_is_refused(sd, tuned, clip):
-    node, noise = pack("nodes.interpolate_video").InterpolateVideo, inverted(tuned[0], sd, clip, 2)
-    with pytest.raises(ValueError, match="already noise from DDIM Invert"):
-        executed(node, tuned[0], sd.text(PROMPT), sd.text(""), {"samples": clip}, 2, 7, STEPS, 1.0, noise, 0.5)
+    noise = inverted(tuned[0], sd, clip, 2)
+    for made in (interpolated, extended):
+        with pytest.raises(ValueError, match="already noise from DDIM Invert"):
+            made(sd, tuned[0], clip, guess=noise)
 
 
 def test_a_prompt_for_an_area_is_refused(sd, tuned, clip):
@@ -461,7 +580,8 @@ def test_control_images_of_each_frame_are_refused_where_frames_are_added(sd, tun
     in_one_sentence(error)
 
     positive = core("nodes").ControlNetApply().apply_controlnet(sd.text(PROMPT), network, images[:1], 0.8)[0]
-    assert relative(extended(sd, tuned[0], clip, positive=positive), extended(sd, tuned[0], clip)) > 1e-3
+    got, without = (extended(sd, tuned[0], clip, 2, steps=2, positive=each) for each in (positive, None))
+    assert relative(got, without) > 1e-3
 
 
 def test_prompts_and_masks_of_each_frame_are_refused_where_frames_are_added(sd, tuned, clip):
