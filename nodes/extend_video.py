@@ -19,10 +19,14 @@ class ExtendVideo(io.ComfyNode):
             node_id="ExtendVideo",
             display_name=NAME,
             category=CATEGORY,
-            description="Generates frames after a video, before it, or from its end back to its start, by a model "
-            "tuned with known_frames. The video's own frames stay as they are.",
+            description="Generates frames after a video, before it, or from its end back to its start, by tuned "
+            "weights. The video's own frames stay as they are.",
             inputs=[
-                io.Model.Input("model", tooltip="A model tuned with known_frames of Inflate UNet."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A model with tuned weights. With neither a VAE nor a guess, they must be tuned with "
+                    "known_frames of Inflate UNet.",
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt that describes the video."),
                 io.Conditioning.Input("negative", tooltip="What to avoid; an empty prompt is fine."),
                 io.Latent.Input(
@@ -134,7 +138,7 @@ class ExtendVideo(io.ComfyNode):
         trust=0.6,
     ) -> io.NodeOutput:
         from .host.differences import warn_of_missing
-        from .host.fill import check_known_frames, clean_frames_of, extend_latents
+        from .host.fill import check_can_fill, clean_frames_of, extend_latents
         from .host.memory import readable_errors
 
         # here too: the host does not validate linked inputs
@@ -143,7 +147,7 @@ class ExtendVideo(io.ComfyNode):
         need(direction in DIRECTIONS, "direction", direction, f"one of {', '.join(DIRECTIONS)}")
         need(0 <= correction < 1, "correction", correction, "from 0 to below 1")
         need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
-        check_known_frames(model, NAME)
+        check_can_fill(model, NAME, guessed=trust > 0 and (guess is not None or vae is not None))
         samples = clean_frames_of(latents, model, NAME)
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()

@@ -17,11 +17,15 @@ class InterpolateVideo(io.ComfyNode):
             node_id="InterpolateVideo",
             display_name=NAME,
             category=CATEGORY,
-            description="Generates the frames between those of a video, which stay as they are, by a model tuned with "
-            "known_frames. Where little moves between two frames, FrameInterpolate with a RIFE or FILM model is the "
+            description="Generates the frames between those of a video, which stay as they are, by tuned "
+            "weights. Where little moves between two frames, FrameInterpolate with a RIFE or FILM model is the "
             "better choice.",
             inputs=[
-                io.Model.Input("model", tooltip="A model tuned with known_frames of Inflate UNet."),
+                io.Model.Input(
+                    "model",
+                    tooltip="A model with tuned weights. With neither a VAE nor a guess, they must be tuned with "
+                    "known_frames of Inflate UNet.",
+                ),
                 io.Conditioning.Input("positive", tooltip="The prompt that describes the video."),
                 io.Conditioning.Input("negative", tooltip="What to avoid; an empty prompt is fine."),
                 io.Latent.Input(
@@ -113,14 +117,14 @@ class InterpolateVideo(io.ComfyNode):
         cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.8, vae=None
     ) -> io.NodeOutput:
         from .host.differences import warn_of_missing
-        from .host.fill import check_known_frames, clean_frames_of, interpolate_latents
+        from .host.fill import check_can_fill, clean_frames_of, interpolate_latents
         from .host.memory import readable_errors
 
         # here too: the host does not validate linked inputs
         check_steps(steps)
         need(2 <= factor <= 8, "factor", factor, "from 2 to 8")
         need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
-        check_known_frames(model, NAME)
+        check_can_fill(model, NAME, guessed=trust > 0 and (guess is not None or vae is not None))
         samples = clean_frames_of(latents, model, NAME)
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()

@@ -24,14 +24,23 @@ from .windows import undivided, windows_of
 SEEDS = 2**63
 
 
-def check_known_frames(patcher: ModelPatcher, node: str) -> None:
-    """Raises TavError unless the MODEL's weights have learnt to see known frames."""
+def check_can_fill(patcher: ModelPatcher, node: str, *, guessed: bool) -> None:
+    """Raises TavError for a MODEL without tuned weights, and if they must make frames from noise, but have not learnt
+    to see known frames.
+
+    guessed: whether frames start from a guess.
+    """
     inflated = inflated_of(patcher)
     tuned = inflated and inflated.tuned
-    if not tuned or not inflated.inflation.known_frames or not tuned.facts.inflation.known_frames:
+    if not tuned:
         raise TavError(
-            f"{node} needs weights tuned with known frames, but this MODEL's were not; set known_frames in Inflate "
-            "UNet and tune again."
+            f"{node} needs tuned weights, but this MODEL has none; connect the model of One-Shot Tune or Apply Tuned "
+            "Weights."
+        )
+    if not guessed and not (inflated.inflation.known_frames and tuned.facts.inflation.known_frames):
+        raise TavError(
+            f"{node} was given no VAE or guess, or trust 0, so it starts from noise, which needs weights tuned with "
+            "known frames; connect a VAE, or set known_frames in Inflate UNet and tune again."
         )
 
 
