@@ -31,7 +31,7 @@ class Between:
 
     factor: int = 2
     guess: str = "flow"
-    trust: float = 0.8
+    trust: float = 0.9
 
     def __post_init__(self):
         need(2 <= self.factor <= 8, "factor", self.factor, "a whole number from 2 to 8")
