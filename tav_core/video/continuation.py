@@ -43,91 +43,95 @@ def frames_to_follow(video: Tensor, direction: str) -> Tensor:
 
 
 def _extrapolated(frames: Tensor, times: Iterable[int]) -> Iterator[Tensor]:
-    """A video at times after its last frame, whose pixels go on on their paths: (h, w, 3) for each.
+    """A video at times after its last frame, in which all goes on as it did: (h, w, 3) for each.
 
-    Each pixel is followed back through up to FOLLOWED frames along their optical flow, and goes on with the speed and
-    the acceleration that fit its path best (of two or three frames, the speed alone). What moves against the ground is
-    in front of it. What it uncovers is taken from the other frames, moved along with the ground; where none shows it,
-    it is painted in from around.
+    What moves against the ground is followed back through up to FOLLOWED frames along their optical flow, as a whole,
+    so that it keeps its shape, and goes on with the speed and the acceleration that fit its path best (of two or three
+    frames, the speed alone). The ground goes on evenly. What is uncovered is taken from the other frames, moved along
+    with the ground; where none shows it, it is painted in from around.
     """
-    followed = frames.flip(0)
-    flows = [_smooth(optical_flow(after, before)) for after, before in pairwise(followed)]
-    speed, acceleration = _movement(flows)
-    pan = _median(speed), _median(acceleration)
-    ground = [_without_movers(frame, flow) for frame, flow in zip(followed[:-1], flows, strict=True)]
-    own = ~(np.abs(frames[-1].numpy() - _ground(ground, pan, 0)).max(axis=-1) < DIFFERENT)  # true where it is unknown
-    speed, acceleration = _as_things(speed, acceleration, pan, own)
-    in_front = np.exp(3 * np.minimum(np.linalg.norm(speed - pan[0], axis=-1), 6.0))
+    frames = frames.flip(0)
+    flows = [_smooth(optical_flow(after, before)) for after, before in pairwise(frames)]
+    pans = [_median(flow) for flow in flows]
+    movers = [np.linalg.norm(flow - pan, axis=-1) > AGAINST for flow, pan in zip(flows, pans, strict=True)]
+    ground = _Ground([_without(frame, mover) for frame, mover in zip(frames[:-1], movers, strict=True)], pans)
+    still = (~movers[0]).astype(np.float32)
+    speed, acceleration = _blurred(-np.mean(flows, axis=0), still), np.zeros_like(flows[0])
+    for thing in _things(frames[0].numpy(), ground.at(0), np.logical_or(*movers[:2]) if movers[1:] else movers[0]):
+        speed[thing], acceleration[thing] = _movement(thing, flows)
+    in_front = np.exp(3 * np.minimum(np.linalg.norm(speed - ground.speed, axis=-1), 6.0))
     for time in times:
-        yield _moved(frames[-1], _way(speed, acceleration, time), in_front, _ground(ground, pan, time))
+        yield _moved(frames[0], speed * time + acceleration * (time**2 / 2), in_front, ground.at(time))
+
+
+class _Ground:
+    """What the camera sees where nothing moves against it, from frames that are NaN elsewhere, the last first.
+
+    frames: each (h, w, 3). pans: how far the ground moves from each of them to the one before it.
+    """
+
+    def __init__(self, frames: list[np.ndarray], pans: list[np.ndarray]):
+        self.frames, self.grid = frames, pixel_grid(*frames[0].shape[:2])
+        self.speed, self.ways = -np.mean(pans, axis=0), np.cumsum([np.zeros(2), *pans[:-1]], axis=0)
+
+    def at(self, time: int) -> np.ndarray:
+        """The median of all frames, moved to a time after the last one; NaN where none shows the ground."""
+        moved = []
+        for frame, way in zip(self.frames, self.ways, strict=True):
+            where = (self.grid - self.speed * time + way).astype(np.float32)
+            unknown = [np.nan] * 3
+            moved.append(
+                cv2.remap(frame, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown)
+            )
+        with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of pixels that no frame shows
+            return np.nanmedian(moved, axis=0)
+
+
+def _things(frame: np.ndarray, ground: np.ndarray, movers: np.ndarray) -> Iterator[np.ndarray]:
+    """The regions (h, w) of things that move against the ground: they, or some of their parts, are among the movers,
+    and they do not look like the ground behind them, if that is known."""
+    own = ~(np.abs(frame - ground).max(axis=-1) < DIFFERENT)  # true where it is unknown
+    count, regions = cv2.connectedComponents((own & _grown(movers, len(frame) // 12)).astype(np.uint8))
+    for number in range(1, count):
+        region = regions == number
+        if movers[region].mean() > 0.3:
+            yield region
+
+
+def _movement(thing: np.ndarray, flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """A thing's speed and acceleration, x and y in pixels a frame, from the flows of each frame to the one before."""
+    depth = cv2.distanceTransform(thing.astype(np.uint8), cv2.DIST_L2, 3)
+    core = depth >= depth.max() / 2  # the flow near its rim is partly the ground's
+    places, ways = pixel_grid(*thing.shape)[core][:, None], [np.zeros(2, np.float32)]
+    for flow in flows:
+        step = cv2.remap(flow, places + ways[-1], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        ways.append(ways[-1] + _median(step))
+    times = -np.arange(1, len(ways), dtype=np.float32)
+    powers = np.stack([times, times**2 / 2] if len(times) > 2 else [times], axis=1)
+    speed, *acceleration = np.linalg.lstsq(powers, np.stack(ways[1:]), rcond=None)[0]
+    return speed, acceleration[0] if acceleration else np.zeros(2)
+
+
+def _median(motion: np.ndarray) -> np.ndarray:
+    return np.median(motion.reshape(-1, 2), axis=0).astype(np.float32)
 
 
 def _smooth(flow: np.ndarray) -> np.ndarray:
     return np.stack([cv2.medianBlur(np.ascontiguousarray(part), 5) for part in np.moveaxis(flow, -1, 0)], axis=-1)
 
 
-def _movement(flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Speed and acceleration, (h, w, 2) in pixels a frame, of the last frame's pixels, by least squares.
-
-    flows: of each frame to the one before it, the last frame's first.
-    """
-    grid, ways = pixel_grid(*flows[0].shape[:2]), [np.zeros_like(flows[0])]
-    for flow in flows:
-        step = cv2.remap(flow, grid + ways[-1], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        ways.append(ways[-1] + step)
-    times = -np.arange(1, len(ways), dtype=np.float32)
-    powers = np.stack([times, times**2 / 2] if len(times) > 2 else [times], axis=1)
-    fitted = np.linalg.lstsq(powers, np.stack(ways[1:]).reshape(len(times), -1), rcond=None)[0]
-    speed, *acceleration = fitted.reshape(-1, *flows[0].shape)
-    return speed, acceleration[0] if acceleration else np.zeros_like(speed)
+def _blurred(motion: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weighted mean around each pixel."""
+    sums, weights = (cv2.GaussianBlur(each, (0, 0), len(weight) / 16) for each in (motion * weight[..., None], weight))
+    return sums / np.maximum(weights, 1e-6)[..., None]
 
 
-def _as_things(
-    speed: np.ndarray, acceleration: np.ndarray, pan: tuple[np.ndarray, np.ndarray], own: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same, where each region that moves against the ground has one speed and acceleration, so that it keeps its
-    shape, and the ground has those of the camera, the speed smoothly varying.
-
-    own: (h, w), where the frame does not look like the ground behind it.
-    """
-    against = np.linalg.norm(speed - pan[0], axis=-1) > AGAINST
-    still = (~against).astype(np.float32)
-    around, weight = (cv2.GaussianBlur(each, (0, 0), len(still) / 16) for each in (speed * still[..., None], still))
-    speeds, accelerations = around / np.maximum(weight, 1e-6)[..., None], np.broadcast_to(pan[1], speed.shape).copy()
-    count, regions = cv2.connectedComponents((against & own).astype(np.uint8))
-    for number in range(1, count):
-        region = regions == number
-        speeds[region], accelerations[region] = _median(speed[region]), _median(acceleration[region])
-    return speeds, accelerations
+def _without(frame: Tensor, movers: np.ndarray) -> np.ndarray:
+    return np.where(_grown(movers, 5)[..., None], np.nan, frame.numpy())
 
 
-def _median(motion: np.ndarray) -> np.ndarray:
-    return np.median(motion.reshape(-1, 2), axis=0)
-
-
-def _way(speed: np.ndarray, acceleration: np.ndarray, time: int) -> np.ndarray:
-    """How far things have gone since the last frame."""
-    return speed * time + acceleration * (time**2 / 2)
-
-
-def _without_movers(frame: Tensor, flow: np.ndarray) -> np.ndarray:
-    """A frame (h, w, 3) whose pixels that move against most others, and those around them, are NaN."""
-    against = np.linalg.norm(flow - _median(flow), axis=-1) > AGAINST
-    against = cv2.dilate(against.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    return np.where(against[..., None], np.nan, frame.numpy())
-
-
-def _ground(frames: list[np.ndarray], pan: tuple[np.ndarray, np.ndarray], time: int) -> np.ndarray:
-    """The median of frames, moved as the ground does until a time after the last one, which is the first of them;
-    (h, w, 3), NaN where none shows it."""
-    grid, moved = pixel_grid(*frames[0].shape[:2]), []
-    for ago, frame in enumerate(frames):
-        where = (grid - _way(*pan, time) + _way(*pan, -ago)).astype(np.float32)
-        moved.append(
-            cv2.remap(frame, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=[np.nan] * 3)
-        )
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of pixels that no frame shows
-        return np.nanmedian(moved, axis=0)
+def _grown(mask: np.ndarray, size: int) -> np.ndarray:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
 
 
 def _moved(frame: Tensor, motion: np.ndarray, in_front: np.ndarray, ground: np.ndarray) -> Tensor:
