@@ -30,7 +30,8 @@ from tav_core.demo.settings import SETTINGS
 from tav_core.fill import Filling, averaged, between, extend, fill, interpolate
 from tav_core.known_frames import Known
 from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
-from tav_core.video.flow import continued_by_flow, interpolated_by_flow
+from tav_core.video.continuation import continued_by_flow
+from tav_core.video.flow import interpolated_by_flow
 from tav_core.video.pixels import to_uint8
 from tav_core.world.draw import centre_of, draw_clip, truth
 from tav_core.world.protocol import WorldClip, clips_to_report
@@ -75,7 +76,7 @@ def in_between(clip: WorldClip, options: argparse.Namespace) -> dict:
     tuned = Tuned(clip, frames[::2], options)
     scheduler, filling = tuned.scheduler, Filling(num_steps=SETTINGS.steps)
     known, decoded = between(tuned.latents, 2), tuned.decoded(tuned.latents)
-    flow = interpolated_by_flow(decoded, 2)
+    flow = torch.stack(list(interpolated_by_flow(decoded, 2)))
     guesses = {"average": averaged(known), "flow": tuned.checkpoint.encode_video(flow)}
     made = {
         "VAE": tuned.decoded(tuned.checkpoint.encode_video(frames)),
@@ -102,7 +103,7 @@ def onwards(clip: WorldClip, options: argparse.Namespace, *, backwards: bool) ->
     shown, hidden = (slice(8, 16), slice(0, 8)) if backwards else (slice(0, 8), slice(8, 16))
     tuned = Tuned(clip, frames[shown], options)
     filling, decoded = Filling(num_steps=SETTINGS.steps), tuned.decoded(tuned.latents)
-    flow = continued_by_flow(decoded, 8, "backwards" if backwards else "onwards")
+    flow = torch.stack(list(continued_by_flow(decoded, 8, "backwards" if backwards else "onwards")))
     guess = tuned.checkpoint.encode_video(flow)
     made = {
         "VAE": tuned.decoded(tuned.checkpoint.encode_video(frames))[hidden],

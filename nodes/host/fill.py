@@ -1,8 +1,11 @@
 """Frames in between, onwards, backwards, and loops on a MODEL: tav_core/fill.py as a sampler of the host."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import islice
 
+import torch
+from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
 from comfy.samplers import CFGGuider
 from comfy.sd import VAE
@@ -13,7 +16,8 @@ from torch import Tensor
 from ...tav_core.errors import TavError
 from ...tav_core.fill import Filling, between, check_loop, close_loop, extend, fill
 from ...tav_core.known_frames import Known
-from ...tav_core.video.flow import continued_by_flow, frames_to_follow, interpolated_by_flow
+from ...tav_core.video.continuation import continued_by_flow, frames_to_follow
+from ...tav_core.video.flow import interpolated_by_flow
 from .control import chain_of
 from .ddim import DDIM, GuidedNoise, ddim_scheduler, for_inversion, run_sampler
 from .inflate import inflated_of
@@ -22,6 +26,8 @@ from .latents import check_clean, check_vae, frames_of
 from .windows import undivided, windows_of
 
 SEEDS = 2**63
+AT_ONCE = 8
+"""Frames of a guess that are made and encoded before the next ones."""
 
 
 def check_can_fill(patcher: ModelPatcher, node: str, *, guessed: bool) -> None:
@@ -170,16 +176,22 @@ class _Fill(DDIM):
         return self.make(predictor_of, latents, scheduler=self.scheduler, on_step=on_step)
 
 
-def _guess_by_flow(vae: VAE, patcher: ModelPatcher, samples: Tensor, by_flow: Callable[[Tensor], Tensor]) -> Tensor:
+def _guess_by_flow(
+    vae: VAE, patcher: ModelPatcher, samples: Tensor, by_flow: Callable[[Tensor], Iterable[Tensor]]
+) -> Tensor:
     """What optical flow guesses from a video's frames, (n, c, h, w).
 
-    samples: (f, c, h, w), clean. by_flow: frames (f, h, w, 3) in 0..1 -> (n, h, w, 3).
+    samples: (f, c, h, w), clean. by_flow: frames (f, h, w, 3) in 0..1 -> n of them.
     """
     check_vae(vae, patcher)
     frames = vae.decode(samples).float().cpu()  # the host may keep images on its GPU, or in half precision
     if not frames.isfinite().all():
         raise TavError("The VAE returned NaN or infinite pixels; start ComfyUI with --fp32-vae.")
-    return frames_of({"samples": vae.encode(by_flow(frames))})
+    guess, parts = iter(by_flow(frames)), []
+    while part := list(islice(guess, AT_ONCE)):
+        throw_exception_if_processing_interrupted()
+        parts.append(vae.encode(torch.stack(part)))
+    return frames_of({"samples": torch.cat(parts)})
 
 
 def _as_seen(samples: Tensor, patcher: ModelPatcher) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from ..errors import TavError, need
 from ..fill import averaged, between, check_loop, close_loop, extend, fill
-from ..video.flow import continued_by_flow, interpolated_by_flow
-from ..video.pixels import to_float
+from ..video.continuation import continued_by_flow
+from ..video.flow import interpolated_by_flow
 from ..windows import Windows
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ class Between:
 
     factor: int = 2
     guess: str = "flow"
-    trust: float = 0.8
+    trust: float = 0.9
 
     def __post_init__(self):
         need(2 <= self.factor <= 8, "factor", self.factor, "a whole number from 2 to 8")
@@ -70,10 +69,9 @@ class Between:
         known, guess = between(run.encoded, self.factor), None
         if self.guess == "flow":
             guess = known.latents.clone()
-            for number, pair in enumerate(pairwise(run.clip.frames)):  # so that only few frames are float at once
-                frames = interpolated_by_flow(to_float(torch.stack(pair)), self.factor)[1:-1]
-                first = number * self.factor + 1
-                guess[:, :, first : first + self.factor - 1] = run.checkpoint.encode_video(frames)
+            for place, frame in enumerate(interpolated_by_flow(run.clip.frames, self.factor)):
+                if place % self.factor:
+                    guess[:, :, place] = run.checkpoint.encode_video(frame[None])[:, :, 0]
         elif self.guess == "average":
             guess = averaged(known)
         options = {"guess": guess, "trust": self.trust, "on_step": on_step}
@@ -129,7 +127,7 @@ class Onwards:
         given, guess = (run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling), None
         if self.guess == "flow":
             frames = continued_by_flow(run.clip.frames, self.frames, self.direction)
-            guess = run.checkpoint.encode_video(frames).to(run.encoded)
+            guess = torch.cat([run.checkpoint.encode_video(frame[None]) for frame in frames], dim=2)
         options = {"guess": guess, "trust": self.trust, "on_step": on_step}
         if self.direction == "loop":
             return close_loop(*given, **options)

@@ -1,6 +1,6 @@
-"""Frames in between and onwards by optical flow: the field's cheap baseline, and a first guess for a network."""
+"""Frames in between by optical flow: the field's cheap baseline, and a first guess for a network."""
 
-import warnings
+from collections.abc import Iterator
 from itertools import pairwise
 
 import cv2
@@ -10,182 +10,37 @@ from torch import Tensor
 
 from .pixels import to_float, to_uint8
 
-FOLLOWED = 6
-"""How many frames back a path is followed."""
-AGAINST = 1
-"""Pixels a frame from which something moves against the ground."""
-DIFFERENT = 0.06
-"""Difference of colour, 0 to 1, from which something is not the ground."""
 
-
-def interpolated_by_flow(frames: Tensor, factor: int) -> Tensor:
+def interpolated_by_flow(frames: Tensor, factor: int) -> Iterator[Tensor]:
     """Puts factor - 1 frames between each two: both warped along their optical flow and averaged by distance.
 
-    frames: (f, h, w, 3) in 0..1; returns ((f - 1) * factor + 1, h, w, 3). The flow is OpenCV's DIS (Kroeger et al.
-    2016, arXiv 1603.03590); it is taken to be even between two frames.
+    frames: (f, h, w, 3), float in 0..1 or uint8; gives (f - 1) * factor + 1 frames (h, w, 3) in 0..1, each made when
+    it is asked for. The flow is OpenCV's DIS (Kroeger et al. 2016, arXiv 1603.03590); it is taken to be even between
+    two frames.
     """
-    video = [frames[0]]
+    yield to_float(frames[0])
     for before, after in pairwise(frames):
-        there, back = _flow(before, after), _flow(after, before)
+        before, after = to_float(before), to_float(after)
+        there, back = optical_flow(before, after), optical_flow(after, before)
         for step in range(1, factor):
             share = step / factor
-            warped = _warped(before, there * share), _warped(after, back * (1 - share))
-            video.append(warped[0].lerp(warped[1], share))
-        video.append(after)
-    return torch.stack(video)
+            yield _warped(before, there * share).lerp(_warped(after, back * (1 - share)), share)
+        yield after
 
 
-def continued_by_flow(frames: Tensor, count: int, direction: str) -> Tensor:
-    """What follows a video, what came before it, or what leads from its end back to its start: (count, h, w, 3) in
-    0..1, in order of time.
-
-    frames: (f, h, w, 3), f at least 2, float in 0..1 or uint8. direction: "onwards", "backwards" or "loop".
-    """
-    near = to_float(frames_to_follow(frames, direction))
-    if direction == "loop":
-        return interpolated_by_flow(near.flip(0), count + 1)[1:-1]
-    return extrapolated_by_flow(near, count, backwards=direction == "backwards")
-
-
-def frames_to_follow(video: Tensor, direction: str) -> Tensor:
-    """The frames of a video, (f, ...), on which `continued_by_flow` depends, in their order."""
-    if direction == "loop":
-        return video[[0, -1]]
-    return video[: FOLLOWED + 1] if direction == "backwards" else video[-FOLLOWED - 1 :]
-
-
-def extrapolated_by_flow(frames: Tensor, count: int, *, backwards: bool = False) -> Tensor:
-    """Continues a video by moving the last frame's pixels onwards on their paths: (count, h, w, 3), in order of time.
-
-    Each pixel is followed back through up to FOLLOWED frames along their optical flow, and goes on with the speed and
-    the acceleration that fit its path best (of two or three frames, the speed alone). What moves against the ground is
-    in front of it. What it uncovers is taken from the other frames, moved along with the ground; where none shows it,
-    it is painted in from around.
-
-    frames: (f, h, w, 3) in 0..1, f at least 2. backwards: what came before, instead of what follows.
-    """
-    if backwards:
-        return extrapolated_by_flow(frames.flip(0), count).flip(0)
-    followed = frames[-FOLLOWED - 1 :].flip(0)
-    flows = [_smooth(_flow(after, before)) for after, before in pairwise(followed)]
-    speed, acceleration = _movement(flows)
-    pan = _median(speed), _median(acceleration)
-    ground = [_without_movers(frame, flow) for frame, flow in zip(followed[:-1], flows, strict=True)]
-    own = ~(np.abs(frames[-1].numpy() - _ground(ground, pan, 0)).max(axis=-1) < DIFFERENT)  # true where it is unknown
-    speed, acceleration = _as_things(speed, acceleration, pan, own)
-    in_front = np.exp(3 * np.minimum(np.linalg.norm(speed - pan[0], axis=-1), 6.0))
-    return torch.stack(
-        [
-            _moved(frames[-1], _way(speed, acceleration, time), in_front, _ground(ground, pan, time))
-            for time in range(1, count + 1)
-        ]
-    )
-
-
-def _smooth(flow: np.ndarray) -> np.ndarray:
-    return np.stack([cv2.medianBlur(np.ascontiguousarray(part), 5) for part in np.moveaxis(flow, -1, 0)], axis=-1)
-
-
-def _movement(flows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Speed and acceleration, (h, w, 2) in pixels a frame, of the last frame's pixels, by least squares.
-
-    flows: of each frame to the one before it, the last frame's first.
-    """
-    grid, ways = _grid(*flows[0].shape[:2]), [np.zeros_like(flows[0])]
-    for flow in flows:
-        step = cv2.remap(flow, grid + ways[-1], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        ways.append(ways[-1] + step)
-    times = -np.arange(1, len(ways), dtype=np.float32)
-    powers = np.stack([times, times**2 / 2] if len(times) > 2 else [times], axis=1)
-    fitted = np.linalg.lstsq(powers, np.stack(ways[1:]).reshape(len(times), -1), rcond=None)[0]
-    speed, *acceleration = fitted.reshape(-1, *flows[0].shape)
-    return speed, acceleration[0] if acceleration else np.zeros_like(speed)
-
-
-def _as_things(
-    speed: np.ndarray, acceleration: np.ndarray, pan: tuple[np.ndarray, np.ndarray], own: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same, where each region that moves against the ground has one speed and acceleration, so that it keeps its
-    shape, and the ground has those of the camera, the speed smoothly varying.
-
-    own: (h, w), where the frame does not look like the ground behind it.
-    """
-    against = np.linalg.norm(speed - pan[0], axis=-1) > AGAINST
-    still = (~against).astype(np.float32)
-    around, weight = (cv2.GaussianBlur(each, (0, 0), len(still) / 16) for each in (speed * still[..., None], still))
-    speeds, accelerations = around / np.maximum(weight, 1e-6)[..., None], np.broadcast_to(pan[1], speed.shape).copy()
-    count, regions = cv2.connectedComponents((against & own).astype(np.uint8))
-    for number in range(1, count):
-        region = regions == number
-        speeds[region], accelerations[region] = _median(speed[region]), _median(acceleration[region])
-    return speeds, accelerations
-
-
-def _median(motion: np.ndarray) -> np.ndarray:
-    return np.median(motion.reshape(-1, 2), axis=0)
-
-
-def _way(speed: np.ndarray, acceleration: np.ndarray, time: int) -> np.ndarray:
-    """How far things have gone since the last frame."""
-    return speed * time + acceleration * (time**2 / 2)
-
-
-def _without_movers(frame: Tensor, flow: np.ndarray) -> np.ndarray:
-    """A frame (h, w, 3) whose pixels that move against most others, and those around them, are NaN."""
-    against = np.linalg.norm(flow - _median(flow), axis=-1) > AGAINST
-    against = cv2.dilate(against.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    return np.where(against[..., None], np.nan, frame.numpy())
-
-
-def _ground(frames: list[np.ndarray], pan: tuple[np.ndarray, np.ndarray], time: int) -> np.ndarray:
-    """The median of frames, moved as the ground does until a time after the last one, which is the first of them;
-    (h, w, 3), NaN where none shows it."""
-    grid, moved = _grid(*frames[0].shape[:2]), []
-    for ago, frame in enumerate(frames):
-        where = (grid - _way(*pan, time) + _way(*pan, -ago)).astype(np.float32)
-        moved.append(
-            cv2.remap(frame, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=[np.nan] * 3)
-        )
-    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of pixels that no frame shows
-        return np.nanmedian(moved, axis=0)
-
-
-def _moved(frame: Tensor, motion: np.ndarray, in_front: np.ndarray, ground: np.ndarray) -> Tensor:
-    """A frame whose pixels have gone where the motion takes them; of several in one place, those in front count, and
-    where there is none, the ground."""
-    height, width = motion.shape[:2]
-    target, weighed = _grid(height, width) + motion, np.zeros((height * width, 4))
-    corner = np.floor(target).astype(int)
-    colours = np.concatenate([frame.numpy(), np.ones((height, width, 1), np.float32)], axis=-1)
-    for offset in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        place = corner + offset
-        share = (1 - np.abs(target - place)).prod(axis=-1) * in_front
-        inside = ((place >= 0) & (place < (width, height))).all(axis=-1)
-        number = place[inside] @ (1, width)
-        for channel in range(4):
-            values = (colours[..., channel] * share)[inside]
-            weighed[:, channel] += np.bincount(number, values, minlength=height * width)
-    weight = weighed[:, 3].reshape(height, width)
-    image = (weighed[:, :3] / np.maximum(weighed[:, 3:], 1e-8)).reshape(height, width, 3)
-    image = np.where((weight < 0.3)[..., None], ground, image)
-    unknown = np.isnan(image).any(axis=-1)
-    image = (255 * np.nan_to_num(image).clip(0, 1)).round().astype(np.uint8)
-    painted = cv2.inpaint(image, unknown.astype(np.uint8), 3, cv2.INPAINT_TELEA)
-    return torch.from_numpy(painted).float() / 255
-
-
-def _grid(height: int, width: int) -> np.ndarray:
-    """Where each pixel is, (h, w, 2) as x, y."""
-    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
-
-
-def _flow(first: Tensor, second: Tensor) -> np.ndarray:
+def optical_flow(first: Tensor, second: Tensor) -> np.ndarray:
+    """Where the first frame's pixels, (h, w, 3) in 0..1, are in the second: (h, w, 2), x and y in pixels."""
     greys = [cv2.cvtColor(np.asarray(to_uint8(frame[None]))[0], cv2.COLOR_RGB2GRAY) for frame in (first, second)]
     return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*greys, None)
 
 
 def _warped(frame: Tensor, motion: np.ndarray) -> Tensor:
-    from_where = _grid(*motion.shape[:2]) - motion
+    from_where = pixel_grid(*motion.shape[:2]) - motion
     return torch.from_numpy(
         cv2.remap(frame.numpy(), from_where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     )
+
+
+def pixel_grid(height: int, width: int) -> np.ndarray:
+    """Where each pixel is, (h, w, 2) as x, y."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)

@@ -6,7 +6,8 @@ import torch
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
 from tav_core.jobs.fill_tasks import Between
-from tav_core.video.flow import continued_by_flow, interpolated_by_flow
+from tav_core.video.continuation import continued_by_flow
+from tav_core.video.flow import interpolated_by_flow
 from tav_core.windows import Windows
 from tests.cli.test_cli import _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
 from tests.clips import encode
@@ -207,6 +208,7 @@ def test_a_guess_is_the_optical_flow_s(files, known, tmp_path, written):  # noqa
         (smooth, interpolated_by_flow(clip, 3)),
         (longer[4:], continued_by_flow(clip, 3, "onwards")),
     ):
+        flow = torch.stack(list(flow))
         through = vae.decode_video(vae.encode_video(flow))
         new = [at for at in range(len(flow)) if made is not smooth or at % 3]
         assert (made - through)[new].abs().mean() < 0.6 * (made - through.flip(2))[new].abs().mean()

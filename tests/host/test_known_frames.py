@@ -147,9 +147,9 @@ def latent_of(samples):
 
 
 def through_pixels(sd, samples, change):
-    """Samples decoded, changed as images, and encoded again."""
+    """Samples decoded, changed as images (to frames, one by one), and encoded again."""
     with torch.inference_mode():
-        changed = sd.vae.encode(change(sd.vae.decode(samples)))
+        changed = sd.vae.encode(torch.stack(list(change(sd.vae.decode(samples)))))
     return changed.clone()
 
 
@@ -336,7 +336,7 @@ def test_a_loop_is_tav_cores(sd, tuned, clip):
 @pytest.mark.parametrize(("direction", "count"), [("onwards", 3), ("backwards", 3), ("loop", 1)])
 def test_a_continuation_by_optical_flow_is_tav_cores(sd, either, moving, direction, count):
     fill, backwards = pack("tav_core.fill"), direction == "backwards"
-    by_flow = partial(pack("tav_core.video.flow").continued_by_flow, count=count, direction=direction)
+    by_flow = partial(pack("tav_core.video.continuation").continued_by_flow, count=count, direction=direction)
     guess = through_pixels(sd, moving, by_flow)
     continued = fill.close_loop if direction == "loop" else partial(fill.extend, backwards=backwards)
     given = to_core(moving), count, core_scheduler(either[0]), filling()

@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tav_core.video.flow import (
-    FOLLOWED,
-    continued_by_flow,
-    extrapolated_by_flow,
-    frames_to_follow,
-    interpolated_by_flow,
-)
+from tav_core.video.continuation import FOLLOWED, continued_by_flow, frames_to_follow
+from tav_core.video.flow import interpolated_by_flow
 
 SIZE, SIDE = 96, 24
 
@@ -46,6 +41,10 @@ def assert_follows(made: torch.Tensor, truths: torch.Tensor, within: float) -> N
         assert (one - true)[square].abs().mean() < 0.1
 
 
+def continued(*given) -> torch.Tensor:
+    return torch.stack(list(continued_by_flow(*given)))
+
+
 LINE = [(4 + 3 * t, 20 + 2 * t) for t in range(12)]
 CURVE = [
     (4 + 4 * t, 64 - 8 * t + t * (t - 1) // 2) for t in range(12)
@@ -57,19 +56,19 @@ CURVE = [
 def test_what_moves_goes_on_as_it_did(path, within, direction):
     frames = drawn(path)
     shown, hidden = (frames[4:], frames[:4]) if direction == "backwards" else (frames[:8], frames[8:])
-    assert_follows(continued_by_flow(shown, 4, direction), hidden, within)
+    assert_follows(continued(shown, 4, direction), hidden, within)
 
 
 def test_the_ground_stays_where_nothing_hid_it():
     frames = drawn(LINE)
-    made = continued_by_flow(frames[:8], 2, "onwards")
+    made = continued(frames[:8], 2, "onwards")
     never_hidden = (frames[:10] - frames[:1]).abs().sum(dim=(0, -1)) == 0
     assert (made - frames[8:10])[:, never_hidden].abs().mean() < 0.01
 
 
 def test_a_camera_that_pans_goes_on():
     frames = drawn([(36, 36)] * 12, pan=3)
-    made = continued_by_flow(frames[:8], 3, "onwards")
+    made = continued(frames[:8], 3, "onwards")
     assert_follows(made, frames[8:11], 1.0)
     left = slice(0, 30)  # its right edge shows what no frame has shown yet
     assert (made - frames[8:11])[:, :, left].abs().mean() < 0.03
@@ -77,7 +76,7 @@ def test_a_camera_that_pans_goes_on():
 
 def test_two_frames_give_a_speed():
     frames = drawn(LINE)
-    assert_follows(extrapolated_by_flow(frames[:2], 2), frames[2:4], 1.5)
+    assert_follows(continued(frames[:2], 2, "onwards"), frames[2:4], 1.5)
 
 
 def test_what_moves_is_in_front_of_what_it_reaches():
@@ -86,13 +85,13 @@ def test_what_moves_is_in_front_of_what_it_reaches():
     standing = torch.zeros(SIZE, SIZE, dtype=torch.bool)
     standing[30:66, 60:90] = True
     frames = torch.where((standing & (frames.mean(dim=-1) < 0.5))[..., None], torch.tensor(0.3), frames)
-    assert_follows(continued_by_flow(frames[:7], 3, "onwards"), frames[7:], 1.5)
+    assert_follows(continued(frames[:7], 3, "onwards"), frames[7:], 1.5)
 
 
 def test_a_loop_leads_from_the_end_to_the_start():
     frames = drawn(LINE[:5])
-    made = continued_by_flow(frames, 3, "loop")
-    assert torch.equal(made, interpolated_by_flow(frames[[4, 0]], 4)[1:4])
+    made = continued(frames, 3, "loop")
+    assert torch.equal(made, torch.stack(list(interpolated_by_flow(frames[[4, 0]], 4))[1:4]))
     places = [centre(frame)[0] for frame in (frames[4], *made, frames[0])]
     assert places == sorted(places, reverse=True)
 
@@ -102,7 +101,7 @@ def test_only_the_frames_to_follow_count_and_bytes_are_taken_as_well(direction):
     frames = drawn(LINE)
     near = frames_to_follow(frames, direction)
     assert len(near) == (2 if direction == "loop" else FOLLOWED + 1)
-    made = continued_by_flow(frames, 2, direction)
-    assert torch.equal(made, continued_by_flow(near, 2, direction))
+    made = continued(frames, 2, direction)
+    assert torch.equal(made, continued(near, 2, direction))
     as_bytes = (255 * frames).round().byte()
-    assert (continued_by_flow(as_bytes, 2, direction) - made).abs().mean() < 0.01
+    assert (continued(as_bytes, 2, direction) - made).abs().mean() < 0.01
