@@ -78,7 +78,8 @@ class InflateUNet(io.ComfyNode):
                     default=False,
                     optional=True,
                     tooltip="Lets the model be shown frames that are known, so that tuning also learns to make the "
-                    "others: needed by Interpolate Video and Extend Video; it has no effect until tuned.",
+                    "others. Interpolate Video and Extend Video need it only without a VAE or a guess, to start from "
+                    "noise. It has no effect until tuned.",
                     **ADVANCED,
                 ),
             ],

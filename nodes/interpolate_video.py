@@ -37,7 +37,7 @@ class InterpolateVideo(io.ComfyNode):
                     min=2,
                     max=8,
                     tooltip="How many times as many frames, 2 to 8: factor - 1 are generated between each two. Tuning "
-                    "practises 2 and 4.",
+                    "with known_frames practises 2 and 4.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -49,8 +49,16 @@ def tuned(sd):
 
 @pytest.fixture(scope="module")
 def unknowing(sd):
-    """A MODEL with weights that were tuned without known frames."""
-    return pack("nodes.host.inflate").with_tuned(sd.model, random_weights(sd)[1])
+    """A MODEL with weights that never saw known frames, and tav_core's network with the same."""
+    unet, weights = random_weights(sd)
+    weights.apply(unet)
+    return pack("nodes.host.inflate").with_tuned(sd.model, weights), unet
+
+
+@pytest.fixture(params=["knowing", "unknowing"])
+def either(request, tuned, unknowing):
+    """A MODEL whose weights see known frames, or never saw them, and tav_core's network with the same."""
+    return tuned if request.param == "knowing" else unknowing
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +158,7 @@ def core_predictor(sd, tuned, cfg=3.0):
     cond, empty = (predictor(unet, sd.text(text), core_scheduler(model)) for text in (PROMPT, ""))
 
     def predictor_of(known):
+        known = known if unet.inflation.known_frames else None
         return pack("tav_core").guided(replace(cond, known=known), replace(empty, known=known), cfg)
 
     return predictor_of
@@ -217,27 +226,26 @@ def test_an_interpolation_is_tav_cores(sd, tuned, clip, cfg):
     assert torch.equal(got[::2], clip)
 
 
-def test_an_interpolation_with_a_guess_is_tav_cores(sd, tuned, clip, plain):
+def test_an_interpolation_with_a_guess_is_tav_cores(sd, either, clip):
     fill, guess = pack("tav_core.fill"), random(5, 4, 8, 8, seed=8, scale=5.0)
     known = fill.between(to_core(clip), 2)
     expected = fill.fill(
-        core_predictor(sd, tuned), known, core_scheduler(tuned[0]), filling(), guess=to_core(guess), trust=0.5
+        core_predictor(sd, either), known, core_scheduler(either[0]), filling(), guess=to_core(guess), trust=0.5
     )
-    got = interpolated(sd, tuned[0], clip, guess=guess)
+    got = interpolated(sd, either[0], clip, guess=guess)
     assert relative(got, from_core(expected)) < 1e-4
     assert torch.equal(got[::2], clip)
-    assert relative(got, plain) > 0.02
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_an_interpolation_by_optical_flow_is_tav_cores(sd, tuned, moving, factor):
+def test_an_interpolation_by_optical_flow_is_tav_cores(sd, either, moving, factor):
     fill = pack("tav_core.fill")
     by_flow = partial(pack("tav_core.video.flow").interpolated_by_flow, factor=factor)
     guess, known = through_pixels(sd, moving, by_flow), fill.between(to_core(moving), factor)
     expected = fill.fill(
-        core_predictor(sd, tuned), known, core_scheduler(tuned[0]), filling(), guess=to_core(guess), trust=0.5
+        core_predictor(sd, either), known, core_scheduler(either[0]), filling(), guess=to_core(guess), trust=0.5
     )
-    got = interpolated(sd, tuned[0], moving, factor, vae=sd.vae)
+    got = interpolated(sd, either[0], moving, factor, vae=sd.vae)
     print(f"{relative(got, from_core(expected)):.1e} of the mean magnitude")
     assert relative(got, from_core(expected)) < 1e-4
     assert torch.equal(got[::factor], moving)
@@ -326,14 +334,14 @@ def test_a_loop_is_tav_cores(sd, tuned, clip):
 
 
 @pytest.mark.parametrize(("direction", "count"), [("onwards", 3), ("backwards", 3), ("loop", 1)])
-def test_a_continuation_by_optical_flow_is_tav_cores(sd, tuned, moving, direction, count):
+def test_a_continuation_by_optical_flow_is_tav_cores(sd, either, moving, direction, count):
     fill, backwards = pack("tav_core.fill"), direction == "backwards"
     by_flow = partial(pack("tav_core.video.continuation").continued_by_flow, count=count, direction=direction)
     guess = through_pixels(sd, moving, by_flow)
     continued = fill.close_loop if direction == "loop" else partial(fill.extend, backwards=backwards)
-    given = to_core(moving), count, core_scheduler(tuned[0]), filling()
-    expected = continued(core_predictor(sd, tuned), *given, guess=to_core(guess), trust=0.5)
-    got = extended(sd, tuned[0], moving, count, direction, vae=sd.vae)
+    given = to_core(moving), count, core_scheduler(either[0]), filling()
+    expected = continued(core_predictor(sd, either), *given, guess=to_core(guess), trust=0.5)
+    got = extended(sd, either[0], moving, count, direction, vae=sd.vae)
     print(f"{relative(got, from_core(expected)):.1e} of the mean magnitude")
     assert relative(got, from_core(expected)) < 1e-4
     assert torch.equal(got[count:] if backwards else got[:FRAMES], moving)
@@ -361,6 +369,16 @@ def test_a_guess_goes_before_the_vae_and_no_trust_ignores_both(sd, tuned, moving
     assert torch.equal(make(guess=guess, vae=sd.vae), by_guess)
     for ignored in ({"guess": guess}, {"vae": sd.vae}):
         assert torch.equal(make(trust=0.0, **ignored), by_noise)
+
+
+@pytest.mark.parametrize(
+    ("made", "places"), [(interpolated, [0, 1, 1, 2, 2]), (extended, [2, 1])], ids=["interpolate", "extend"]
+)
+def test_known_frames_that_no_tuning_has_seen_change_nothing(sd, unknowing, clip, made, places):
+    again, given = pack("nodes.host.inflate").inflate(unknowing[0], known_frames=True), (clip, 2)
+    one, other = (made(sd, model, *given, guess=clip[places], steps=2) for model in (again, unknowing[0]))
+    assert relative(one, other) < 1e-6
+    assert torch.equal(one[::2] if made is interpolated else one[:FRAMES], clip)
 
 
 @pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
@@ -475,18 +493,30 @@ def in_one_sentence(error):
 
 
 @pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
-@pytest.mark.parametrize("which", ["base", "inflated", "tuned without", "inflated again"])
-def test_weights_that_never_saw_known_frames_are_refused(sd, unknowing, clip, made, which):
+@pytest.mark.parametrize("inflated", [False, True], ids=["base", "inflated"])
+def test_a_model_without_tuned_weights_is_refused(sd, clip, made, inflated):
+    model = pack("nodes.host.inflate").inflate(sd.model, known_frames=True) if inflated else sd.model
+    for given in {}, {"vae": sd.vae}:
+        with pytest.raises(ValueError, match="needs tuned weights, but this MODEL has none; connect") as error:
+            made(sd, model, clip, **given)
+        in_one_sentence(error)
+
+
+@pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
+@pytest.mark.parametrize("which", ["tuned without", "inflated again", "left out"])
+def test_weights_that_see_no_known_frames_are_refused_where_frames_start_from_noise(
+    sd, tuned, unknowing, clip, made, which
+):
     inflate = pack("nodes.host.inflate").inflate
     model = {
-        "base": sd.model,
-        "inflated": inflate(sd.model, known_frames=True),
-        "tuned without": unknowing,
-        "inflated again": inflate(unknowing, known_frames=True),
+        "tuned without": unknowing[0],
+        "inflated again": inflate(unknowing[0], known_frames=True),
+        "left out": inflate(tuned[0], known_frames=False),
     }[which]
-    with pytest.raises(ValueError, match="set known_frames in Inflate UNet and tune again") as error:
-        made(sd, model, clip)
-    in_one_sentence(error)
+    for given in {}, {"vae": sd.vae, "trust": 0.0}, {"guess": clip, "trust": 0.0}:
+        with pytest.raises(ValueError, match="connect a VAE, or set known_frames in Inflate UNet and tune") as error:
+            made(sd, model, clip, **given)
+        in_one_sentence(error)
 
 
 @pytest.mark.parametrize(
