@@ -147,7 +147,7 @@ class ExtendVideo(io.ComfyNode):
         need(direction in DIRECTIONS, "direction", direction, f"one of {', '.join(DIRECTIONS)}")
         need(0 <= correction < 1, "correction", correction, "from 0 to below 1")
         need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
-        check_can_fill(model, NAME, guessed=trust > 0 and (guess is not None or vae is not None))
+        check_can_fill(model, NAME, steps, trust if vae is not None or guess is not None else 0)
         samples = clean_frames_of(latents, model, NAME)
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()

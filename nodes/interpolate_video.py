@@ -74,7 +74,7 @@ class InterpolateVideo(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "trust",
-                    default=0.8,
+                    default=0.9,
                     min=0.0,
                     max=0.99,
                     step=0.01,
@@ -114,7 +114,7 @@ class InterpolateVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.8, vae=None
+        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.9, vae=None
     ) -> io.NodeOutput:
         from .host.differences import warn_of_missing
         from .host.fill import check_can_fill, clean_frames_of, interpolate_latents
@@ -124,7 +124,7 @@ class InterpolateVideo(io.ComfyNode):
         check_steps(steps)
         need(2 <= factor <= 8, "factor", factor, "from 2 to 8")
         need(0 <= trust < 1, "trust", trust, "from 0 to below 1")
-        check_can_fill(model, NAME, guessed=trust > 0 and (guess is not None or vae is not None))
+        check_can_fill(model, NAME, steps, trust if vae is not None or guess is not None else 0)
         samples = clean_frames_of(latents, model, NAME)
         guess = None if guess is None else clean_frames_of(guess, model, NAME)
         note, began = warn_of_missing(model, positive, *place_in_graph(cls)), time.perf_counter()

@@ -30,11 +30,11 @@ AT_ONCE = 8
 """Frames of a guess that are made and encoded before the next ones."""
 
 
-def check_can_fill(patcher: ModelPatcher, node: str, *, guessed: bool) -> None:
+def check_can_fill(patcher: ModelPatcher, node: str, num_steps: int, trust: float) -> None:
     """Raises TavError for a MODEL without tuned weights, and if they must make frames from noise, but have not learnt
     to see known frames.
 
-    guessed: whether frames start from a guess.
+    trust: as in tav_core's `fill`; 0 without a guess.
     """
     inflated = inflated_of(patcher)
     tuned = inflated and inflated.tuned
@@ -43,10 +43,12 @@ def check_can_fill(patcher: ModelPatcher, node: str, *, guessed: bool) -> None:
             f"{node} needs tuned weights, but this MODEL has none; connect the model of One-Shot Tune or Apply Tuned "
             "Weights."
         )
-    if not guessed and not (inflated.inflation.known_frames and tuned.facts.inflation.known_frames):
+    from_noise = not Filling(num_steps).skipped(trust)
+    if from_noise and not (inflated.inflation.known_frames and tuned.facts.inflation.known_frames):
         raise TavError(
-            f"{node} was given no VAE or guess, or trust 0, so it starts from noise, which needs weights tuned with "
-            "known frames; connect a VAE, or set known_frames in Inflate UNet and tune again."
+            f"{node} would start from noise (no VAE or guess, or a trust too small for {num_steps} steps), for which "
+            "weights must be tuned with known frames; connect a VAE, raise trust, or set known_frames in Inflate UNet "
+            "and tune again."
         )
 
 

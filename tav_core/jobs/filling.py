@@ -144,10 +144,11 @@ def prepare_filling(
     """
     clip, weights, output = Path(clip), Path(weights), Path(output)
     tuned = TunedWeights.load(weights)
-    if (task.guess == "none" or not task.trust) and not tuned.facts.inflation.known_frames:
+    from_noise = task.guess == "none" or not Filling(config.num_steps).skipped(task.trust)
+    if from_noise and not tuned.facts.inflation.known_frames:
         raise TavError(
             f"{weights.name} was tuned without known frames, so it cannot make frames from noise; leave out --guess "
-            "none and --trust 0, or tune the clip with --known-frames."
+            f"none, and let --trust replace some of {config.num_steps} steps, or tune the clip with --known-frames."
         )
     if output.suffix.lower() != ".mp4":
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")

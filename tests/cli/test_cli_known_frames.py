@@ -113,7 +113,7 @@ def test_weights_without_known_frames_make_them_from_a_guess_alone(tuned, tmp_pa
     for command in ("interpolate", "extend"):
         outcome = tav(*adding(command, tuned, weights, tmp_path / "a.mp4"))
         assert outcome.code == 0, outcome.err
-        for options in ({"guess": "none"}, {"trust": 0}):
+        for options in ({"guess": "none"}, {"trust": 0}, {"trust": 0.2, "steps": 2}):
             outcome = tav(*adding(command, tuned, weights, tmp_path / "b.mp4", **options))
             assert_refused(outcome, "was tuned without known frames, so it cannot make frames from noise; leave out")
     (smooth, _), (longer, _) = written
