@@ -6,6 +6,10 @@ Each FRAMES:WINDOW (0: the whole clip at once) tunes on the clip, inverts it, an
 the largest live memory of a guided prediction, seconds per tuning step and per frame of an edit, and how good the edits
 are: the mean and, in brackets, the worst edit; the warp error of neighbouring frames that share all their windows, and
 of those at the seams between windows.
+
+    python benchmarks/windows.py --time 16:0 64:16 128:16
+
+compares processor times alone: all cases in turn, the fastest of five rounds each.
 """
 
 import argparse
@@ -82,6 +86,29 @@ def measured(frames: int, window: int) -> dict:
     return result | {name: [figure[name] for figure in figures if name in figure] for name in figures[0]}
 
 
+def timed(cases: list[tuple[int, int]], rounds: int = 5) -> dict[str, dict]:
+    """Seconds of processor time a frame of a guided prediction, and a tuning step."""
+    checkpoint = load_checkpoint(miniature_path())
+    unet, scheduler = inflate(checkpoint.unet, group_norm=SETTINGS.group_norm), checkpoint.scheduler
+    schedule, prompt = DDPMScheduler.from_config(scheduler.config), checkpoint.encode_prompt(CLIP.scene.caption)
+    predict = guided(NoisePredictor(unet, prompt, scheduler), NoisePredictor(unet, prompt, scheduler), 2.5)
+    found = {case: ([], []) for case in cases}
+    for _ in range(rounds):
+        for (frames, window), (predictions, steps) in found.items():
+            latents = torch.randn(1, 4, frames, 16, 16)
+            began = time.process_time()
+            with torch.no_grad():
+                windowed(predict, Windows(window, window // 4))(latents, 500)
+            predictions.append((time.process_time() - began) / frames)
+            began = time.process_time()
+            tune(unet, latents, prompt, schedule, TuneConfig(num_steps=2, window=window))
+            steps.append((time.process_time() - began) / 2)
+    return {
+        f"{frames}:{window}": {"prediction s per frame": min(predictions), "tuning step s": min(steps)}
+        for (frames, window), (predictions, steps) in found.items()
+    }
+
+
 def edit_of(kind: str, change: dict) -> Edit:
     scene = CLIP.scene
     of_thing = {name: value for name, value in change.items() if name in ("colour", "kind")}
@@ -104,13 +131,24 @@ def warps(video: Tensor, windows: Windows) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+", help="FRAMES:WINDOW")
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=Path, help="keeps what was measured, so that an interrupted run goes on")
+    parser.add_argument("--time", action="store_true")
     arguments = parser.parse_args()
-    results = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
-    for case in arguments.cases:
-        if case not in results:
-            results[case] = measured(*map(int, case.split(":")))
-            arguments.json.write_text(json.dumps(results, indent=1))
+    cases = [tuple(map(int, case.split(":"))) for case in arguments.cases]
+    if arguments.time:
+        return table(timed(cases))
+    kept = arguments.json
+    results = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    for case in cases:
+        name = "{}:{}".format(*case)
+        if name not in results:
+            results[name] = measured(*case)
+            if kept:
+                kept.write_text(json.dumps(results, indent=1))
+    table(results)
+
+
+def table(results: dict[str, dict]) -> None:
     names = list(dict.fromkeys(name for result in results.values() for name in result))
     print("| frames:window | " + " | ".join(names) + " |\n|---" * 1 + "|---:" * len(names) + "|")
     for case, result in results.items():
