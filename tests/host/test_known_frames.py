@@ -514,7 +514,9 @@ def test_weights_that_see_no_known_frames_are_refused_where_frames_start_from_no
         "left out": inflate(tuned[0], known_frames=False),
     }[which]
     for given in {}, {"vae": sd.vae, "trust": 0.0}, {"guess": clip, "trust": 0.01, "steps": 20}:
-        with pytest.raises(ValueError, match="connect a VAE, raise trust, or set known_frames in Inflate UNet") as error:
+        with pytest.raises(
+            ValueError, match="connect a VAE, raise trust, or set known_frames in Inflate UNet"
+        ) as error:
             made(sd, model, clip, **given)
         in_one_sentence(error)
 
