@@ -31,7 +31,7 @@ Video = Annotated[
 ]
 Weights = Annotated[
     Path,
-    typer.Option("--weights", "-w", metavar="FILE", help="A file from `tav tune`; see --known-frames there."),
+    typer.Option("--weights", "-w", metavar="FILE", help="A file from `tav tune`."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The video to write, an .mp4 file.")]
 Prompt = Annotated[
@@ -128,7 +128,9 @@ def extend(
     trust: Trust = 0.6,
     correction: Annotated[
         float,
-        typer.Option(help="Against drift: the share of the steps by which new frames are noised and denoised again."),
+        typer.Option(
+            help="Against drift: the share of the steps, 0 to below 1, by which new frames are made once more."
+        ),
     ] = 0.0,
     prompt: Prompt = None,
     use: Used = None,
@@ -149,7 +151,7 @@ def extend(
     """Continue a video, onwards, backwards or to a loop, by weights tuned on it or on the clip that it is an edit of.
 
     The video's own frames stay as they are. It is continued a window at a time, each from the frames before. Without a
-    guess, the weights need --known-frames.
+    guess, the weights need --known-frames. A loop takes at most as many new frames as the network sees at once, less 2.
 
     \b
     Example:

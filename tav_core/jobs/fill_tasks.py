@@ -67,7 +67,7 @@ class Between:
 
     def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
         known, guess = between(run.encoded, self.factor), None
-        if self.guess == "flow":
+        if self.guess == "flow" and run.filling.skipped(self.trust):
             guess = known.latents.clone()
             for place, frame in enumerate(interpolated_by_flow(run.clip.frames, self.factor)):
                 if place % self.factor:
@@ -125,7 +125,7 @@ class Onwards:
 
     def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
         given, guess = (run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling), None
-        if self.guess == "flow":
+        if self.guess == "flow" and run.filling.skipped(self.trust):
             frames = continued_by_flow(run.clip.frames, self.frames, self.direction)
             guess = torch.cat([run.checkpoint.encode_video(frame[None]) for frame in frames], dim=2)
         options = {"guess": guess, "trust": self.trust, "on_step": on_step}

@@ -144,12 +144,8 @@ def prepare_filling(
     """
     clip, weights, output = Path(clip), Path(weights), Path(output)
     tuned = TunedWeights.load(weights)
-    from_noise = task.guess == "none" or not Filling(config.num_steps).skipped(task.trust)
-    if from_noise and not tuned.facts.inflation.known_frames:
-        raise TavError(
-            f"{weights.name} was tuned without known frames, so it cannot make frames from noise; leave out --guess "
-            f"none, and let --trust replace some of {config.num_steps} steps, or tune the clip with --known-frames."
-        )
+    if not tuned.facts.inflation.known_frames:
+        _check_guess(task, config, weights.name)
     if output.suffix.lower() != ".mp4":
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")
     if output.is_dir() or (output.exists() and any(output.samefile(each) for each in (clip, weights) if each.exists())):
@@ -202,6 +198,18 @@ def prepare_filling(
         MemoryPlan.on(device, needed),
         notes,
     )
+
+
+def _check_guess(task: Between | Onwards, config: FillConfig, weights: str) -> None:
+    """Raises TavError if frames would start from noise."""
+    needs = f"{weights} was tuned without known frames, so it cannot make frames from noise; "
+    if task.guess == "none":
+        raise TavError(f"{needs}leave out --guess none, or tune the clip with --known-frames.")
+    if not Filling(config.num_steps).skipped(task.trust):
+        raise TavError(
+            f"{needs}--trust {task.trust:g} of {config.num_steps} steps replaces none, so raise --trust or --steps, or "
+            "tune the clip with --known-frames."
+        )
 
 
 def _read(clip: Path, facts: TunedFacts, changed: Mapping) -> Clip:

@@ -113,9 +113,13 @@ def test_weights_without_known_frames_make_them_from_a_guess_alone(tuned, tmp_pa
     for command in ("interpolate", "extend"):
         outcome = tav(*adding(command, tuned, weights, tmp_path / "a.mp4"))
         assert outcome.code == 0, outcome.err
-        for options in ({"guess": "none"}, {"trust": 0}, {"trust": 0.2, "steps": 2}):
+        for options, advice in (
+            ({"guess": "none"}, "leave out --guess none, or tune the clip with --known-frames."),
+            ({"trust": 0}, "--trust 0 of 2 steps replaces none, so raise --trust or --steps, or tune"),
+            ({"trust": 0.2}, "--trust 0.2 of 2 steps replaces none"),
+        ):
             outcome = tav(*adding(command, tuned, weights, tmp_path / "b.mp4", **options))
-            assert_refused(outcome, "was tuned without known frames, so it cannot make frames from noise; leave out")
+            assert_refused(outcome, f"was tuned without known frames, so it cannot make frames from noise; {advice}")
     (smooth, _), (longer, _) = written
     assert torch.equal(smooth[::2], clip)
     assert torch.equal(longer[:4], clip)
@@ -139,7 +143,7 @@ def test_weights_without_known_frames_make_them_from_a_guess_alone(tuned, tmp_pa
         (
             "extend",
             {"direction": "loop", "frames": 3},
-            "from 1 to 2, to close a loop in a window; got 3",
+            "from 1 to 2, to close a loop in a window of 4 frames; got 3",
         ),
         ("extend", {"window": 5}, "The window has 5 frames, but the clip has only 4"),
         ("extend", {"prompt": " "}, "The prompt is empty"),

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from tav_core import TavError
 from tav_core.video.continuation import FOLLOWED, continued_by_flow, frames_to_follow
 from tav_core.video.flow import interpolated_by_flow
 
@@ -86,6 +87,45 @@ def test_what_moves_is_in_front_of_what_it_reaches():
     standing[30:66, 60:90] = True
     frames = torch.where((standing & (frames.mean(dim=-1) < 0.5))[..., None], torch.tensor(0.3), frames)
     assert_follows(continued(frames[:7], 3, "onwards"), frames[7:], 1.5)
+
+
+@pytest.mark.parametrize("zoom", [1.02, 1.05])
+def test_a_camera_that_zooms_goes_on_for_a_while(zoom):
+    """All of the frame moves against its middle, and is no thing for it."""
+    image, centre_of = textured(128, 128, 3), (63.5, 63.5)
+    frames = [cv2.warpAffine(image, cv2.getRotationMatrix2D(centre_of, 0, zoom**t), (128, 128)) for t in range(10)]
+    frames = torch.from_numpy(np.stack(frames)).clamp(0, 1)
+    errors = [(made - frames[8:]).square().mean() for made in (continued(frames[:8], 2, "onwards"), frames[[7, 7]])]
+    assert errors[0] < 0.3 * errors[1]
+
+
+def test_frames_before_a_cut_do_not_count():
+    before, after = 1 - drawn(LINE), drawn([(36, 36)] * 12, pan=3)
+    made = continued(torch.cat([before[:4], after[:4]]), 2, "onwards")
+    assert torch.equal(made, continued(after[:4], 2, "onwards"))
+    held = continued(torch.cat([before[:7], after[:1]]), 2, "onwards")
+    assert torch.equal(held, after[[0, 0]])
+
+
+def test_a_thing_may_be_large():
+    """OpenCV maps at most 32767 points in one column."""
+    frames = drawn([(30 + t, 30) for t in range(4)]).repeat_interleave(8, dim=1).repeat_interleave(8, dim=2)
+    assert_follows(continued(frames[:3], 1, "onwards"), frames[3:], 8.0)
+
+
+@pytest.mark.parametrize("size", [(8, 64), (12, 200), (8, 8), (64, 8)])
+def test_frames_may_be_small(size):
+    """DIS crashes the process on frames that are low and wide."""
+    frames = torch.rand(4, *size, 3, generator=torch.Generator().manual_seed(0))
+    for direction in ("onwards", "backwards", "loop"):
+        made = continued(frames, 2, direction)
+        assert made.shape == (2, *size, 3)
+        assert made.isfinite().all()
+
+
+def test_a_single_frame_shows_no_motion():
+    with pytest.raises(TavError, match="at least 2 frames, got 1"):
+        continued(drawn(LINE[:1]), 2, "onwards")
 
 
 def test_a_loop_leads_from_the_end_to_the_start():
