@@ -240,7 +240,8 @@ def check_loop(length: int, num_frames: int) -> None:
     """Raises TavError if so many new frames do not fit into a window of a length, with a known one on either side."""
     if length < 3:
         raise TavError(f"A loop needs windows of at least 3 frames, one of them new; got {length}.")
-    need(1 <= num_frames <= length - 2, "frames", num_frames, f"from 1 to {length - 2}, to close a loop in a window of {length} frames")
+    needed = f"from 1 to {length - 2}, to close a loop in a window of {length} frames"
+    need(1 <= num_frames <= length - 2, "frames", num_frames, needed)
 
 
 def _counted(on_step: Callable, done: int, total: int, step: int, _total: int, **values) -> None:

@@ -546,7 +546,7 @@ def test_weights_that_see_no_known_frames_are_refused_where_frames_start_from_no
         (
             extended,
             {"direction": "loop", "frames": 2},
-            "frames must be from 1 to 1, to close a loop in a window; got 2",
+            "frames must be from 1 to 1, to close a loop in a window of 3 frames; got 2",
         ),
         (extended, {"trust": 1.0}, "trust must be from 0 to below 1; got 1.0"),
         (extended, {"trust": -0.1}, "trust must be from 0 to below 1"),
