@@ -388,9 +388,9 @@ def test_a_guess_is_made_of_images_that_the_host_keeps_in_half_precision(sd, tun
     monkeypatch.setattr(core("comfy.cli_args").args, "fp16_intermediates", True)
     with torch.inference_mode():
         assert sd.vae.decode(moving).dtype == torch.float16
-    got = make()
-    print(f"{relative(got, expected):.1e} of the mean magnitude")
-    assert relative(got, expected) < 0.1
+    difference = (make() - expected).abs().mean() / expected.abs().mean()  # what is a thing, is a matter of thresholds
+    print(f"{difference:.1e} of the mean magnitude")
+    assert difference < 0.05
 
 
 def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatch):
