@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..tav_core.errors import need
 from ..tav_core.steps import check_steps
 from .host.versions import known
-from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, place_in_graph, ui_values
+from .sockets import ADVANCED, CATEGORY, KEPT_SEED, checked, place_in_graph, trust_input, ui_values
 
 NAME = "Extend Video"
 DIRECTIONS = ["onwards", "backwards", "loop"]
@@ -95,16 +95,7 @@ class ExtendVideo(io.ComfyNode):
                     tooltip="What the new frames alone may look like, in order of time, as many as frames says. Takes "
                     "the place of the guess by optical flow.",
                 ),
-                io.Float.Input(
-                    "trust",
-                    default=0.6,
-                    min=0.0,
-                    max=0.99,
-                    step=0.01,
-                    optional=True,
-                    tooltip="For which share of the steps the guess stands in for the generated frames, 0 to 0.99: 0 "
-                    "ignores it, more stays closer to it. Only used with a guess or a VAE.",
-                ),
+                trust_input(0.6),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="latent", tooltip="The video with the frames that were added.")

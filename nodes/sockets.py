@@ -18,6 +18,20 @@ ADVANCED = known(io.Combo.Input, advanced=True)
 KEPT_SEED = {"control_after_generate": io.ControlAfterGenerate.fixed} if hasattr(io, "ControlAfterGenerate") else {}
 
 
+def trust_input(default: float) -> io.Float.Input:
+    """The input of nodes that make frames from a guess."""
+    return io.Float.Input(
+        "trust",
+        default=default,
+        min=0.0,
+        max=0.99,
+        step=0.01,
+        optional=True,
+        tooltip="For which share of the steps the guess stands in for the generated frames, 0 to 0.99: 0 ignores it, "
+        "more stays closer to it. Only used with a guess or a VAE.",
+    )
+
+
 def ui_values(**values) -> dict:
     """A node's `ui` result, which clients read from /history; in a list, since the host reduces a dict to its keys."""
     return {"tune_a_video": [values]}
