@@ -33,7 +33,7 @@ from tav_core.metrics import peak_signal_to_noise, trajectory_correlation
 from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
 from tav_core.video.pixels import to_uint8
-from tav_core.world.draw import centre_of, draw_clip, truth
+from tav_core.world.draw import draw_clip, truth
 from tav_core.world.protocol import WorldClip, clips_to_report
 from tav_core.world.readers import read_image
 
@@ -128,8 +128,7 @@ def scores(video: Tensor, truths: Tensor, clip: WorldClip, scenes: list) -> dict
     readings = [read_image(image) for image in to_uint8(video)]
     seen = [reading.thing(thing.colour) for reading in readings]
     wanted = [truth(scene).centres[0] for scene in scenes]
-    masks = [reading.labels > 0 for reading in readings]
-    found = [centre_of(mask) if mask.any() else None for mask in masks]
+    found = [one and one.centre for one in seen]
     pairs = [(a, b) for a, b in zip(found, wanted, strict=True) if b is not None]
     errors = [0.5 if a is None else float(np.hypot(*np.subtract(a, b))) for a, b in pairs]
     return {
