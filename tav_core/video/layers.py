@@ -1,0 +1,120 @@
+"""The layers of a video: the ground, and the things that move before it (Wang and Adelson 1994, "Representing moving
+images with layers")."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from .flow import optical_flow, pixel_grid
+from .matching import DIFFERENT, grown, pan
+from .things import Thing, filled, shifted, things_in
+
+AGAINST = 1 / 128
+"""The share of the frame's side, a frame, from which something moves against the ground."""
+EXPLAINED = 0.0075
+"""How much better, in colour from 0 to 1, the flow must explain what moves than the ground's movement does."""
+
+
+class Layers:
+    """What the first of some frames shows, (f, h, w, 3) in 0..1, f at least 2, which run backwards in time.
+
+    flows: from each frame to the next, (h, w, 2). things: what moves against the ground in the first frame. rest: (h,
+    w), where none of them is.
+    """
+
+    ground: "Ground"
+    things: list[Thing]
+    rest: np.ndarray
+
+    def __init__(self, frames: Tensor):
+        images = list(frames.numpy())
+        self.flows = [_smooth(optical_flow(after, before)) for after, before in pairwise(frames)]
+        pans = [pan(after, before) for after, before in pairwise(images)]
+        movers = [_movers(*each) for each in zip(images[:-1], images[1:], self.flows, pans, strict=True)]
+        moving = np.logical_or(*movers[:2]) if movers[1:] else movers[0]
+        ground = Ground(images, movers, pans)
+        differs = [ground.differs(image, -ago) for ago, image in enumerate(images)]
+        things = list(things_in(images, self.flows, ground.ways, differs, moving))
+        self.ground = Ground(images, [_elsewhere(mover, ago, things) for ago, mover in enumerate(movers)], pans)
+        for thing in things:
+            self.ground.hide(thing.rigid, thing.ways)
+        differs = self.ground.differs(images[0], 0)
+        self.things, self.rest = [thing.where(differs) for thing in things], np.ones_like(moving)
+        for thing in self.things:
+            self.ground.hide(thing.region, thing.ways)
+            self.rest &= ~thing.region
+
+
+def _movers(image: np.ndarray, before: np.ndarray, flow: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """Where things move against the ground, (h, w): the flow is another than the ground's, and explains more. None, if
+    that is more than half of the frame, and thus no thing, but a camera that zooms.
+
+    flow: (h, w, 2), of the image to the one before it; ground: x and y, how far the ground moves between them.
+    """
+    places, side, unlike = pixel_grid(*flow.shape[:2]), min(flow.shape[:2]), []
+    for motion in (flow, ground):
+        where = (places + motion).astype(np.float32)
+        seen = cv2.remap(before, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        differences = np.minimum(np.abs(image - seen).max(axis=-1), 4 * DIFFERENT)
+        unlike.append(cv2.blur(differences, (side // 16 | 1, side // 16 | 1)))
+    explained = unlike[0] < unlike[1] - EXPLAINED
+    movers = filled((np.linalg.norm(flow - ground, axis=-1) > side * AGAINST) & explained)
+    return movers & (movers.mean() < 0.5)
+
+
+class Ground:
+    """What the camera sees where nothing moves against it, in a video that runs backwards in time.
+
+    images: (h, w, 3). movers: where something moves against the ground in each, (h, w); without the last image. pans:
+    how far the ground moves from each image to the next. ways: how far it is in each from where it is in the first.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], movers: Sequence[np.ndarray], pans: Sequence[np.ndarray]):
+        size = min(images[0].shape[:2]) // 25
+        self.grid = pixel_grid(*images[0].shape[:2])
+        self.frames = [
+            np.where(grown(mover, size)[..., None], np.nan, image) for image, mover in zip(images, movers, strict=False)
+        ]
+        self.speed, self.ways = -np.mean(pans, axis=0), np.cumsum([np.zeros(2), *pans], axis=0)
+
+    def hide(self, thing: np.ndarray, ways: Sequence[np.ndarray]) -> None:
+        """Takes a thing away from all frames, at which it is so far from where it is in the last one."""
+        for frame, way in zip(self.frames, ways, strict=False):
+            frame[grown(shifted(thing, way), min(thing.shape) // 25)] = np.nan
+
+    def at(self, time: int) -> np.ndarray:
+        """The median of all frames, moved to a time after the last one; NaN where none shows the ground."""
+        moved = []
+        for frame, way in zip(self.frames, self.ways, strict=False):
+            where = (self.grid - self.speed * time + way).astype(np.float32)
+            unknown = [np.nan] * 3
+            moved.append(
+                cv2.remap(frame, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown)
+            )
+        return _median_of_known(np.stack(moved))
+
+    def differs(self, image: np.ndarray, time: int) -> np.ndarray:
+        """Where an image does not look like the ground at its time, or no image shows it; (h, w)."""
+        return ~(np.abs(image - self.at(time)).max(axis=-1) < DIFFERENT)
+
+
+def _elsewhere(mover: np.ndarray, ago: int, things: Sequence[Thing]) -> np.ndarray:
+    """What moves in a frame so many frames ago, but not near one of the things."""
+    for thing in things:
+        mover = mover & ~grown(shifted(thing.region, thing.ways[ago]), min(mover.shape) // 6)
+    return mover
+
+
+def _median_of_known(values: np.ndarray) -> np.ndarray:
+    """The median over the first axis of what is not NaN; NaN where all is. np.nanmedian takes ten times as long."""
+    ordered, count = np.sort(values, axis=0), (~np.isnan(values)).sum(axis=0, keepdims=True)
+    low, high = np.maximum(count - 1, 0) // 2, np.minimum(count // 2, len(values) - 1)
+    middle = [np.take_along_axis(ordered, place, axis=0)[0] for place in (low, high)]
+    return (middle[0] + middle[1]) / 2
+
+
+def _smooth(flow: np.ndarray) -> np.ndarray:
+    return np.stack([cv2.medianBlur(np.ascontiguousarray(part), 5) for part in np.moveaxis(flow, -1, 0)], axis=-1)
