@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import TavError
 from .cuts import cut_in
-from .flow import interpolated_by_flow, pixel_grid
+from .flow import interpolated_by_flow, splatted
 from .layers import Layers
 from .pixels import to_float
 
@@ -82,20 +82,9 @@ def _blurred(motion: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _moved(frame: Tensor, motion: np.ndarray, in_front: np.ndarray, ground: np.ndarray) -> Tensor:
     """A frame whose pixels have gone where the motion takes them; of several in one place, those in front count, and
     where there is none, the ground."""
-    height, width = motion.shape[:2]
-    target, weighed = pixel_grid(height, width) + motion, np.zeros((height * width, 5))
-    corner = np.floor(target).astype(int)
-    colours = np.concatenate([frame.numpy(), np.ones((height, width, 1), np.float32)], axis=-1)
-    for offset in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        place = corner + offset
-        share = (1 - np.abs(target - place)).prod(axis=-1)
-        inside = ((place >= 0) & (place < (width, height))).all(axis=-1)
-        number = place[inside] @ (1, width)
-        for channel in range(5):
-            values = share if channel == 4 else colours[..., channel] * share * in_front
-            weighed[:, channel] += np.bincount(number, values[inside], minlength=height * width)
-    covered = weighed[:, 4].reshape(height, width) >= 0.3
-    image = (weighed[:, :3] / np.maximum(weighed[:, 3:4], 1e-8)).reshape(height, width, 3)
+    colours = np.concatenate([frame.numpy(), 1 / in_front[..., None]], axis=-1)  # the last sums up to the share
+    sums, weights = splatted(colours, motion, in_front)
+    covered, image = sums[..., 3] >= 0.3, sums[..., :3] / np.maximum(weights, 1e-8)[..., None]
     image = np.where(covered[..., None], image, ground)
     unknown = np.isnan(image).any(axis=-1)
     image = (255 * np.nan_to_num(image).clip(0, 1)).round().astype(np.uint8)
