@@ -34,7 +34,7 @@ from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
 from tav_core.video.pixels import to_uint8
 from tav_core.world.draw import draw_clip, truth
-from tav_core.world.protocol import WorldClip, clips_to_report
+from tav_core.world.protocol import WorldClip, clips_to_choose_by, clips_to_report
 from tav_core.world.readers import read_image
 
 
@@ -86,6 +86,8 @@ def in_between(clip: WorldClip, options: argparse.Namespace) -> dict:
         for name, guess in guesses.items():
             latents = fill(tuned.predictor, known, scheduler, filling, guess=guess, trust=trust)
             made[f"ours from the {name}, {trust}"] = tuned.decoded(latents)
+        corrected = made[f"ours from the flow, {trust}"] - tuned.decoded(guesses["flow"])
+        made[f"flow, corrected by ours, {trust}"] = (flow + corrected).clamp(0, 1)
     made |= {
         "nearest": decoded.repeat_interleave(2, dim=0)[:-1],
         "average": ((decoded[:-1] + decoded[1:]) / 2).repeat_interleave(2, dim=0)[[0, *range(14)]],
@@ -116,6 +118,9 @@ def onwards(clip: WorldClip, options: argparse.Namespace, *, backwards: bool) ->
     for name, way in ways.items():
         latents = extend(tuned.predictor, tuned.latents, 8, tuned.scheduler, filling, backwards=backwards, **way)
         made[name] = tuned.decoded(latents)[hidden]
+        if "guess" in way:
+            corrected = made[name] - made["flow through the VAE"]
+            made[f"flow, corrected by ours, {way['trust']}"] = (flow + corrected).clamp(0, 1)
     sheet = options.json.with_name(f"{options.json.stem}.{clip.plan.name}.{'back' if backwards else 'on'}.png")
     save(sheet, [frames[shown], frames[hidden], *made.values()])
     return {name: scores(video, frames[hidden], clip, scenes[hidden]) for name, video in made.items()}
@@ -159,9 +164,10 @@ def main() -> None:
     parser.add_argument("--trust", nargs="*", type=float, default=[0.6, 0.8])
     parser.add_argument("--correction", nargs="*", type=float, default=[])
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--choosing", action="store_true", help="clips for choosing settings, not those of the report")
     options = parser.parse_args()
     results = json.loads(options.json.read_text()) if options.json.exists() else {}
-    for clip in clips_to_report():
+    for clip in clips_to_choose_by() if options.choosing else clips_to_report():
         if clip.plan.name not in options.clips:
             continue
         for task in options.tasks:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from .flow import optical_flow, pixel_grid
-from .matching import DIFFERENT, grown, pan
+from .matching import DIFFERENT, apart, grown, pan
 from .things import Thing, filled, shifted, things_in
 
 AGAINST = 1 / 128
@@ -58,7 +58,7 @@ def _movers(image: np.ndarray, before: np.ndarray, flow: np.ndarray, ground: np.
     for motion in (flow, ground):
         where = (places + motion).astype(np.float32)
         seen = cv2.remap(before, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        differences = np.minimum(np.abs(image - seen).max(axis=-1), 4 * DIFFERENT)
+        differences = np.minimum(apart(image, seen), 4 * DIFFERENT)
         unlike.append(cv2.blur(differences, (side // 16 | 1, side // 16 | 1)))
     explained = unlike[0] < unlike[1] - EXPLAINED
     movers = filled((np.linalg.norm(flow - ground, axis=-1) > side * AGAINST) & explained)
@@ -98,7 +98,7 @@ class Ground:
 
     def differs(self, image: np.ndarray, time: int) -> np.ndarray:
         """Where an image does not look like the ground at its time, or no image shows it; (h, w)."""
-        return ~(np.abs(image - self.at(time)).max(axis=-1) < DIFFERENT)
+        return ~(apart(image, self.at(time)) < DIFFERENT)
 
 
 def _elsewhere(mover: np.ndarray, ago: int, things: Sequence[Thing]) -> np.ndarray:

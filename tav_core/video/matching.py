@@ -49,7 +49,13 @@ def _difference(first: np.ndarray, second: np.ndarray, x: int, y: int) -> float:
     height, width = first.shape[:2]
     own = first[max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)]
     other = second[max(0, y) : height - max(0, -y), max(0, x) : width - max(0, -x)]
-    return float(np.minimum(np.abs(own - other).max(axis=-1), DIFFERENT).mean()) if own.size else DIFFERENT
+    return float(np.minimum(apart(own, other), DIFFERENT).mean()) if own.size else DIFFERENT
+
+
+def apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """How different the colours of two images (h, w, 3) are at most, (h, w); NaN where one of them is."""
+    red, green, blue = cv2.split(cv2.absdiff(first, second))
+    return np.maximum(np.maximum(red, green), blue)  # several times as fast as the maximum over a last axis of three
 
 
 class Template:

@@ -7,7 +7,8 @@ import torch
 
 from tav_core import TavError
 from tav_core.video.continuation import FOLLOWED, continued_by_flow, frames_to_follow
-from tav_core.video.flow import interpolated_by_flow
+from tav_core.video.flow import interpolated_by_flow, splatted
+from tav_core.video.layers import Layers
 
 SIZE, SIDE = 96, 24
 
@@ -52,7 +53,12 @@ CURVE = [
 ]  # without its acceleration, 8 pixels off after 4 frames
 
 
-@pytest.mark.parametrize(("path", "within"), [(LINE, 1.5), (CURVE, 4.0)], ids=["line", "curve"])
+CIRCLE = [(round(36 + 26 * np.cos(0.4 * t)), round(36 + 26 * np.sin(0.4 * t))) for t in range(12)]
+
+
+@pytest.mark.parametrize(
+    ("path", "within"), [(LINE, 1.5), (CURVE, 2.0), (CIRCLE, 4.0)], ids=["line", "curve", "circle"]
+)
 @pytest.mark.parametrize("direction", ["onwards", "backwards"])
 def test_what_moves_goes_on_as_it_did(path, within, direction):
     frames = drawn(path)
@@ -73,6 +79,34 @@ def test_a_camera_that_pans_goes_on():
     assert_follows(made, frames[8:11], 1.0)
     left = slice(0, 30)  # its right edge shows what no frame has shown yet
     assert (made - frames[8:11])[:, :, left].abs().mean() < 0.03
+
+
+def two_things(number: int) -> np.ndarray:
+    """The square on its curve, and a dark disc that goes the other way, before a plain ground that a camera pans."""
+    frame = drawn(CURVE)[number].numpy().copy()
+    columns = np.arange(SIZE) + 2 * number
+    frame[frame.mean(axis=-1) < 0.5] = 0.3
+    frame[:, (columns % 40 < 2)] += 0.05
+    return cv2.circle(frame, (88 - 4 * number, 82), 9, (0.0, 0.1, 0.0), cv2.FILLED, cv2.LINE_AA)
+
+
+def test_two_things_go_their_own_ways_before_a_ground_that_shows_little():
+    frames = torch.from_numpy(np.stack([two_things(number) for number in range(11)]))
+    made = continued(frames[:8], 3, "onwards")
+    assert_follows(made, frames[8:], 2.0)
+    dark = [np.argwhere(frame.numpy().max(axis=-1) < 0.2).mean(axis=0)[::-1] for frame in (*made, *frames[8:])]
+    assert np.abs(np.subtract(dark[:3], dark[3:])).max() < 2
+
+
+def test_ground_that_a_thing_has_passed_does_not_go_along():
+    frames = drawn(CURVE)
+    things = Layers(frames[:8].flip(0)).things
+    assert len(things) == 1
+    x, y = CURVE[7]
+    truth = np.zeros((SIZE, SIZE), bool)
+    truth[y : y + SIDE, x : x + SIDE] = True
+    assert (things[0].region & ~truth).sum() < 0.1 * truth.sum()
+    assert (truth & ~things[0].region).sum() < 0.1 * truth.sum()
 
 
 def test_two_frames_give_a_speed():
@@ -145,3 +179,21 @@ def test_only_the_frames_to_follow_count_and_bytes_are_taken_as_well(direction):
     assert torch.equal(made, continued(near, 2, direction))
     as_bytes = (255 * frames).round().byte()
     assert (continued(as_bytes, 2, direction) - made).abs().mean() < 0.01
+
+
+def test_pixels_in_between_come_from_where_they_are_sure():
+    """A square that moves by a quarter of its side: what it uncovers is ground, not a mixture with the square."""
+    frames = drawn([(20, 36), (26, 36)])
+    middle, truth = list(interpolated_by_flow(frames, 2))[1], drawn([(23, 36)])[0]
+    assert (middle - truth).abs().mean() < 0.25 * (frames.mean(dim=0) - truth).abs().mean()
+
+
+def test_a_pixel_is_shared_out_between_the_four_that_it_falls_on():
+    image, motion = np.ones((4, 4, 1), np.float32), np.zeros((4, 4, 2), np.float32)
+    motion[1, 1], weights = (0.25, 0.5), np.zeros((4, 4), np.float32)
+    weights[1, 1] = 2
+    sums, shares = splatted(3 * image, motion, weights)
+    expected = np.zeros((4, 4))
+    expected[1:3, 1:3] = [[0.75, 0.25], [0.75, 0.25]]
+    assert np.allclose(shares, expected)
+    assert np.allclose(sums[..., 0], 3 * expected)
