@@ -72,7 +72,7 @@ class InterpolateVideo(io.ComfyNode):
                     "example, FrameInterpolate's images through VAE Encode. Takes the place of the guess by optical "
                     "flow.",
                 ),
-                trust_input(0.9),
+                trust_input(0.95),
                 io.Vae.Input(
                     "vae",
                     optional=True,
@@ -105,7 +105,7 @@ class InterpolateVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.9, vae=None
+        cls, model, positive, negative, latents, factor, seed, steps, cfg, guess=None, trust=0.95, vae=None
     ) -> io.NodeOutput:
         from .host.differences import warn_of_missing
         from .host.fill import check_can_fill, clean_frames_of, interpolate_latents

@@ -74,7 +74,7 @@ def interpolate(
             help="What new frames look like at first: both neighbours along their optical flow, their average, or none."
         ),
     ] = "flow",
-    trust: Trust = 0.9,
+    trust: Trust = 0.95,
     prompt: Prompt = None,
     use: Used = None,
     size: Size = None,

@@ -1,7 +1,8 @@
 """What frames are added to a video: those in between, or those that follow, came before, or close a loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,32 @@ DIRECTIONS = ("onwards", "backwards", "loop")
 
 
 @dataclass(frozen=True)
+class Filled:
+    """What a network made of a video and its new frames: latents (1, c, f, h, w).
+
+    guess, images: where the network only corrects pixels, the latents that it started from, and a function that gives
+    the new frames' images (h, w, 3) that these were encoded from.
+    """
+
+    latents: Tensor
+    guess: Tensor | None = None
+    images: Callable[[], Iterator[Tensor]] | None = None
+
+    def new_frames(self, new: list[int], decoded: Callable[[Tensor], Iterator[Tensor]]) -> Iterator[Tensor]:
+        """The images (h, w, 3) in 0..1 of the frames with these numbers.
+
+        Corrected pixels are the guess's, and what the network changed of them: what the VAE loses of both is the same,
+        and so is not lost.
+        """
+        made = decoded(self.latents[:, :, new])
+        if self.images is None:
+            yield from made
+            return
+        for after, before, image in zip(made, decoded(self.guess[:, :, new]), self.images(), strict=True):
+            yield (image.to(after) + after - before).clamp(0, 1)
+
+
+@dataclass(frozen=True)
 class Between:
     """Frames in between, so that a video has `factor` times as many a second, 2 to 8.
 
@@ -31,7 +58,7 @@ class Between:
 
     factor: int = 2
     guess: str = "flow"
-    trust: float = 0.9
+    trust: float = 0.95
 
     def __post_init__(self):
         need(2 <= self.factor <= 8, "factor", self.factor, "a whole number from 2 to 8")
@@ -65,17 +92,22 @@ class Between:
         """So many frames that every new one has both of its neighbours in some window."""
         return max(0, min(max(length // 4, self.factor), length - 2))
 
-    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
-        known, guess = between(run.encoded, self.factor), None
+    def latents(self, run: "FillingRun", on_step: Callable | None) -> Filled:
+        known, guess, images = between(run.encoded, self.factor), None, None
         if self.guess == "flow" and run.filling.skipped(self.trust):
-            guess = known.latents.clone()
-            for place, frame in enumerate(interpolated_by_flow(run.clip.frames, self.factor)):
-                if place % self.factor:
-                    guess[:, :, place] = run.checkpoint.encode_video(frame[None])[:, :, 0]
+            guess, images = known.latents.clone(), partial(self._by_flow, run.clip.frames)
+            new = (place for place in range(guess.shape[2]) if place % self.factor)
+            for place, frame in zip(new, images(), strict=True):
+                guess[:, :, place] = run.checkpoint.encode_video(frame[None])[:, :, 0]
         elif self.guess == "average":
             guess = averaged(known)
         options = {"guess": guess, "trust": self.trust, "on_step": on_step}
-        return fill(run.predictor, known, run.checkpoint.scheduler, run.filling, **options)
+        made = fill(run.predictor, known, run.checkpoint.scheduler, run.filling, **options)
+        return Filled(made, guess if images else None, images)
+
+    def _by_flow(self, frames: Tensor) -> Iterator[Tensor]:
+        made = interpolated_by_flow(frames, self.factor)
+        return (frame for place, frame in enumerate(made) if place % self.factor)
 
 
 @dataclass(frozen=True)
@@ -123,12 +155,13 @@ class Onwards:
     def overlap(self, length: int) -> int:
         return 0
 
-    def latents(self, run: "FillingRun", on_step: Callable | None) -> Tensor:
+    def latents(self, run: "FillingRun", on_step: Callable | None) -> Filled:
         given, guess = (run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling), None
         if self.guess == "flow" and run.filling.skipped(self.trust):
             frames = continued_by_flow(run.clip.frames, self.frames, self.direction)
             guess = torch.cat([run.checkpoint.encode_video(frame[None]) for frame in frames], dim=2)
         options = {"guess": guess, "trust": self.trust, "on_step": on_step}
         if self.direction == "loop":
-            return close_loop(*given, **options)
-        return extend(*given, backwards=self.direction == "backwards", correction=self.correction, **options)
+            return Filled(close_loop(*given, **options))
+        backwards = self.direction == "backwards"
+        return Filled(extend(*given, backwards=backwards, correction=self.correction, **options))

@@ -30,7 +30,7 @@ from ..windows import Windows
 from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .edit_config import check_sampling
 from .editing import selection_as_tuned
-from .fill_tasks import Between, Onwards
+from .fill_tasks import Between, Filled, Onwards
 
 ALL = 2**20
 """More frames than a clip has."""
@@ -108,17 +108,17 @@ class FillingRun:
         """
         began = time.perf_counter()
         try:
-            latents = self.task.latents(self, on_step and partial(on_step, part="frames"))
+            filled = self.task.latents(self, on_step and partial(on_step, part="frames"))
         except Overflowed as error:
             raise TavError(f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead.") from error
-        write_video(self.output, self._frames(latents), self.task.fps(self.clip.fps))
+        write_video(self.output, self._frames(filled), self.task.fps(self.clip.fps))
         self.seconds = time.perf_counter() - began
         return self.output
 
-    def _frames(self, latents: Tensor) -> Iterator[Tensor]:
+    def _frames(self, filled: Filled) -> Iterator[Tensor]:
         places = self.task.places(len(self.clip.frames))
         new = [number for number, place in enumerate(places) if place is None]
-        made = self.checkpoint.decoded_frames(latents[:, :, new])
+        made = filled.new_frames(new, self.checkpoint.decoded_frames)
         for place in places:
             yield next(made) if place is None else to_float(self.clip.frames[place])
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cuts import cut_in
 from .pixels import to_float, to_uint8
 
 LEAST = 16
@@ -24,11 +25,16 @@ def interpolated_by_flow(frames: Tensor, factor: int) -> Iterator[Tensor]:
     frames: (f, h, w, 3), float in 0..1 or uint8; gives (f - 1) * factor + 1 frames (h, w, 3) in 0..1, each made when
     it is asked for. The flow is OpenCV's DIS (Kroeger et al. 2016, arXiv 1603.03590); it is taken to be even between
     two frames. Of several pixels that meet in one place, those count most that look the same at the end of their flow
-    (Niklaus and Liu 2020, "Softmax Splatting", section 3.2, without their networks).
+    (Niklaus and Liu 2020, "Softmax Splatting", section 3.2, without their networks). Across a cut, the nearer frame
+    stays.
     """
     yield to_float(frames[0]).float()
     for before, after in pairwise(frames):
         before, after = to_float(before).float(), to_float(after).float()
+        if cut_in(torch.stack([before, after])):
+            yield from (before if 2 * step <= factor else after for step in range(1, factor))
+            yield after
+            continue
         there, back = optical_flow(before, after), optical_flow(after, before)
         sources = (before, there, _sureness(before, after, there)), (after, back, _sureness(after, before, back))
         for step in range(1, factor):

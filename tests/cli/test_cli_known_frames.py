@@ -208,12 +208,12 @@ def test_a_guess_is_the_optical_flow_s(files, known, tmp_path, written):  # noqa
     assert tav(*adding("extend", files, known, tmp_path / "noise.mp4", guess="none", **options)).code == 0
     (smooth, _), (longer, _), (noise, _) = written
     vae = load_checkpoint(files / "sd.safetensors")
-    for made, flow in (
-        (smooth, interpolated_by_flow(clip, 3)),
-        (longer[4:], continued_by_flow(clip, 3, "onwards")),
-    ):
-        flow = torch.stack(list(flow))
-        through = vae.decode_video(vae.encode_video(flow))
-        new = [at for at in range(len(flow)) if made is not smooth or at % 3]
-        assert (made - through)[new].abs().mean() < 0.6 * (made - through.flip(2))[new].abs().mean()
+    flow = torch.stack(list(continued_by_flow(clip, 3, "onwards")))
+    through = vae.decode_video(vae.encode_video(flow))
+    assert (longer[4:] - through).abs().mean() < 0.6 * (longer[4:] - through.flip(2)).abs().mean()
     assert worst(noise[4:], longer[4:]) > 0.1
+
+    # in between, the network corrects the flow's own pixels, which do not pass through the VAE
+    flow, new = torch.stack(list(interpolated_by_flow(clip, 3))), [1, 2, 4, 5, 7, 8]
+    through = vae.decode_video(vae.encode_video(flow))
+    assert 0 < (smooth - flow)[new].abs().mean() < 0.5 * (through - flow)[new].abs().mean()

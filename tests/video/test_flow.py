@@ -197,3 +197,13 @@ def test_a_pixel_is_shared_out_between_the_four_that_it_falls_on():
     expected[1:3, 1:3] = [[0.75, 0.25], [0.75, 0.25]]
     assert np.allclose(shares, expected)
     assert np.allclose(sums[..., 0], 3 * expected)
+
+
+def test_two_shots_are_not_blended():
+    first, second = drawn(LINE[:2]), 1 - drawn(LINE[:2])
+    made = list(interpolated_by_flow(torch.cat([first, second]), 4))
+    assert len(made) == 13
+    for frame in made[5:7]:
+        assert torch.equal(frame, first[1])
+    assert torch.equal(made[7], second[0])
+    assert not torch.equal(made[3], made[4])
