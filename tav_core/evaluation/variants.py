@@ -170,6 +170,11 @@ VARIANTS = {
         f"the same as keep-all, at guidance {GUIDANCE:g}",
         sampling=Sampling(guidance_scale=GUIDANCE, dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
+    "keep-all-convolution": Variant(
+        "the same as keep-all-guided, and a convolution over time as in `convolution`",
+        Network(convolution=True, learning_rate=3e-4),
+        Sampling(guidance_scale=GUIDANCE, dials=Dials(STRUCTURE, LAYOUT), mask="true"),
+    ),
     "keep-all-fixed-point": Variant(
         "all of it kept, with a more exact inversion",
         sampling=Sampling(invert_with="fixed-point", dials=Dials(STRUCTURE, LAYOUT), mask="true"),
