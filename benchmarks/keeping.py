@@ -24,6 +24,8 @@ from tav_core.source import Dials
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 TOGETHER = ((0.4, 0.4), (0.6, 0.4), (0.6, 0.8), (0.8, 0.0), (0.8, 0.4), (0.8, 0.8), (1.0, 0.0), (1.0, 0.4), (1.0, 1.0))
 """Shares of structure and layout, with a mask."""
+REWEIGHT = (2.0, 4.0)
+"""Factors of the words that an edit brings in."""
 GUIDANCE = (4.0, 7.5)
 """Other guidance scales that all dials together are tried with."""
 
@@ -49,6 +51,9 @@ def settings_of(default: Structure, resnets: list[str], transformers: list[str])
         for structure, layout in TOGETHER:
             name = f"structure {structure}, layout {layout}, mask {mask}"
             found[name] = Sampling(dials=Dials(structure, layout), mask=mask)
+    for factor in REWEIGHT:
+        name = f"reweight {factor:g}, structure 0.8, layout 0.4, mask true"
+        found[name] = Sampling(dials=Dials(0.8, 0.4), mask="true", reweight=factor)
     for guidance in GUIDANCE:
         for layout in (0.0, 0.4):
             dials = Dials(0.8, layout)

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +21,7 @@ from ..files import read_tensors, without_numbers, write_tensors
 from ..fingerprints import digest_of, key_of, schedule_of
 from ..inflate import InflatedUNet, inflate
 from ..jobs.base import versions
-from ..layout import align
+from ..layout import Tokens, align
 from ..lend import lent, structure_of
 from ..masks import latent_mask, word_mask
 from ..prediction import NoisePredictor, guided
@@ -182,7 +183,7 @@ class Sampler:
         """One edit that keeps something of the clip, (1, c, f, h, w)."""
         edit, words = self.clip.edits[number], self.checkpoint.tokens(self.clip.prompt)
         source, steps = self._predictor(self.encoded.prompt), self.settings.steps
-        layout = align(words, self.checkpoint.tokens(edit.prompt))
+        layout = align(words, self.checkpoint.tokens(edit.prompt), self._weights(edit, sampling.reweight))
         cond, uncond = self._predictor(self.encoded.edits[number : number + 1]), self._predictor(self.encoded.empty)
         mask = self.mask(edit, sampling.mask, path)
         with lent(self.unet, sampling.borrows) as loan:
@@ -190,6 +191,11 @@ class Sampler:
             edited, empty = lender.borrowing(cond, layout), lender.borrowing(uncond)
             predict = guided(edited, empty, self._guidance_scale(sampling))
             return sample(predict, path.trajectory[-1], self.scheduler, steps, source=path, mask=mask)
+
+    def _weights(self, edit: Edit, factor: float) -> dict[Tokens, float]:
+        """The factors of the words that are in the edit's prompt and not in the clip's."""
+        new = [] if factor == 1 else set(_words(edit.prompt)) - set(_words(self.clip.prompt))
+        return {self.checkpoint.tokens(word): factor for word in new}
 
     def _guidance_scale(self, sampling: Sampling) -> float:
         return sampling.guidance_scale or self.settings.guidance_scale
@@ -215,6 +221,10 @@ class Sampler:
 
     def _predictor(self, prompt: Prompt) -> NoisePredictor:
         return NoisePredictor(self.unet, prompt, self.scheduler)
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"\w+", prompt)
 
 
 def inflated(checkpoint: Checkpoint, network: Network, settings: Settings) -> InflatedUNet:

@@ -49,6 +49,7 @@ class Sampling:
     invert_with: one of INVERSIONS. inversion_steps, guidance_scale: None takes that of the settings.
     dials: what edits keep. borrows: the blocks they keep structure by; None for the default.
     mask: "true" for the drawn mask of what the edit changes, "word" for that of its word; "" for none.
+    reweight: how much the words that an edit brings in count for as long as the layout is kept; 1 changes nothing.
     """
 
     inverted: bool = True
@@ -58,6 +59,7 @@ class Sampling:
     dials: Dials = Dials()
     borrows: Structure | None = None
     mask: str = ""
+    reweight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,6 @@ VARIANTS = {
     "keep-all-guided": Variant(
         f"the same as keep-all, at guidance {GUIDANCE:g}",
         sampling=Sampling(guidance_scale=GUIDANCE, dials=Dials(STRUCTURE, LAYOUT), mask="true"),
-    ),
-    "keep-all-convolution": Variant(
-        "the same as keep-all-guided, and a convolution over time as in `convolution`",
-        Network(convolution=True, learning_rate=3e-4),
-        Sampling(guidance_scale=GUIDANCE, dials=Dials(STRUCTURE, LAYOUT), mask="true"),
     ),
     "keep-all-fixed-point": Variant(
         "all of it kept, with a more exact inversion",
