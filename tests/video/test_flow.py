@@ -157,6 +157,14 @@ def test_frames_may_be_small(size):
         assert made.isfinite().all()
 
 
+@pytest.mark.parametrize("count", [3, 8])
+@pytest.mark.filterwarnings("error")
+def test_a_fade_to_black_goes_on(count):
+    """What moved in the last frame looks just like the ground around it."""
+    made = continued(drawn(LINE[:count]) * torch.linspace(1, 0, count)[:, None, None, None], 2, "onwards")
+    assert made.isfinite().all()
+
+
 def test_a_single_frame_shows_no_motion():
     with pytest.raises(TavError, match="at least 2 frames, got 1"):
         continued(drawn(LINE[:1]), 2, "onwards")
