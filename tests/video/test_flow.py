@@ -109,6 +109,14 @@ def test_ground_that_a_thing_has_passed_does_not_go_along():
     assert (truth & ~things[0].region).sum() < 0.1 * truth.sum()
 
 
+def test_what_a_shaking_camera_sees_is_ground_all_the_same():
+    """It is compared with the ground where the camera was, not where it would have been had it moved evenly."""
+    image, places = textured(128, 128, 3), [(16, 16), (20, 13), (15, 18), (18, 22), (13, 17)]
+    images = [image[y : y + SIZE, x : x + SIZE] for x, y in places]
+    ground = Layers(torch.from_numpy(np.stack(images))).ground
+    assert max(ground.differs(each, ago).mean() for ago, each in enumerate(images)) < 0.1
+
+
 def test_two_frames_give_a_speed():
     frames = drawn(LINE)
     assert_follows(continued(frames[:2], 2, "onwards"), frames[2:4], 1.5)
