@@ -36,7 +36,7 @@ class Layers:
         movers = [_movers(*each) for each in zip(images[:-1], images[1:], self.flows, pans, strict=True)]
         moving = np.logical_or(*movers[:2]) if movers[1:] else movers[0]
         ground = Ground(images, movers, pans)
-        differs = [ground.differs(image, -ago) for ago, image in enumerate(images)]
+        differs = [ground.differs(image, ago) for ago, image in enumerate(images)]
         things = list(things_in(images, self.flows, ground.ways, differs, moving))
         self.ground = Ground(images, [_elsewhere(mover, ago, things) for ago, mover in enumerate(movers)], pans)
         for thing in things:
@@ -86,19 +86,23 @@ class Ground:
             frame[grown(shifted(thing, way), min(thing.shape) // 25)] = np.nan
 
     def at(self, time: int) -> np.ndarray:
-        """The median of all frames, moved to a time after the last one; NaN where none shows the ground."""
+        """Where the camera goes on evenly, at a time after the last frame: (h, w, 3); NaN where no frame shows it."""
+        return self._moved(self.speed * time)
+
+    def differs(self, image: np.ndarray, ago: int) -> np.ndarray:
+        """Where the image so many frames ago does not look like its ground, or no image shows it; (h, w)."""
+        return ~(apart(image, self._moved(self.ways[ago])) < DIFFERENT)
+
+    def _moved(self, by: np.ndarray) -> np.ndarray:
+        """The median of all frames, if the ground is so far from where it is in the last one; x and y in pixels."""
         moved = []
         for frame, way in zip(self.frames, self.ways, strict=False):
-            where = (self.grid - self.speed * time + way).astype(np.float32)
+            where = (self.grid - by + way).astype(np.float32)
             unknown = [np.nan] * 3
             moved.append(
                 cv2.remap(frame, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown)
             )
         return _median_of_known(np.stack(moved))
-
-    def differs(self, image: np.ndarray, time: int) -> np.ndarray:
-        """Where an image does not look like the ground at its time, or no image shows it; (h, w)."""
-        return ~(apart(image, self.at(time)) < DIFFERENT)
 
 
 def _elsewhere(mover: np.ndarray, ago: int, things: Sequence[Thing]) -> np.ndarray:

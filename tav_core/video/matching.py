@@ -14,6 +14,8 @@ COARSE = 80
 refined."""
 RIM = 1 / 24
 """How far around a thing the ground must look like the ground, as a share of the frame's shorter side."""
+LEAST_CONTRAST = 1 / 255**2
+"""The mean square difference from what is around, one level of one colour, below which a thing cannot be seen."""
 RIM_COUNTS, NEAR_COUNTS = 0.5, 0.05
 """What a rim full of other things costs, and a place at the end of the reach, as shares of the thing's contrast."""
 
@@ -80,10 +82,12 @@ class Template:
     def found(self, frame: np.ndarray, things: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, float]:
         """How far the thing is in another frame from its place in its own, x and y to parts of a pixel, and how
         different it looks there: the mean square of the difference, as a share of its contrast (infinite where none of
-        it is in the frame).
+        it is in the frame, and for a thing without contrast).
 
         things: where the other frame is not its ground. near: where the thing is looked for.
         """
+        if self.contrast < LEAST_CONTRAST:
+            return near, np.inf
         middle = np.round(near).astype(int)
         height, width = self.mask.shape
         start = self.corner + middle - self.reach

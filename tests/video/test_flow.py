@@ -109,6 +109,14 @@ def test_ground_that_a_thing_has_passed_does_not_go_along():
     assert (truth & ~things[0].region).sum() < 0.1 * truth.sum()
 
 
+def test_what_a_shaking_camera_sees_is_ground_all_the_same():
+    """It is compared with the ground where the camera was, not where it would have been had it moved evenly."""
+    image, places = textured(128, 128, 3), [(16, 16), (20, 13), (15, 18), (18, 22), (13, 17)]
+    images = [image[y : y + SIZE, x : x + SIZE] for x, y in places]
+    ground = Layers(torch.from_numpy(np.stack(images))).ground
+    assert max(ground.differs(each, ago).mean() for ago, each in enumerate(images)) < 0.1
+
+
 def test_two_frames_give_a_speed():
     frames = drawn(LINE)
     assert_follows(continued(frames[:2], 2, "onwards"), frames[2:4], 1.5)
@@ -155,6 +163,14 @@ def test_frames_may_be_small(size):
         made = continued(frames, 2, direction)
         assert made.shape == (2, *size, 3)
         assert made.isfinite().all()
+
+
+@pytest.mark.parametrize("count", [3, 8])
+@pytest.mark.filterwarnings("error")
+def test_a_fade_to_black_goes_on(count):
+    """What moved in the last frame looks just like the ground around it."""
+    made = continued(drawn(LINE[:count]) * torch.linspace(1, 0, count)[:, None, None, None], 2, "onwards")
+    assert made.isfinite().all()
 
 
 def test_a_single_frame_shows_no_motion():

@@ -84,3 +84,10 @@ def test_a_thing_that_has_gone_is_where_it_was_looked_for():
     found, error = template.found(plain(), np.zeros((SIZE, SIZE), bool), near)
     assert np.array_equal(found, near)
     assert np.isinf(error)
+
+
+def test_what_looks_like_the_ground_around_it_is_not_found():
+    template, near = Template(plain(), region(60, 60)), np.float32([3, 0])
+    found, error = template.found(plain(), np.zeros((SIZE, SIZE), bool), near)
+    assert np.array_equal(found, near)
+    assert np.isinf(error)
