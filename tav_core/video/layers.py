@@ -38,14 +38,15 @@ class Layers:
         ground = Ground(images, movers, pans)
         differs = [ground.differs(image, ago) for ago, image in enumerate(images)]
         things = list(things_in(images, self.flows, ground.ways, differs, moving))
-        self.ground = Ground(images, [_elsewhere(mover, ago, things) for ago, mover in enumerate(movers)], pans)
+        self.ground = Ground(images, movers, pans)
+        self.things, self.rest = [], np.ones_like(moving)
         for thing in things:
             self.ground.hide(thing.rigid, thing.ways)
         differs = self.ground.differs(images[0], 0)
-        self.things, self.rest = [thing.where(differs) for thing in things], np.ones_like(moving)
-        for thing in self.things:
-            self.ground.hide(thing.region, thing.ways)
-            self.rest &= ~thing.region
+        for thing in things:
+            self.things.append(thing.where(differs))
+            self.ground.hide(self.things[-1].region, thing.ways)
+            self.rest &= ~self.things[-1].region
 
 
 def _movers(image: np.ndarray, before: np.ndarray, flow: np.ndarray, ground: np.ndarray) -> np.ndarray:
@@ -61,7 +62,8 @@ def _movers(image: np.ndarray, before: np.ndarray, flow: np.ndarray, ground: np.
         differences = np.minimum(apart(image, seen), 4 * DIFFERENT)
         unlike.append(cv2.blur(differences, (side // 16 | 1, side // 16 | 1)))
     explained = unlike[0] < unlike[1] - EXPLAINED
-    movers = filled((np.linalg.norm(flow - ground, axis=-1) > side * AGAINST) & explained)
+    moves = np.linalg.norm(flow - ground, axis=-1) > side * AGAINST
+    movers = filled(moves & explained)
     return movers & (movers.mean() < 0.5)
 
 
@@ -78,12 +80,16 @@ class Ground:
         self.frames = [
             np.where(grown(mover, size)[..., None], np.nan, image) for image, mover in zip(images, movers, strict=False)
         ]
+        self.unmasked, self.hidden = [image.copy() for image in images[:-1]], False
         self.speed, self.ways = -np.mean(pans, axis=0), np.cumsum([np.zeros(2), *pans], axis=0)
 
     def hide(self, thing: np.ndarray, ways: Sequence[np.ndarray]) -> None:
-        """Takes a thing away from all frames, at which it is so far from where it is in the last one."""
-        for frame, way in zip(self.frames, ways, strict=False):
-            frame[grown(shifted(thing, way), min(thing.shape) // 25)] = np.nan
+        """Takes a thing (h, w) away from all frames, in each of which it has moved so far, x and y in pixels. From now
+        on, what moves counts as ground where no frame shows another."""
+        self.hidden = True
+        for frame, other, way in zip(self.frames, self.unmasked, ways, strict=False):
+            there = grown(shifted(thing, way), min(thing.shape) // 25)
+            frame[there] = other[there] = np.nan
 
     def at(self, time: int) -> np.ndarray:
         """Where the camera goes on evenly, at a time after the last frame: (h, w, 3); NaN where no frame shows it."""
@@ -95,21 +101,20 @@ class Ground:
 
     def _moved(self, by: np.ndarray) -> np.ndarray:
         """The median of all frames, if the ground is so far from where it is in the last one; x and y in pixels."""
+        ground = self._median(self.frames, by)
+        if self.hidden and np.isnan(ground).any():
+            ground = np.where(np.isnan(ground), self._median(self.unmasked, by), ground)
+        return ground
+
+    def _median(self, frames: Sequence[np.ndarray], by: np.ndarray) -> np.ndarray:
         moved = []
-        for frame, way in zip(self.frames, self.ways, strict=False):
+        for frame, way in zip(frames, self.ways, strict=False):
             where = (self.grid - by + way).astype(np.float32)
             unknown = [np.nan] * 3
             moved.append(
                 cv2.remap(frame, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=unknown)
             )
         return _median_of_known(np.stack(moved))
-
-
-def _elsewhere(mover: np.ndarray, ago: int, things: Sequence[Thing]) -> np.ndarray:
-    """What moves in a frame so many frames ago, but not near one of the things."""
-    for thing in things:
-        mover = mover & ~grown(shifted(thing.region, thing.ways[ago]), min(mover.shape) // 6)
-    return mover
 
 
 def _median_of_known(values: np.ndarray) -> np.ndarray:

@@ -134,3 +134,8 @@ def _vertex(around: np.ndarray) -> float:
 def grown(mask: np.ndarray, size: int) -> np.ndarray:
     """A mask grown by half of a size in pixels on all sides."""
     return cv2.dilate(mask.astype(np.uint8), np.ones((size | 1, size | 1), np.uint8)) > 0
+
+
+def closed(mask: np.ndarray, size: int) -> np.ndarray:
+    """A mask without gaps up to a size in pixels."""
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, np.ones((size | 1, size | 1), np.uint8)) > 0

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from .flow import pixel_grid
-from .matching import DIFFERENT, Template, grown
+from .matching import DIFFERENT, Template, closed, grown
 from .movement import Movement
 
 SMALLEST = 1 / 32
@@ -16,6 +16,9 @@ ROUNDS = 3
 """How often a thing is followed, each time without the pieces of ground that were seen to stay behind."""
 CLEARER = 0.01
 """How much better, in colour from 0 to 1, what goes along with a thing must look there than where the ground goes."""
+SURE, UNSURE = 0.05, 0.15
+"""The mean difference, as a share of a thing's contrast, up to which it was found for sure, and from which it was not.
+"""
 LOST = 0.4
 """The difference, as a share of a thing's contrast, from which what was found is another thing."""
 
@@ -55,7 +58,8 @@ def things_in(
     to the thing. It goes on as its way shows where it was seen.
     """
     smallest = (min(moving.shape) * SMALLEST) ** 2
-    for region in _candidates(differs[0], moving, smallest):
+    candidates = list(_candidates(differs[0], moving, smallest))
+    for region in _joined(candidates, frames, flows, differs):
         rigid = whole = region
         for _ in range(ROUNDS):
             ways, _ = _followed(rigid, frames, flows, differs)
@@ -78,6 +82,30 @@ def _candidates(differs: np.ndarray, moving: np.ndarray, smallest: float) -> Ite
         region = regions == number
         if areas[number] >= smallest and moving[region].mean() > 0.2:
             yield region
+
+
+def _joined(
+    regions: Sequence[np.ndarray],
+    frames: Sequence[np.ndarray],
+    flows: Sequence[np.ndarray],
+    differs: Sequence[np.ndarray],
+) -> list[np.ndarray]:
+    """Regions of which those nearby are one, if they are found again as one: the parts of a thing whose inside shows
+    nothing. Of parts that are not found again for sure, each belongs to the larger one."""
+    whole: list[np.ndarray] = []
+    for region in sorted(regions, key=np.count_nonzero, reverse=True):
+        near = grown(region, min(region.shape) // 12)
+        for number, other in enumerate(whole):
+            if not (near & other).any():
+                continue
+            both = closed(region | other, 5)
+            together, alone = (np.mean(_followed(each, frames, flows, differs)[1]) for each in (both, region))
+            if together < SURE or alone > UNSURE:
+                whole[number] = both
+                break
+        else:
+            whole.append(region)
+    return whole
 
 
 def _followed(
