@@ -393,7 +393,7 @@ def test_a_guess_is_made_of_images_that_the_host_keeps_in_half_precision(sd, tun
     assert difference < 0.05
 
 
-def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatch):
+def test_progress_counts_the_steps_of_all_parts_but_those_that_a_guess_replaces(sd, tuned, clip, monkeypatch):
     shown = []
     preview = lambda step, clean, noisy, total: shown.append((step, total))  # noqa: E731
     monkeypatch.setattr(core("latent_preview"), "prepare_callback", lambda *_: preview)
@@ -402,6 +402,13 @@ def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatc
     shown.clear()
     extended(sd, tuned[0], clip, 4, guess=clip[[0, 1, 2, 1]])  # half of the steps
     assert shown == [(step, STEPS) for step in range(STEPS)]
+    for made, given in (
+        (extended, {"frames": 1, "direction": "loop", "guess": clip[[0]]}),
+        (interpolated, {"guess": clip[[0, 0, 1, 1, 2]]}),
+    ):
+        shown.clear()
+        made(sd, tuned[0], clip, **given)
+        assert shown == [(step, STEPS // 2) for step in range(STEPS // 2)]
 
 
 # What stays behind
