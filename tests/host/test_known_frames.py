@@ -411,6 +411,18 @@ def test_progress_counts_the_steps_of_all_parts_but_those_that_a_guess_replaces(
         assert shown == [(step, STEPS // 2) for step in range(STEPS // 2)]
 
 
+@pytest.mark.parametrize(
+    ("made", "asked", "frames", "steps"), [(interpolated, 2, 5, 2), (extended, 3, 3, 4)], ids=["interpolate", "extend"]
+)
+def test_progress_counts_a_guess_s_frames_and_then_steps(sd, tuned, moving, made, asked, frames, steps, monkeypatch):
+    shown = []
+    hook = lambda step, total, *_, **__: shown.append((step, total))  # noqa: E731
+    monkeypatch.setattr(core("comfy.utils"), "PROGRESS_BAR_HOOK", hook)
+    made(sd, tuned[0], moving, asked, vae=sd.vae)
+    assert list(dict.fromkeys(total for _, total in shown)) == [frames, steps]
+    assert {(1, frames), (frames, frames), (1, steps), (steps, steps)} <= set(shown)
+
+
 # What stays behind
 
 
