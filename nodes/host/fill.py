@@ -46,7 +46,7 @@ def check_can_fill(patcher: ModelPatcher, node: str, num_steps: int, trust: floa
             "Weights."
         )
     from_noise = not Filling(num_steps).skipped(trust)
-    if from_noise and not (inflated.inflation.known_frames and tuned.facts.inflation.known_frames):
+    if from_noise and not _sees_known(patcher):
         raise TavError(
             f"{node} would start from noise (no VAE or guess, or a trust too small for {num_steps} steps), for which "
             "weights must be tuned with known frames; connect a VAE, raise trust, or set known_frames in Inflate UNet "
@@ -82,6 +82,7 @@ def interpolate_latents(
     samples: (f, c, h, w), clean, as VAE Encode returns them. guess, trust: as in tav_core's `fill`; the guess is like
     the result. vae: without a guess, makes one by optical flow.
     """
+    _check_areas(patcher, positive, negative)
     known = between(_as_seen(samples, patcher), factor)
     shape = known.mask.shape + samples.shape[1:]
     if guess is not None and guess.shape != shape:
@@ -129,6 +130,7 @@ def extend_latents(
     tav_core's `extend`; a loop has no correction. guess: (num_frames, c, h, w), the new frames in order of time. vae:
     without a guess, makes one by optical flow. The MODEL's windows say only how many frames it sees at once.
     """
+    _check_areas(patcher, positive, negative)
     for conditioning in (positive, negative):
         _check_images(conditioning)
     clip, filling = _as_seen(samples, patcher), Filling(num_steps, seed % SEEDS, windows_of(patcher))
@@ -216,6 +218,22 @@ def _counted(frames: Iterable[Tensor], count: int, title: str) -> Iterator[Tenso
 def _as_seen(samples: Tensor, patcher: ModelPatcher) -> Tensor:
     """Samples (f, c, h, w) as the network sees them, (1, c, f, h, w)."""
     return rearrange(patcher.model.process_latent_in(samples.float()), "f c h w -> 1 c f h w")
+
+
+def _sees_known(patcher: ModelPatcher) -> bool:
+    """Whether a tuned MODEL has learnt to see known frames."""
+    inflated = inflated_of(patcher)
+    return inflated.inflation.known_frames and inflated.tuned.facts.inflation.known_frames
+
+
+def _check_areas(patcher: ModelPatcher, *conditionings: list) -> None:
+    """Refuses parts of frames where known frames are shown, before a guess is made; masks are seen as a whole."""
+    options = [options for conditioning in conditionings for _, options in conditioning]
+    if _sees_known(patcher) and any("area" in each or each.get("set_area_to_bounds") for each in options):
+        raise TavError(
+            "Weights tuned with known frames see whole frames only, so remove areas from the prompts, or give them "
+            "masks with set_cond_area default."
+        )
 
 
 def _check_images(conditioning: list) -> None:

@@ -21,6 +21,8 @@ from tests.host.workflows import ending_in, new, small
 
 PROMPT, STEPS = "a red ball is moving on the grass", 4
 FRAMES = 3
+LEFT = torch.zeros(1, 64, 64)
+LEFT[..., :32] = 1
 
 
 @pytest.fixture(scope="module")
@@ -616,11 +618,28 @@ def test_a_guess_that_is_noise_is_refused(sd, tuned, clip):
             made(sd, tuned[0], clip, guess=noise)
 
 
-def test_a_prompt_for_an_area_is_refused(sd, tuned, clip):
+@pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
+def test_a_prompt_for_an_area_is_refused_where_known_frames_are_shown(sd, tuned, clip, made, monkeypatch):
     (area,) = core("nodes").ConditioningSetArea().append(sd.text(PROMPT), 32, 32, 0, 0, 1.0)
-    with pytest.raises(ValueError, match="remove areas from the prompts") as error:
-        interpolated(sd, tuned[0], clip, positive=area)
-    in_one_sentence(error)
+    (bounds,) = core("nodes").ConditioningSetMask().append(sd.text(PROMPT), LEFT, "mask bounds", 1.0)
+    monkeypatch.setattr(core("comfy.sd").VAE, "decode", lambda *_: pytest.fail("it made a guess"))
+    for positive in (area, bounds):
+        with pytest.raises(ValueError, match="remove areas from the prompts") as error:
+            made(sd, tuned[0], clip, 2, positive=positive, vae=sd.vae)
+        in_one_sentence(error)
+
+
+@pytest.mark.parametrize("kind", ["area", "mask"])
+@pytest.mark.parametrize(("made", "places"), [(interpolated, [0, 1, 1, 2, 2]), (extended, [2, 1])])
+def test_a_prompt_for_a_part_of_the_frames_changes_that_part(sd, tuned, unknowing, clip, made, places, kind):
+    """The left half: most there, and less where the network carries it to."""
+    other, nodes = sd.text("a blue square is moving on the sea"), core("nodes")
+    (area,) = nodes.ConditioningSetArea().append(other, 32, 64, 0, 0, 1.0)
+    (mask,) = nodes.ConditioningSetMask().append(other, LEFT, "default", 1.0)
+    for model in (unknowing[0], *([tuned[0]] if kind == "mask" else [])):
+        make = partial(made, sd, model, clip, 2, guess=clip[places])
+        changed = (make(positive=sd.text(PROMPT) + (area if kind == "area" else mask)) - make()).abs()
+        assert changed[..., :4].mean() > 3 * changed[..., 4:].mean() > 0
 
 
 def test_control_images_of_each_frame_are_refused_where_frames_are_added(sd, tuned, clip):
