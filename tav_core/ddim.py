@@ -75,7 +75,7 @@ def sample(
     eta: 0 is deterministic, 1 adds as much noise per step as DDPM, drawn from `generator`.
     mask: broadcastable to the latents, 0..1; outside of it (0) the latents are the source's at every step, and the
         clip's own in the end.
-    on_step: as in `invert`.
+    on_step: as in `invert`; steps that are left out are not counted.
     """
     scheduler = _on_noise(DDIMScheduler, scheduler)
     timesteps = visited_timesteps(scheduler, num_steps)
@@ -90,7 +90,7 @@ def sample(
             clip = source.at(timesteps[step + 1]) if step + 1 < num_steps else source.clean
             latents = clip.to(latents).lerp(latents, mask)
         if on_step:
-            on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
+            on_step(step + 1 - skip, num_steps - skip, timestep=timestep, latents=latents, denoised=denoised)
     return _finite(latents)
 
 

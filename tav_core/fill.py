@@ -174,11 +174,11 @@ def extend(
         given, places = (video[:, :, :kept], range(made, length)) if backwards else (video[:, :, -kept:], range(kept))
         known, its = Known.at(given, places, length), replace(filling, seed=filling.seed + number, windows=Windows())
         near = None if guess is None else _around(known, _part_of(guess, number, made, backwards=backwards))
-        part = _filled(predictor_of(known), known, scheduler, its, near, start, counted(number * steps - start))
+        part = _filled(predictor_of(known), known, scheduler, its, near, start, counted(number * steps))
         if correction:
             blind = predictor_of(Known(known.latents, torch.zeros_like(known.mask)))
             again = replace(its, seed=its.seed + rounds)  # fresh noise, or it would go the same way again
-            done = number * steps + filling.num_steps - start - skip
+            done = number * steps + filling.num_steps - start
             part = _filled(blind, known, scheduler, again, part, skip, counted(done))
         new = part[:, :, ~known.mask]
         video = torch.cat([new, video] if backwards else [video, new], dim=2)

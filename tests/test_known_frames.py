@@ -157,7 +157,7 @@ def test_a_guess_stands_in_for_the_first_steps(predictor_of, scheduler):
     seen = []
     options = {"guess": averaged(EVERY_SECOND), "on_step": lambda *step, **_: seen.append(step)}
     fill(predictor_of, EVERY_SECOND, scheduler, QUICK, trust=0.5, **options)
-    assert seen == [(3, 4), (4, 4)]
+    assert seen == [(1, 2), (2, 2)]
     with pytest.raises(TavError, match="trust"):
         fill(predictor_of, EVERY_SECOND, scheduler, QUICK, trust=1.0, **options)
 
@@ -192,12 +192,13 @@ def test_a_video_is_continued(predictor_of, scheduler, count, backwards):
 @pytest.mark.parametrize("direction", ["onwards", "backwards", "loop"])
 def test_new_frames_start_from_a_guess_of_them(predictor_of, scheduler, direction):
     """With one step left, they are near it, and the clip's own frames are as ever."""
-    clip, guess, filling = video(5), video(3, seed=9), Filling(num_steps=50)
+    clip, guess, filling, steps = video(5), video(3, seed=9), Filling(num_steps=50), []
+    options = {"guess": guess, "trust": 0.98, "on_step": lambda *step, **_: steps.append(step)}
     if direction == "loop":
-        made = close_loop(predictor_of, clip, 3, scheduler, filling, guess=guess, trust=0.98)
+        made = close_loop(predictor_of, clip, 3, scheduler, filling, **options)
     else:
-        backwards = direction == "backwards"
-        made = extend(predictor_of, clip, 3, scheduler, filling, backwards=backwards, guess=guess, trust=0.98)
+        made = extend(predictor_of, clip, 3, scheduler, filling, backwards=direction == "backwards", **options)
+    assert steps == [(1, 1)]
     own, new = (made[:, :, 3:], made[:, :, :3]) if direction == "backwards" else (made[:, :, :5], made[:, :, 5:])
     assert torch.equal(own, clip)
     assert worst(new, guess) < 0.3 < worst(new.flip(2), guess)

@@ -1,9 +1,10 @@
 """Frames in between, onwards, backwards, and loops on a MODEL: tav_core/fill.py as a sampler of the host."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 
+import comfy.utils
 import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from comfy.model_patcher import ModelPatcher
@@ -12,6 +13,7 @@ from comfy.sd import VAE
 from diffusers import DDIMScheduler
 from einops import rearrange
 from torch import Tensor
+from tqdm import tqdm
 
 from ...tav_core.errors import TavError
 from ...tav_core.fill import Filling, between, check_loop, close_loop, extend, fill
@@ -44,7 +46,7 @@ def check_can_fill(patcher: ModelPatcher, node: str, num_steps: int, trust: floa
             "Weights."
         )
     from_noise = not Filling(num_steps).skipped(trust)
-    if from_noise and not (inflated.inflation.known_frames and tuned.facts.inflation.known_frames):
+    if from_noise and not _sees_known(patcher):
         raise TavError(
             f"{node} would start from noise (no VAE or guess, or a trust too small for {num_steps} steps), for which "
             "weights must be tuned with known frames; connect a VAE, raise trust, or set known_frames in Inflate UNet "
@@ -80,6 +82,7 @@ def interpolate_latents(
     samples: (f, c, h, w), clean, as VAE Encode returns them. guess, trust: as in tav_core's `fill`; the guess is like
     the result. vae: without a guess, makes one by optical flow.
     """
+    _check_areas(patcher, positive, negative)
     known = between(_as_seen(samples, patcher), factor)
     shape = known.mask.shape + samples.shape[1:]
     if guess is not None and guess.shape != shape:
@@ -89,7 +92,8 @@ def interpolate_latents(
         )
     filling = Filling(num_steps, seed % SEEDS)
     if guess is None and vae is not None and filling.skipped(trust):
-        guess = _guess_by_flow(vae, patcher, samples, partial(interpolated_by_flow, factor=factor))
+        by_flow = partial(interpolated_by_flow, factor=factor)
+        guess = _guess_by_flow(vae, patcher, samples, by_flow, len(known.mask), "Interpolate Video, guess")
     guessed = None if guess is None else _as_seen(guess, patcher)
 
     def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
@@ -126,6 +130,7 @@ def extend_latents(
     tav_core's `extend`; a loop has no correction. guess: (num_frames, c, h, w), the new frames in order of time. vae:
     without a guess, makes one by optical flow. The MODEL's windows say only how many frames it sees at once.
     """
+    _check_areas(patcher, positive, negative)
     for conditioning in (positive, negative):
         _check_images(conditioning)
     clip, filling = _as_seen(samples, patcher), Filling(num_steps, seed % SEEDS, windows_of(patcher))
@@ -142,7 +147,8 @@ def extend_latents(
         continued = close_loop
     if guess is None and vae is not None and filling.skipped(trust):
         by_flow = partial(continued_by_flow, count=num_frames, direction=direction)
-        guess = _guess_by_flow(vae, patcher, frames_to_follow(samples, direction), by_flow)
+        near = frames_to_follow(samples, direction)
+        guess = _guess_by_flow(vae, patcher, near, by_flow, num_frames, "Extend Video, guess")
     guessed = None if guess is None else _as_seen(guess, patcher)
 
     def make(predictor_of: Callable, like: Tensor, **given) -> Tensor:
@@ -179,26 +185,55 @@ class _Fill(DDIM):
 
 
 def _guess_by_flow(
-    vae: VAE, patcher: ModelPatcher, samples: Tensor, by_flow: Callable[[Tensor], Iterable[Tensor]]
+    vae: VAE,
+    patcher: ModelPatcher,
+    samples: Tensor,
+    by_flow: Callable[[Tensor], Iterable[Tensor]],
+    count: int,
+    title: str,
 ) -> Tensor:
-    """What optical flow guesses from a video's frames, (n, c, h, w).
+    """What optical flow guesses from a video's frames, (count, c, h, w).
 
-    samples: (f, c, h, w), clean. by_flow: frames (f, h, w, 3) in 0..1 -> n of them.
+    samples: (f, c, h, w), clean. by_flow: frames (f, h, w, 3) in 0..1 -> `count` of them. title: on the console.
     """
     check_vae(vae, patcher)
     frames = vae.decode(samples).float().cpu()  # the host may keep images on its GPU, or in half precision
     if not frames.isfinite().all():
         raise TavError("The VAE returned NaN or infinite pixels; start ComfyUI with --fp32-vae.")
-    guess, parts = iter(by_flow(frames)), []
+    guess, parts = _counted(by_flow(frames), count, title), []
     while part := list(islice(guess, AT_ONCE)):
-        throw_exception_if_processing_interrupted()
         parts.append(vae.encode(torch.stack(part)))
     return frames_of({"samples": torch.cat(parts)})
+
+
+def _counted(frames: Iterable[Tensor], count: int, title: str) -> Iterator[Tensor]:
+    """The same frames, each of which moves the progress bars in the node and on the console."""
+    bar = comfy.utils.ProgressBar(count)
+    for frame in tqdm(frames, total=count, desc=title, disable=not comfy.utils.PROGRESS_BAR_ENABLED):
+        throw_exception_if_processing_interrupted()
+        bar.update(1)
+        yield frame
 
 
 def _as_seen(samples: Tensor, patcher: ModelPatcher) -> Tensor:
     """Samples (f, c, h, w) as the network sees them, (1, c, f, h, w)."""
     return rearrange(patcher.model.process_latent_in(samples.float()), "f c h w -> 1 c f h w")
+
+
+def _sees_known(patcher: ModelPatcher) -> bool:
+    """Whether a tuned MODEL has learnt to see known frames."""
+    inflated = inflated_of(patcher)
+    return inflated.inflation.known_frames and inflated.tuned.facts.inflation.known_frames
+
+
+def _check_areas(patcher: ModelPatcher, *conditionings: list) -> None:
+    """Refuses parts of frames where known frames are shown, before a guess is made; masks are seen as a whole."""
+    options = [options for conditioning in conditionings for _, options in conditioning]
+    if _sees_known(patcher) and any("area" in each or each.get("set_area_to_bounds") for each in options):
+        raise TavError(
+            "Weights tuned with known frames see whole frames only, so remove areas from the prompts, or give them "
+            "masks with set_cond_area default."
+        )
 
 
 def _check_images(conditioning: list) -> None:

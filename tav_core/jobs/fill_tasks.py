@@ -1,6 +1,6 @@
 """What frames are added to a video: those in between, or those that follow, came before, or close a loop."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -96,12 +96,10 @@ class Between:
         known, guess, images = between(run.encoded, self.factor), None, None
         if self.guess == "flow" and run.filling.skipped(self.trust):
             guess, images = known.latents.clone(), partial(self._by_flow, run.clip.frames)
-            new = (place for place in range(guess.shape[2]) if place % self.factor)
-            for place, frame in zip(new, images(), strict=True):
-                guess[:, :, place] = run.checkpoint.encode_video(frame[None])[:, :, 0]
+            guess[:, :, ~known.mask] = _encoded(run, images(), on_step).to(guess)
         elif self.guess == "average":
             guess = averaged(known)
-        options = {"guess": guess, "trust": self.trust, "on_step": on_step}
+        options = {"guess": guess, "trust": self.trust, "on_step": on_step and partial(on_step, part="frames")}
         made = fill(run.predictor, known, run.checkpoint.scheduler, run.filling, **options)
         return Filled(made, guess if images else None, images)
 
@@ -159,9 +157,19 @@ class Onwards:
         given, guess = (run.predictor, run.encoded, self.frames, run.checkpoint.scheduler, run.filling), None
         if self.guess == "flow" and run.filling.skipped(self.trust):
             frames = continued_by_flow(run.clip.frames, self.frames, self.direction)
-            guess = torch.cat([run.checkpoint.encode_video(frame[None]) for frame in frames], dim=2)
-        options = {"guess": guess, "trust": self.trust, "on_step": on_step}
+            guess = _encoded(run, frames, on_step)
+        options = {"guess": guess, "trust": self.trust, "on_step": on_step and partial(on_step, part="frames")}
         if self.direction == "loop":
             return Filled(close_loop(*given, **options))
         backwards = self.direction == "backwards"
         return Filled(extend(*given, backwards=backwards, correction=self.correction, **options))
+
+
+def _encoded(run: "FillingRun", frames: Iterable[Tensor], on_step: Callable | None) -> Tensor:
+    """A guess of the new frames, each (h, w, 3), as latents (1, c, f, h, w)."""
+    parts = []
+    for frame in frames:
+        parts.append(run.checkpoint.encode_video(frame[None]))
+        if on_step:
+            on_step(len(parts), run.added, part="guess")
+    return torch.cat(parts, dim=2)

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -104,11 +103,12 @@ class FillingRun:
     def run(self, on_step: Callable | None = None) -> Path:
         """Makes the frames and writes the video, in which its own frames are as they were; returns its path.
 
-        on_step: called as (step, total, part=, timestep=, latents=) after each DDIM step.
+        on_step: called as (step, total, part=, ...); part is "guess" after each frame of a guess by optical flow, then
+            "frames" after each DDIM step, with timestep= and latents=, too.
         """
         began = time.perf_counter()
         try:
-            filled = self.task.latents(self, on_step and partial(on_step, part="frames"))
+            filled = self.task.latents(self, on_step)
         except Overflowed as error:
             raise TavError(f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead.") from error
         write_video(self.output, self._frames(filled), self.task.fps(self.clip.fps))

@@ -35,10 +35,9 @@ class Layers:
         pans = [pan(after, before) for after, before in pairwise(images)]
         movers = [_movers(*each) for each in zip(images[:-1], images[1:], self.flows, pans, strict=True)]
         moving = np.logical_or(*movers[:2]) if movers[1:] else movers[0]
-        ground = Ground(images, movers, pans)
-        differs = [ground.differs(image, ago) for ago, image in enumerate(images)]
-        things = list(things_in(images, self.flows, ground.ways, differs, moving))
         self.ground = Ground(images, movers, pans)
+        differs = [self.ground.differs(image, ago) for ago, image in enumerate(images)]
+        things = list(things_in(images, self.flows, self.ground.ways, differs, moving))
         self.things, self.rest = [], np.ones_like(moving)
         for thing in things:
             self.ground.hide(thing.rigid, thing.ways)

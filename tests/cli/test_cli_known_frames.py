@@ -5,7 +5,7 @@ import torch
 
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
-from tav_core.jobs.fill_tasks import Between
+from tav_core.jobs.fill_tasks import Between, Onwards
 from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
 from tav_core.windows import Windows
@@ -173,6 +173,26 @@ def test_a_rate_that_no_video_has_is_told_before_any_work(files, known, tmp_path
     encode(tmp_path / "fast.mp4", frames, fps=240)
     outcome = tav(*adding("interpolate", files, known, tmp_path / "a.mp4", video=tmp_path / "fast.mp4", factor=8))
     assert_refused(outcome, "1920 frames a second, but a video has at most 1000; give a lower --factor")
+
+
+@pytest.mark.parametrize(
+    ("task", "frames"),
+    [
+        (Between(2, trust=0.5), 3),
+        (Between(2, "average", 0.5), 0),
+        (Onwards(3, trust=0.5), 3),
+        (Onwards(3, guess="none"), 0),
+    ],
+    ids=["interpolate", "average", "extend", "none"],
+)
+def test_a_guess_by_flow_is_a_part_of_the_progress(files, known, tmp_path, task, frames):  # noqa: F811
+    steps, given = [], (files / "ball.mp4", known, files / "sd.safetensors", tmp_path / "more.mp4", task)
+    config = filling.FillConfig(num_steps=4)
+    run = filling.prepare_filling(*given, config=config, device=torch.device("cpu"))
+    run.run(lambda step, total, *, part, **_: steps.append((part, step, total)))
+    guessed = [("guess", step + 1, frames) for step in range(frames)]
+    total = steps[-1][2]
+    assert steps == [*guessed, *(("frames", step + 1, total) for step in range(total))]
 
 
 def test_frames_are_made_as_the_checkpoint_was_tuned_to_predict(files, tmp_path, monkeypatch):  # noqa: F811

@@ -21,6 +21,8 @@ from tests.host.workflows import ending_in, new, small
 
 PROMPT, STEPS = "a red ball is moving on the grass", 4
 FRAMES = 3
+LEFT = torch.zeros(1, 64, 64)
+LEFT[..., :32] = 1
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +395,7 @@ def test_a_guess_is_made_of_images_that_the_host_keeps_in_half_precision(sd, tun
     assert difference < 0.05
 
 
-def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatch):
+def test_progress_counts_the_steps_of_all_parts_but_those_that_a_guess_replaces(sd, tuned, clip, monkeypatch):
     shown = []
     preview = lambda step, clean, noisy, total: shown.append((step, total))  # noqa: E731
     monkeypatch.setattr(core("latent_preview"), "prepare_callback", lambda *_: preview)
@@ -402,6 +404,25 @@ def test_progress_counts_all_parts_of_a_continuation(sd, tuned, clip, monkeypatc
     shown.clear()
     extended(sd, tuned[0], clip, 4, guess=clip[[0, 1, 2, 1]])  # half of the steps
     assert shown == [(step, STEPS) for step in range(STEPS)]
+    for made, given in (
+        (extended, {"frames": 1, "direction": "loop", "guess": clip[[0]]}),
+        (interpolated, {"guess": clip[[0, 0, 1, 1, 2]]}),
+    ):
+        shown.clear()
+        made(sd, tuned[0], clip, **given)
+        assert shown == [(step, STEPS // 2) for step in range(STEPS // 2)]
+
+
+@pytest.mark.parametrize(
+    ("made", "asked", "frames", "steps"), [(interpolated, 2, 5, 2), (extended, 3, 3, 4)], ids=["interpolate", "extend"]
+)
+def test_progress_counts_a_guess_s_frames_and_then_steps(sd, tuned, moving, made, asked, frames, steps, monkeypatch):
+    shown = []
+    hook = lambda step, total, *_, **__: shown.append((step, total))  # noqa: E731
+    monkeypatch.setattr(core("comfy.utils"), "PROGRESS_BAR_HOOK", hook)
+    made(sd, tuned[0], moving, asked, vae=sd.vae)
+    assert list(dict.fromkeys(total for _, total in shown)) == [frames, steps]
+    assert {(1, frames), (frames, frames), (1, steps), (steps, steps)} <= set(shown)
 
 
 # What stays behind
@@ -597,11 +618,28 @@ def test_a_guess_that_is_noise_is_refused(sd, tuned, clip):
             made(sd, tuned[0], clip, guess=noise)
 
 
-def test_a_prompt_for_an_area_is_refused(sd, tuned, clip):
+@pytest.mark.parametrize("made", [interpolated, extended], ids=["interpolate", "extend"])
+def test_a_prompt_for_an_area_is_refused_where_known_frames_are_shown(sd, tuned, clip, made, monkeypatch):
     (area,) = core("nodes").ConditioningSetArea().append(sd.text(PROMPT), 32, 32, 0, 0, 1.0)
-    with pytest.raises(ValueError, match="remove areas from the prompts") as error:
-        interpolated(sd, tuned[0], clip, positive=area)
-    in_one_sentence(error)
+    (bounds,) = core("nodes").ConditioningSetMask().append(sd.text(PROMPT), LEFT, "mask bounds", 1.0)
+    monkeypatch.setattr(core("comfy.sd").VAE, "decode", lambda *_: pytest.fail("it made a guess"))
+    for positive in (area, bounds):
+        with pytest.raises(ValueError, match="remove areas from the prompts") as error:
+            made(sd, tuned[0], clip, 2, positive=positive, vae=sd.vae)
+        in_one_sentence(error)
+
+
+@pytest.mark.parametrize("kind", ["area", "mask"])
+@pytest.mark.parametrize(("made", "places"), [(interpolated, [0, 1, 1, 2, 2]), (extended, [2, 1])])
+def test_a_prompt_for_a_part_of_the_frames_changes_that_part(sd, tuned, unknowing, clip, made, places, kind):
+    """The left half: most there, and less where the network carries it to."""
+    other, nodes = sd.text("a blue square is moving on the sea"), core("nodes")
+    (area,) = nodes.ConditioningSetArea().append(other, 32, 64, 0, 0, 1.0)
+    (mask,) = nodes.ConditioningSetMask().append(other, LEFT, "default", 1.0)
+    for model in (unknowing[0], *([tuned[0]] if kind == "mask" else [])):
+        make = partial(made, sd, model, clip, 2, guess=clip[places])
+        changed = (make(positive=sd.text(PROMPT) + (area if kind == "area" else mask)) - make()).abs()
+        assert changed[..., :4].mean() > 3 * changed[..., 4:].mean() > 0
 
 
 def test_control_images_of_each_frame_are_refused_where_frames_are_added(sd, tuned, clip):

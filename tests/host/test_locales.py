@@ -76,6 +76,18 @@ def test_a_help_page_names_the_defaults_of_the_schema(nodes, name, language):
                 assert float(defaults[socket][1]) == options["default"]
 
 
+def test_help_pages_list_an_inputs_values_below_it():
+    """A list of its own after a list is shown as more of the same list."""
+    item = r"^- .*\n(?:  .*\n)*"
+    assert not [page for page in HELP.rglob("*.md") if re.search(rf"{item}\n- ", page.read_text(), re.MULTILINE)]
+
+
+def test_chinese_help_pages_break_no_sentence_between_two_characters():
+    """A line break is shown as a space."""
+    han = "[\u4e00-\u9fff]"
+    assert not [page for page in HELP.rglob("zh.md") if re.search(rf"{han}\n *(?:{han}|“)", page.read_text())]
+
+
 def test_help_pages_have_no_tables_which_the_narrow_side_panel_cuts_off():
     assert not [page for page in HELP.rglob("*.md") if re.search(r"^\|", page.read_text(), re.MULTILINE)]
 
