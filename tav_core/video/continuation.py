@@ -31,7 +31,7 @@ def continued_by_flow(frames: Tensor, count: int, direction: str) -> Iterator[Te
         raise TavError(f"What follows is seen from at least 2 frames, got {len(frames)}.")
     near = to_float(frames_to_follow(frames, direction)).float()
     if direction == "loop":
-        yield from islice(interpolated_by_flow(near.flip(0), count + 1), 1, count + 1)
+        yield from islice(interpolated_by_flow(near.flip(0), count + 1, cuts=False), 1, count + 1)
     elif direction == "backwards":
         yield from _extrapolated(near.flip(0), range(count, 0, -1))
     else:
@@ -75,7 +75,9 @@ def _extrapolated(frames: Tensor, times: Iterable[int]) -> Iterator[Tensor]:
 
 def _blurred(motion: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """The weighted mean around each pixel."""
-    sums, weights = (cv2.GaussianBlur(each, (0, 0), len(weight) / 16) for each in (motion * weight[..., None], weight))
+    sums, weights = (
+        cv2.GaussianBlur(each, (0, 0), min(weight.shape) / 16) for each in (motion * weight[..., None], weight)
+    )
     return sums / np.maximum(weights, 1e-6)[..., None]
 
 

@@ -19,19 +19,19 @@ ENOUGH = 0.05
 """The weight from which what was splatted is known; below, the frames are warped by the flow of each place."""
 
 
-def interpolated_by_flow(frames: Tensor, factor: int) -> Iterator[Tensor]:
+def interpolated_by_flow(frames: Tensor, factor: int, *, cuts: bool = True) -> Iterator[Tensor]:
     """Puts factor - 1 frames between each two: the pixels of both go along their optical flow and are averaged.
 
     frames: (f, h, w, 3), float in 0..1 or uint8; gives (f - 1) * factor + 1 frames (h, w, 3) in 0..1, each made when
     it is asked for. The flow is OpenCV's DIS (Kroeger et al. 2016, arXiv 1603.03590); it is taken to be even between
     two frames. Of several pixels that meet in one place, those count most that look the same at the end of their flow
     (Niklaus and Liu 2020, "Softmax Splatting", section 3.2, without their networks). Across a cut, the nearer frame
-    stays.
+    stays; with cuts=False, nothing is taken for one.
     """
     yield to_float(frames[0]).float()
     for before, after in pairwise(frames):
         before, after = to_float(before).float(), to_float(after).float()
-        if cut_in(torch.stack([before, after])):
+        if cuts and cut_in(torch.stack([before, after])):
             yield from (before if 2 * step <= factor else after for step in range(1, factor))
             yield after
             continue

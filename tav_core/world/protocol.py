@@ -78,6 +78,11 @@ def clips_to_report() -> list[WorldClip]:
     return _clips(1)
 
 
+def further_clips(number: int) -> list[WorldClip]:
+    """12 other clips, one of each plan, for each number from 2 on."""
+    return _clips(number)
+
+
 def _clips(half: int) -> list[WorldClip]:
     """12 clips, of which each ground occurs twice and each kind and colour as evenly as can be."""
     rng, count = np.random.default_rng((SEED, half)), len(PLANS)

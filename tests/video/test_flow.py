@@ -223,3 +223,5 @@ def test_two_shots_are_not_blended():
         assert torch.equal(frame, first[1])
     assert torch.equal(made[7], second[0])
     assert not torch.equal(made[3], made[4])
+    closing = continued(torch.cat([second, first]), 3, "loop")  # a loop has to lead from one to the other
+    assert not any(torch.equal(frame, end) for frame in closing for end in (first[1], second[0]))
