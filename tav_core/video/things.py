@@ -10,6 +10,9 @@ from .flow import pixel_grid
 from .matching import DIFFERENT, Template, closed, grown
 from .movement import Movement
 
+HOLES = 1 / 10
+"""The size of what a region may lack of its thing, as a share of the frame's shorter side: the inside of a plain thing
+hides the ground for so long that it is taken for it."""
 SMALLEST = 1 / 32
 """The side of the smallest thing, as a share of the frame's shorter side."""
 ROUNDS = 3
@@ -60,6 +63,7 @@ def things_in(
     smallest = (min(moving.shape) * SMALLEST) ** 2
     candidates = list(_candidates(differs[0], moving, smallest))
     for region in _joined(candidates, frames, flows, differs):
+        region = region | (closed(region, int(min(moving.shape) * HOLES)) & moving)
         rigid = whole = region
         for _ in range(ROUNDS):
             ways, _ = _followed(rigid, frames, flows, differs)
