@@ -19,10 +19,10 @@ EXPLAINED = 0.0075
 
 
 class Layers:
-    """What the first of some frames shows, (f, h, w, 3) in 0..1, f at least 2, which run backwards in time.
+    """The layers of a video's last frame.
 
-    flows: from each frame to the next, (h, w, 2). things: what moves against the ground in the first frame. rest: (h,
-    w), where none of them is.
+    frames: (f, h, w, 3) in 0..1, f at least 2, the last one first. flows: from each of them to the next, (h, w, 2).
+    things: what moves against the ground in the last frame. rest: (h, w), where none of them is.
     """
 
     ground: "Ground"
@@ -67,10 +67,11 @@ def _movers(image: np.ndarray, before: np.ndarray, flow: np.ndarray, ground: np.
 
 
 class Ground:
-    """What the camera sees where nothing moves against it, in a video that runs backwards in time.
+    """What the camera sees where nothing moves against it.
 
-    images: (h, w, 3). movers: where something moves against the ground in each, (h, w); without the last image. pans:
-    how far the ground moves from each image to the next. ways: how far it is in each from where it is in the first.
+    images: of the video, (h, w, 3), the last one first. movers: where something moves against the ground in each but
+    the earliest, (h, w). pans: how far the ground moves from each image to the next. ways: how far it is in each from
+    where it is in the last one.
     """
 
     def __init__(self, images: Sequence[np.ndarray], movers: Sequence[np.ndarray], pans: Sequence[np.ndarray]):
@@ -91,7 +92,8 @@ class Ground:
             frame[there] = other[there] = np.nan
 
     def at(self, time: int) -> np.ndarray:
-        """Where the camera goes on evenly, at a time after the last frame: (h, w, 3); NaN where no frame shows it."""
+        """What the camera sees of the ground so many frames after the last one, if it goes on evenly: (h, w, 3); NaN
+        where no frame shows it."""
         return self._moved(self.speed * time)
 
     def differs(self, image: np.ndarray, ago: int) -> np.ndarray:
@@ -99,7 +101,8 @@ class Ground:
         return ~(apart(image, self._moved(self.ways[ago])) < DIFFERENT)
 
     def _moved(self, by: np.ndarray) -> np.ndarray:
-        """The median of all frames, if the ground is so far from where it is in the last one; x and y in pixels."""
+        """The median of all frames, moved so that the ground lies so far from its place in the last one; x and y in
+        pixels."""
         ground = self._median(self.frames, by)
         if self.hidden and np.isnan(ground).any():
             ground = np.where(np.isnan(ground), self._median(self.unmasked, by), ground)

@@ -1,4 +1,4 @@
-"""How a thing goes on whose way so far is known."""
+"""How a thing goes on, by where it was so far."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ SIGMA, SIGMA_UNLIKE = 0.25 / 128, 10 / 128
 """The standard deviation of where a thing was found, as a share of the frame's side: of one that looks the same there,
 and what is added for each share of its contrast by which it does not."""
 LEFT, SURE = 1 / 3, 15.0
-"""What another kind of movement must leave of the squared errors of a simpler one, in standard deviations, and by how
-much it must lower them."""
+"""The share of a simpler movement's squared errors, in standard deviations, that a more complex one may leave, and by
+how much it must lower them, to be preferred."""
 
 
 class Movement:

@@ -51,10 +51,11 @@ def things_in(
     differs: Sequence[np.ndarray],
     moving: np.ndarray,
 ) -> Iterator[Thing]:
-    """The things of the first of these frames, which are (h, w, 3) and run backwards in time.
+    """The things in the last frame of a video.
 
-    flows: from each frame to the next, (h, w, 2). ground_ways: how far the ground is in each frame from where it is in
-    the first. differs: (h, w), where each frame is not its ground. moving: (h, w), where things move against it.
+    frames: each (h, w, 3), the last one first. flows: from each of them to the next, (h, w, 2). ground_ways: how far
+    the ground is in each frame from where it is in the last one. differs: (h, w), where each frame is not its ground.
+    moving: (h, w), where things move against it.
 
     Each connected region that is not the ground and moves is followed, and then what of it goes its way rather than the
     ground's, so that pieces of the ground do not lead it astray. What limbs do besides is not followed, but they belong
@@ -115,7 +116,7 @@ def _joined(
 def _followed(
     region: np.ndarray, frames: Sequence[np.ndarray], flows: Sequence[np.ndarray], differs: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[float]]:
-    """How far a region is in each frame from where it is in the first one, x and y, and how different it looks there.
+    """How far a region is in each frame from where it is in the last one, x and y, and how different it looks there.
 
     The flow tells where to look for it; its own pixels tell where it is, so that errors do not add up.
     """
