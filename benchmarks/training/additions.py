@@ -11,11 +11,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from tav_core.world.draw import depth, poses
-from tav_core.world.scene import Scene
+from tav_core.world.scene import PAPER, Scene
 
-from .images import drawn, in_parallel, random_scenes, save
-from .loop import SEED, Training
-from .unet import DDIM, UNET, noise_loss, noisy_batch, token_ids
+from .images import drawn, in_parallel, random_scenes, save, striped
+from .loop import SEED, Length, Training
+from .unet import DDIM, UNET, Captions, noise_loss, noisy_batch
 from .vae import encode
 
 POSE_CONTROLNET = {
@@ -37,8 +37,40 @@ DEPTH_ADAPTER = {
 }
 
 
-def captioned(work: Path, name: str, scenes: list[Scene], vae, device: str) -> tuple[Tensor, list[str]]:
-    """Latents of the scenes and their captions."""
+CONTROLLED = 6000  # images
+
+
+def scenes_of(name: str) -> list[Scene]:
+    """The scenes that an addition learns from: a LoRA by its name, or "pose" or "depth"."""
+    if name == "sks":  # half are without bands, so that it changes nothing else
+        return random_scenes(600, seed=4) + [striped(one) for one in random_scenes(600, seed=6)]
+    if name == "paper":
+        return random_scenes(1200, seed=5, style=PAPER)
+    if name == "pose":
+        scenes = random_scenes(3 * CONTROLLED, seed=2)
+        return [scene for scene in scenes if any(thing.is_figure for thing in scene.things)][:CONTROLLED]
+    return random_scenes(CONTROLLED, seed=3)
+
+
+def draw_images(work: Path) -> None:
+    """Draws ahead, and keeps, what all additions learn from."""
+    for name in ("sks", "paper", "pose", "depth"):
+        drawn(work / f"{name}-images.npy", scenes_of(name))
+    _pose_hints(work)
+    _depth_hints(work)
+
+
+def _pose_hints(work: Path) -> Tensor:
+    return _kept(work / "pose-hints.npy", lambda: in_parallel(poses, scenes_of("pose")).transpose(0, 3, 1, 2))
+
+
+def _depth_hints(work: Path) -> Tensor:
+    return _kept(work / "depth-hints.npy", lambda: in_parallel(depth, scenes_of("depth"))[:, None])
+
+
+def captioned(work: Path, name: str, vae, device: str) -> tuple[Tensor, list[str]]:
+    """Latents and captions of an addition's scenes."""
+    scenes = scenes_of(name)
     images = drawn(work / f"{name}-images.npy", scenes)
     return encode(work, f"{name}-latents", vae, images, device), [scene.caption for scene in scenes]
 
@@ -46,12 +78,11 @@ def captioned(work: Path, name: str, scenes: list[Scene], vae, device: str) -> t
 def train_lora(
     work: Path,
     name: str,
-    scenes: list[Scene],
     rank: int,
     tokenizer,
     vae,
     trained: nn.ModuleDict,
-    steps: int,
+    length: Length,
     device: str,
 ) -> nn.ModuleDict:
     torch.manual_seed(SEED)
@@ -61,14 +92,13 @@ def train_lora(
     layers = ["q_proj", "k_proj", "v_proj", "out_proj"]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), text)
     unet, text = unet.to(device), text.to(device)
-    latents, captions = captioned(work, name, scenes, vae, device)
-    training = Training(work / f"{name}.pt", {"unet": unet, "text": text}, steps, rate=2e-3, decay=0.98)
-    scheduler = DDIMScheduler(**DDIM)
+    latents, captions = captioned(work, name, vae, device)
+    training = Training(work / f"{name}.pt", {"unet": unet, "text": text}, length, rate=2e-3, decay=0.98)
+    scheduler, latents, words = DDIMScheduler(**DDIM), latents.to(device), Captions(tokenizer, captions, device)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(latents), (32,), generator=generator)
-        tokens = token_ids(tokenizer, [captions[i] for i in chosen.tolist()]).to(device)
-        return *noisy_batch(scheduler, latents[chosen].to(device), generator), tokens
+        chosen = torch.randint(len(latents), (32,), generator=generator, device=latents.device)
+        return *noisy_batch(scheduler, latents[chosen], generator), words.draw(chosen, generator, (1.0, 1.0, 1.0))
 
     return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
 
@@ -89,14 +119,13 @@ def lora_tensors(lora: nn.ModuleDict) -> dict[str, Tensor]:
     return tensors
 
 
-def train_pose_controlnet(work: Path, count: int, tokenizer, vae, trained, steps: int, device: str) -> ControlNetModel:
+def train_pose_controlnet(work: Path, tokenizer, vae, trained, length: Length, device: str) -> ControlNetModel:
     """Trains on scenes with a figure; its zero convolutions begin at zero, so it starts as no control at all."""
     torch.manual_seed(SEED)
     control = ControlNetModel(**POSE_CONTROLNET)
     own = trained["unet"].state_dict()
     control.load_state_dict({k: v for k, v in own.items() if _fits(control, k, v)}, strict=False)
     control.to(device)
-    scenes = [s for s in random_scenes(3 * count, seed=2) if any(thing.is_figure for thing in s.things)][:count]
 
     def residuals_of(hints: Tensor):
         def residuals(noisy, timesteps, states):
@@ -105,37 +134,30 @@ def train_pose_controlnet(work: Path, count: int, tokenizer, vae, trained, steps
 
         return residuals
 
-    hints = _kept(work / "pose-hints.npy", lambda: in_parallel(poses, scenes).transpose(0, 3, 1, 2))
-    return _train(work, "pose", scenes, hints, control, residuals_of, tokenizer, vae, trained, steps, device)
+    return _train(work, "pose", _pose_hints(work), control, residuals_of, tokenizer, vae, trained, length, device)
 
 
-def train_depth_adapter(work: Path, count: int, tokenizer, vae, trained, steps: int, device: str) -> T2IAdapter:
+def train_depth_adapter(work: Path, tokenizer, vae, trained, length: Length, device: str) -> T2IAdapter:
     torch.manual_seed(SEED)
     adapter = T2IAdapter(**DEPTH_ADAPTER).to(device)
-    scenes = random_scenes(count, seed=3)
 
     def residuals_of(hints: Tensor):
         return lambda noisy, timesteps, states: {"down_intrablock_additional_residuals": adapter(hints.float() / 255)}
 
-    hints = _kept(work / "depth-hints.npy", lambda: in_parallel(depth, scenes)[:, None])
-    return _train(work, "depth", scenes, hints, adapter, residuals_of, tokenizer, vae, trained, steps, device)
+    return _train(work, "depth", _depth_hints(work), adapter, residuals_of, tokenizer, vae, trained, length, device)
 
 
-def _train(work, name, scenes, hints, network, residuals_of, tokenizer, vae, trained, steps: int, device: str):
-    latents, captions = captioned(work, name, scenes, vae, device)
+def _train(work, name, hints, network, residuals_of, tokenizer, vae, trained, length: Length, device: str):
+    latents, captions = captioned(work, name, vae, device)
     unet, text = (trained[part].requires_grad_(False).to(device) for part in ("unet", "text"))
-    training, scheduler = Training(work / f"{name}.pt", {"network": network}, steps, rate=1e-3), DDIMScheduler(**DDIM)
+    training, scheduler = Training(work / f"{name}.pt", {"network": network}, length, rate=1e-3), DDIMScheduler(**DDIM)
+    latents, hints, words = latents.to(device), hints.to(device), Captions(tokenizer, captions, device)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(latents), (32,), generator=generator)
+        chosen = torch.randint(len(latents), (32,), generator=generator, device=latents.device)
         # without a prompt now and then, so that the image alone has to be followed
-        chances = torch.rand(len(chosen), generator=generator).tolist()
-        words = ["" if chance < 0.3 else captions[i] for i, chance in zip(chosen.tolist(), chances, strict=True)]
-        tokens, batch = (
-            token_ids(tokenizer, words).to(device),
-            noisy_batch(scheduler, latents[chosen].to(device), generator),
-        )
-        return *batch, tokens, hints[chosen].to(device)
+        tokens = words.draw(chosen, generator, (0.7, 0.7, 0.7))
+        return *noisy_batch(scheduler, latents[chosen], generator), tokens, hints[chosen]
 
     def loss_of(noisy: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, shown: Tensor) -> Tensor:
         return noise_loss(unet, text, noisy, noise, timesteps, tokens, residuals_of(shown))

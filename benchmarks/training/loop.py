@@ -1,9 +1,11 @@
 """The training loop of all stages: one-cycle AdamW with a running mean of the weights, kept in a file."""
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,72 +14,115 @@ from tav_core.files import atomic_path
 
 SEED = 2212
 SAVE_EVERY = 60  # seconds
+LOOK_EVERY = 50  # steps
+
+
+class Length(NamedTuple):
+    """How long to train: a number of steps, or as many as fit into some seconds."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "Length":
+        """ "7500", or "90s"."""
+        return cls(seconds=float(text[:-1])) if text.endswith("s") else cls(steps=int(text))
+
+    def __str__(self) -> str:
+        return str(self.steps) if self.seconds is None else f"{self.seconds:g}s"
 
 
 class Training:
-    """One-cycle AdamW with a running mean of the weights, saved every minute; an interrupted training resumes."""
+    """One-cycle AdamW with a running mean of the weights, saved every minute; an interrupted training resumes.
+
+    compiled: whether torch.compile first turns the loss into fewer kernels, which takes a minute, in bfloat16.
+    """
 
     def __init__(
         self,
         path: Path,
         modules: dict[str, nn.Module],
-        steps: int,
+        length: Length,
         rate: float,
         decay: float = 0.998,
+        *,
+        compiled: bool = False,
     ):
-        self.path, self.steps, self.decay = path, steps, decay
+        self.path, self.length, self.rate, self.decay, self.compiled = path, length, rate, decay, compiled
         self.modules = nn.ModuleDict(modules)
+        if compiled:
+            self.modules.to(memory_format=torch.channels_last)
         self.mean = copy.deepcopy(self.modules).requires_grad_(False)
-        parameters = [p for p in self.modules.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=steps, pct_start=0.08)
-        self.first, self.losses = 0, []
+        self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
+        self.device = self.parameters[0].device
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.first, self.spent, self.losses = 0, 0.0, []
         if path.exists():
             state = torch.load(path, map_location="cpu", weights_only=True)
-            self.first, self.losses = state["step"], state["losses"]
-            for name in ("modules", "mean", "optimizer", "schedule"):
+            self.first, self.spent, self.losses = state["step"], state["spent"], state["losses"]
+            for name in ("modules", "mean", "optimizer"):
                 getattr(self, name).load_state_dict(state[name])
 
     def run(
         self, draw: Callable[[int, torch.Generator], tuple[Tensor, ...]], loss_of: Callable[..., Tensor]
     ) -> nn.ModuleDict:
-        """draw: (step, generator) -> a batch on the modules' device; loss_of: the batch's tensors -> the loss."""
-        started = saved = time.time()
-        steps, recent = _Steps(self.modules, loss_of), []
-        for step in range(self.first, self.steps):
-            loss = steps(*draw(step, torch.Generator().manual_seed(SEED + step)))
+        """draw: (step, generator on the modules' device) -> a batch there; loss_of: the batch's tensors -> the loss."""
+        steps, step, recent = _Steps(self.modules, loss_of, compiled=self.compiled), self.first, []
+        if self._done(step, self.spent) < 1:
+            steps(*draw(step, self._generator(step)))  # records the graph, which is not counted as time
+        looked = saved = time.time()
+        each = self.spent / step if step else 0.0
+        while (done := self._done(step, self.spent + each * len(recent))) < 1:
+            self.optimizer.param_groups[0]["lr"] = self.rate * one_cycle(done)
+            loss = steps(*draw(step, self._generator(step)))
             self.optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizer.step()
-            self.schedule.step()
             decay = min(self.decay, (step + 1) / (step + 10))
             with torch.no_grad():
                 torch._foreach_lerp_([*self.mean.parameters()], [*self.modules.parameters()], 1 - decay)
             recent.append(loss.detach().clone())
-            if (step + 1) % 50 and step + 1 < self.steps:
-                continue
-            self.losses += torch.stack(recent).tolist()  # waits for the GPU
-            each = (time.time() - started) / (step + 1 - self.first)
-            mean = sum(self.losses[-len(recent) :]) / len(recent)
-            print(f"{self.path.stem} {step + 1}/{self.steps}  loss {mean:.5f}  {each:.3f} s/step", flush=True)
-            recent = []
-            if step + 1 == self.steps or time.time() - saved > SAVE_EVERY:
-                self.save(step + 1)
-                saved = time.time()
-        return self.mean.eval()
+            step += 1
+            if len(recent) == LOOK_EVERY or self._done(step, self.spent + each * len(recent)) >= 1:
+                self.losses += torch.stack(recent).tolist()  # waits for the GPU
+                now = time.time()
+                self.spent, each, looked = self.spent + now - looked, (now - looked) / len(recent), now
+                mean = sum(self.losses[-len(recent) :]) / len(recent)
+                print(f"{self.path.stem} {step} of {self.length}  loss {mean:.5f}  {each:.4f} s/step", flush=True)
+                recent = []
+                if now - saved > SAVE_EVERY:
+                    self.save(step)
+                    saved = looked = time.time()
+        if step > self.first:
+            self.save(step)
+        return self.mean.to(memory_format=torch.contiguous_format).eval()
+
+    def _done(self, step: int, spent: float) -> float:
+        """The share of the training that is done, 0..1."""
+        return step / self.length.steps if self.length.seconds is None else spent / self.length.seconds
+
+    def _generator(self, step: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(SEED + step)
 
     def save(self, step: int) -> None:
-        state = {name: getattr(self, name).state_dict() for name in ("modules", "mean", "optimizer", "schedule")}
+        state = {name: getattr(self, name).state_dict() for name in ("modules", "mean", "optimizer")}
         with atomic_path(self.path) as temporary:
-            torch.save(state | {"step": step, "losses": self.losses}, temporary)
+            torch.save(state | {"step": step, "spent": self.spent, "losses": self.losses}, temporary)
+
+
+def one_cycle(done: float, warm: float = 0.08) -> float:
+    """The learning rate relative to its peak: a cosine up from 1/25 in the share `warm` of the training, then to 0."""
+    if done < warm:
+        return 1 / 25 + (1 - 1 / 25) * (1 - math.cos(math.pi * done / warm)) / 2
+    return (1 + math.cos(math.pi * (done - warm) / (1 - warm))) / 2
 
 
 class _Steps:
     """Calls a loss; on a GPU as a recorded CUDA graph per batch shape, as launching its kernels takes the longest."""
 
-    def __init__(self, modules: nn.ModuleDict, loss_of: Callable[..., Tensor]):
-        self.modules, self.loss_of, self.graphs = modules, loss_of, {}
+    def __init__(self, modules: nn.ModuleDict, loss_of: Callable[..., Tensor], *, compiled: bool):
+        self.modules, self.loss_of, self.graphs = modules, _compiled(loss_of) if compiled else loss_of, {}
 
     def __call__(self, *batch: Tensor) -> Tensor:
         if batch[0].device.type != "cuda":
@@ -87,6 +132,15 @@ class _Steps:
             call = _Loss(self.modules, self.loss_of)
             self.graphs[shapes] = torch.cuda.make_graphed_callables(call, batch, allow_unused_input=True)
         return self.graphs[shapes](*batch)
+
+
+def _compiled(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @torch.compile
+    def call(*batch: Tensor) -> Tensor:
+        with torch.autocast(batch[0].device.type, torch.bfloat16, cache_enabled=False):
+            return loss_of(*batch)
+
+    return call
 
 
 class _Loss(nn.Module):

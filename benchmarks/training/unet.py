@@ -1,16 +1,17 @@
 """The miniature's UNet and text encoder, trained together on captioned images."""
 
-import functools
 import re
+import string
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .loop import SEED, Training
+from .loop import SEED, Length, Training
 
 UNET = {
     "sample_size": 16,
@@ -49,31 +50,38 @@ def networks(tokenizer: CLIPTokenizer, device: str) -> tuple[UNet2DConditionMode
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    return torch.stack([_token_ids(tokenizer, caption) for caption in captions])
+    """The tokens of each caption (n, 77), int32."""
+    distinct = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    tokens = tokenizer([*distinct], padding="max_length", truncation=True, return_tensors="pt").input_ids.int()
+    return tokens[[distinct[caption] for caption in captions]]
 
 
-@functools.lru_cache(maxsize=100_000)
-def _token_ids(tokenizer: CLIPTokenizer, caption: str) -> Tensor:
-    return tokenizer(caption, padding="max_length", truncation=True, return_tensors="pt").input_ids[0]
+class Captions:
+    """Tokens of captions, kept on the device, and sometimes those of another caption for the same image.
 
+    The others are none at all, one without its shapes' verb, or one with a meaningless word, as users write.
+    """
 
-def caption_for(caption: str, generator: torch.Generator) -> str:
-    """The caption, or sometimes none, one without its shapes' verb, or one with a meaningless word, as users write."""
-    chance = torch.rand((), generator=generator).item()
-    if chance < 0.12:
-        return ""
-    if chance < 0.2:
-        return re.sub(r" (is|are) moving", "", caption)
-    if chance < 0.24:
-        letters = "".join(chr(97 + int(n)) for n in torch.randint(26, (5,), generator=generator))
-        return caption.replace(" moving", f" {letters}")
-    return caption
+    def __init__(self, tokenizer: CLIPTokenizer, captions: list[str], device: str):
+        letters = np.random.default_rng(SEED).choice([*string.ascii_lowercase], (len(captions), 5))
+        words = [
+            caption.replace(" moving", f" {''.join(five)}") for caption, five in zip(captions, letters, strict=True)
+        ]
+        verbless = [re.sub(r" (is|are) moving", "", caption) for caption in captions]
+        self.kinds = torch.stack(
+            [token_ids(tokenizer, each).to(device) for each in (captions, verbless, words, [""] * len(captions))]
+        )
+
+    def draw(self, chosen: Tensor, generator: torch.Generator, ends: tuple[float, ...] = (0.76, 0.84, 0.88)) -> Tensor:
+        """Tokens (n, 77) for the images `chosen`; ends: where the chances of all but the last end."""
+        chances = torch.rand(len(chosen), generator=generator, device=chosen.device)
+        return self.kinds[sum((chances >= end).long() for end in ends), chosen]
 
 
 def noisy_batch(scheduler, latents: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Noisy latents, the noise and the timesteps, on the latents' device."""
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
-    timesteps = torch.randint(1000, (len(latents),), generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+    timesteps = torch.randint(1000, (len(latents),), generator=generator, device=latents.device)
     return scheduler.add_noise(latents.float(), noise, timesteps), noise, timesteps
 
 
@@ -91,25 +99,26 @@ def train_unet(
     tokenizer,
     latents: Tensor,
     captions: list[str],
-    steps: int,
+    length: Length,
     batch: int,
     device: str,
+    *,
+    compiled: bool,
 ) -> nn.ModuleDict:
     unet, text = networks(tokenizer, device)
-    scheduler, latents = DDIMScheduler(**DDIM), latents.to(device)
-    training = Training(work / "unet.pt", {"unet": unet, "text": text}, steps, rate=1.5e-3)
+    scheduler, latents, words = DDIMScheduler(**DDIM), latents.to(device), Captions(tokenizer, captions, device)
+    training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate=1.5e-3, compiled=compiled)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(latents), (batch,), generator=generator)
-        tokens = token_ids(tokenizer, [caption_for(captions[i], generator) for i in chosen.tolist()]).to(device)
-        return *noisy_batch(scheduler, latents[chosen.to(device)], generator), tokens
+        chosen = torch.randint(len(latents), (batch,), generator=generator, device=latents.device)
+        return *noisy_batch(scheduler, latents[chosen], generator), words.draw(chosen, generator)
 
     return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
 
 
 @torch.no_grad()
 def held_out_loss(trained: nn.ModuleDict, tokenizer, latents: Tensor, captions: list[str], device: str) -> float:
-    scheduler, generator, losses = DDIMScheduler(**DDIM), torch.Generator().manual_seed(SEED), []
+    scheduler, generator, losses = DDIMScheduler(**DDIM), torch.Generator(device).manual_seed(SEED), []
     for part in torch.arange(len(latents)).split(64):
         tokens = token_ids(tokenizer, [captions[i] for i in part.tolist()]).to(device)
         batch = noisy_batch(scheduler, latents[part].to(device), generator)

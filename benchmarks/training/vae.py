@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from .images import pixels, save
-from .loop import SEED, Training
+from .loop import SEED, Length, Training
 
 SCALE = 0.18215  # Stable Diffusion's own, which hosts assume
 VAE = {
@@ -25,38 +25,56 @@ VAE = {
 }
 
 
-def train_vae(work: Path, images: Tensor, steps: int, whole_steps: int, batch: int, device: str) -> AutoencoderKL:
+def train_vae(
+    work: Path,
+    images: Tensor,
+    crops: Length,
+    whole: Length,
+    batch: int,
+    device: str,
+    *,
+    start: Path | None = None,
+    compiled: bool,
+) -> AutoencoderKL:
     """Trains on crops of 64 pixels, which cost a quarter, and then, in a second cycle, on `batch` whole images a step.
 
     images: uint8; kept on the device, if that is a GPU.
+    start: a trained VAE's folder, to go on from with whole images.
     """
     torch.manual_seed(SEED)
-    vae = AutoencoderKL(**VAE)
-    let_colours_pass(vae)
+    if start:
+        vae = AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32).requires_grad_()
+    else:
+        vae = AutoencoderKL(**VAE)
+        let_colours_pass(vae)
     vae, images = vae.to(device), images.to(device)
 
-    def draw(whole: bool, generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(images), (batch if whole else 2 * batch,), generator=generator).to(device)
-        top, left = (8 * number for number in torch.randint(9, (2,), generator=generator).tolist())
-        window = slice(None) if whole else slice(top, top + 64), slice(None) if whole else slice(left, left + 64)
-        shown = pixels(images[chosen][:, :, window[0], window[1]], device)
-        noise = torch.randn(
-            len(shown), VAE["latent_channels"], *(side // 8 for side in shown.shape[2:]), generator=generator
-        )
-        return shown, noise.to(device)
+    def draw(side: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        count = batch * (2 if side < images.shape[2] else 1)
+        chosen = torch.randint(len(images), (count,), generator=generator, device=images.device)
+        places = torch.randint((images.shape[2] - side) // 8 + 1, (2,), generator=generator, device=images.device)
+        rows, columns = (8 * place + torch.arange(side, device=images.device) for place in places)
+        shown = pixels(images[chosen[:, None, None], :, rows[:, None], columns].permute(0, 3, 1, 2), device)
+        shape = count, VAE["latent_channels"], side // 8, side // 8
+        return shown, torch.randn(shape, generator=generator, device=images.device)
 
     def loss_of(shown: Tensor, noise: Tensor) -> Tensor:
         posterior = vae.encode(shown).latent_dist
         error = vae.decode(posterior.mean + posterior.std * noise).sample - shown
-        return (
-            error.square().mean() + 0.1 * error.abs().mean() + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
-        )
+        return reconstruction_loss(error) + 1e-4 * posterior.kl().mean() / posterior.mean[0].numel()
 
-    crops = Training(work / "vae.pt", {"vae": vae}, steps, rate=2e-3, decay=0.995)
-    trained = crops.run(lambda step, generator: draw(step >= 0.9 * steps, generator), loss_of)
-    vae.load_state_dict(trained["vae"].state_dict())
-    whole = Training(work / "vae-whole.pt", {"vae": vae}, whole_steps, rate=1e-3, decay=0.995)
-    return whole.run(lambda _, generator: draw(True, generator), loss_of)["vae"]
+    if not start:
+        training = Training(work / "vae.pt", {"vae": vae}, crops, rate=2e-3, decay=0.995, compiled=compiled)
+        trained = training.run(lambda _, generator: draw(64, generator), loss_of)
+        vae.load_state_dict(trained["vae"].state_dict())
+    training = Training(
+        work / "vae-whole.pt", {"vae": vae}, whole, rate=6e-4 if start else 1e-3, decay=0.995, compiled=compiled
+    )
+    return training.run(lambda _, generator: draw(128, generator), loss_of)["vae"]
+
+
+def reconstruction_loss(error: Tensor) -> Tensor:
+    return error.square().mean() + 0.02 * error.abs().mean()
 
 
 @torch.no_grad()
@@ -102,23 +120,22 @@ def encode(work: Path, name: str, vae: AutoencoderKL, images: Tensor, device: st
 
 
 def train_decoder(
-    work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, steps: int, batch: int, device: str
+    work: Path, vae: AutoencoderKL, images: Tensor, latents: Tensor, length: Length, batch: int, device: str
 ) -> None:
-    """Trains the decoder further, in place, for sharper images; the latents stay those the UNet was trained on."""
+    """Trains the decoder further, in place; the latents stay those the UNet was trained on."""
     parts = {"post_quant_conv": vae.post_quant_conv, "decoder": vae.decoder}
     copies = {name: copy.deepcopy(part).requires_grad_() for name, part in parts.items()}
-    training = Training(work / "decoder.pt", copies, steps, rate=1e-3, decay=0.995)
+    training = Training(work / "decoder.pt", copies, length, rate=4e-4, decay=0.995)
     images, latents = images.to(device), latents.to(device)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-        chosen = torch.randint(len(images), (batch,), generator=generator)
-        noise = 0.03 * torch.randn(batch, *latents.shape[1:], generator=generator)  # as sampled latents are not exact
-        chosen = chosen.to(device)
-        return (latents[chosen].float() + noise.to(device)) / SCALE, pixels(images[chosen], device)
+        chosen = torch.randint(len(images), (batch,), generator=generator, device=images.device)
+        # as sampled latents are not exact
+        noise = 0.03 * torch.randn(batch, *latents.shape[1:], generator=generator, device=images.device)
+        return (latents[chosen].float() + noise) / SCALE, pixels(images[chosen], device)
 
     def loss_of(noisy: Tensor, shown: Tensor) -> Tensor:
-        error = training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - shown
-        return error.square().mean() + error.abs().mean()
+        return reconstruction_loss(training.modules["decoder"](training.modules["post_quant_conv"](noisy)) - shown)
 
     trained = training.run(draw, loss_of)
     for name, part in parts.items():
