@@ -49,7 +49,7 @@ def ensure_same_run(parser: argparse.ArgumentParser, path: Path, options: argpar
     run = {
         name: str(value)
         for name, value in vars(options).items()
-        if name in ("images", "vae") or name.endswith(("_steps", "_batch"))
+        if name in ("images", "start") or name.endswith(("_steps", "_batch"))
     }
     scenes = random_scenes(32)
     shown = [draw(scene).tobytes() + scene.caption.encode() for scene in scenes]
@@ -80,7 +80,7 @@ def main() -> None:
     )
     parser.add_argument("--decoder-batch", type=int, default=8)
     parser.add_argument("--unet-batch", type=int, default=32)
-    parser.add_argument("--vae", type=Path, help="a trained VAE's folder, to go on from on whole images")
+    parser.add_argument("--start", type=Path, help="a miniature to go on from; its VAE, on whole images only")
     parser.add_argument(
         "--compile", nargs="+", choices=("vae", "unet"), default=[], help="compile the training of these, in bfloat16"
     )
@@ -107,7 +107,7 @@ def main() -> None:
         options.vae_whole_steps,
         options.vae_batch,
         device,
-        start=options.vae,
+        start=options.start,
         compiled="vae" in options.compile,
     )
     absorb_scale(vae, images, device)
@@ -118,8 +118,16 @@ def main() -> None:
 
     tokenizer = write_tokenizer(folder / "tokenizer")
     known = latents[:-HELD_OUT], captions[:-HELD_OUT]
-    compiled = "unet" in options.compile
-    trained = train_unet(work, tokenizer, *known, options.unet_steps, options.unet_batch, device, compiled=compiled)
+    trained = train_unet(
+        work,
+        tokenizer,
+        *known,
+        options.unet_steps,
+        options.unet_batch,
+        device,
+        start=options.start,
+        compiled="unet" in options.compile,
+    )
     loss = held_out_loss(trained, tokenizer, latents[-HELD_OUT:], captions[-HELD_OUT:], device)
     print(f"UNet on held-out images: loss {loss:.4f}", flush=True)
     if options.until == "unet":

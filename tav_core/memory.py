@@ -20,6 +20,8 @@ from .inflate import InflatedUNet, inflate
 from .layout import CHUNK, Layout
 from .lend import lent
 
+WORKSPACES = 300 * 2**20  # bytes, of CUDA's libraries
+
 
 def _once_per_shape(estimate: Callable[..., int]) -> Callable[..., int]:
     """Remembers an estimate: it takes seconds, depends on shapes alone, and a run asks for the same one repeatedly."""
@@ -165,9 +167,12 @@ def _free_of_container() -> int | None:
 def with_losses(needed: int, device: torch.device | str) -> int:
     """The bytes that a process really uses for this many bytes of tensors: allocators waste some, kernels pack copies.
 
-    The CPU's factor is from measurements (benchmarks/README.md): 1.3 to 1.75 times the count, on SD 1.5's network.
+    Both are from measurements on SD 1.5's network: on a CPU (benchmarks/README.md) 1.3 to 1.75 times the count; on an
+    H100 (docs/gpu.md) 0.3 GiB more in every inversion and sampling, and 0.89 to 1.02 times in tuning.
     """
-    return round(needed * (1.4 if torch.device(device).type == "cpu" else 1.1))
+    if torch.device(device).type == "cpu":
+        return round(1.4 * needed)
+    return round(1.1 * needed) + WORKSPACES
 
 
 def fits(needed: int, device: torch.device | str) -> bool:

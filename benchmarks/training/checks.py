@@ -8,16 +8,32 @@ import torch
 from torch import Tensor
 
 from tav_core.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from tav_core.checkpoints.control_networks import open_controlnet, open_t2i_adapter
 from tav_core.control import Control
 from tav_core.ddim import sample
 from tav_core.inflate import inflate
 from tav_core.prediction import NoisePredictor, guided
-from tav_core.world.draw import coverage, depth, poses
+from tav_core.world.draw import coverage, depth, draw, poses
 from tav_core.world.readers import Reading, Seen, read_image, thing_pixels
 from tav_core.world.scene import SIZE, Scene
 
 from .images import random_scenes
 from .loop import SEED
+
+
+@torch.no_grad()
+def print_reconstruction(folder: Path, device: str, count: int = 256) -> None:
+    """PSNR of images that it was not trained on, through its VAE."""
+    checkpoint = load_checkpoint(folder).to(device)
+    frames = torch.from_numpy(np.stack([draw(scene) for scene in random_scenes(count, seed=12)])).float() / 255
+    decoded = torch.cat([checkpoint.decode_video(checkpoint.encode_video(frame[None])) for frame in frames])
+    errors = (decoded - frames).square().mean(dim=(1, 2, 3))
+    decibels = -10 * errors.log10()
+    print(
+        f"VAE on {count} held-out images: {-10 * errors.mean().log10():.2f} dB of the mean error, "
+        f"{decibels.mean():.2f} dB on average, {decibels.min():.2f} dB at worst",
+        flush=True,
+    )
 
 
 def text_to_image(checkpoint: Checkpoint, captions: list[str], controls: tuple[Control, ...] = ()) -> np.ndarray:
@@ -34,7 +50,7 @@ def text_to_image(checkpoint: Checkpoint, captions: list[str], controls: tuple[C
     return (frames.cpu().numpy() * 255 + 0.5).astype(np.uint8)
 
 
-def print_accuracy(folder: Path, work: Path, device: str, count: int = 96) -> None:
+def print_accuracy(folder: Path, sheets: Path, device: str, count: int = 96) -> None:
     checkpoint, scenes = load_checkpoint(folder).to(device), random_scenes(count, seed=9)
     images = text_to_image(checkpoint, [scene.caption for scene in scenes])
     readings = [read_image(image) for image in images]
@@ -49,7 +65,7 @@ def print_accuracy(folder: Path, work: Path, device: str, count: int = 96) -> No
     for number in order[: (~right.all(axis=1)).sum()]:
         wrong = [name for name, is_right in zip(names, right[number], strict=True) if not is_right]
         print(f"  {scenes[number].caption}: {', '.join(wrong)}")
-    sheet(work / "text-to-image.png", images[order])
+    sheet(sheets / "text-to-image.png", images[order])
 
 
 def rights(reading: Reading, scene: Scene) -> dict[str, bool]:
@@ -73,9 +89,10 @@ def is_whole(seen: Seen, reading: Reading) -> bool:
     return inside and not any((around & other.mask).any() for other in reading.things if other is not seen)
 
 
-def print_control(folder: Path, work: Path, network, kind: str, device: str, count: int = 24) -> None:
+def print_control(folder: Path, sheets: Path, kind: str, device: str, count: int = 24) -> None:
     """How far what is drawn overlaps with the control image's things, with the control and without."""
     checkpoint = load_checkpoint(folder).to(device)
+    network = (open_controlnet if kind == "pose" else open_t2i_adapter)(folder / kind).to(device)
     scenes = [s for s in random_scenes(4 * count, seed=8) if len(s.things) == 1 and s.things[0].is_figure][:count]
     images, overlaps = [], {}
     for strength in (0.0, 1.0):
@@ -89,7 +106,7 @@ def print_control(folder: Path, work: Path, network, kind: str, device: str, cou
         overlaps[strength] = [_overlap(mask, coverage(s.things[0]) > 0.5) for mask, s in zip(seen, scenes, strict=True)]
     means = ", ".join(f"{np.mean(values):.2f} at strength {s}" for s, values in overlaps.items())
     print(f"{kind}: overlap with the control image's figure {means}", flush=True)
-    sheet(work / f"{kind}.png", np.array(images))
+    sheet(sheets / f"{kind}.png", np.array(images))
 
 
 def _overlap(seen: np.ndarray, wanted: np.ndarray) -> float:

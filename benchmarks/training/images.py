@@ -1,9 +1,10 @@
 """Captioned images of the drawn world, drawn once and kept in the work folder."""
 
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,7 +43,13 @@ def drawn(path: Path, scenes: list[Scene]) -> Tensor:
 
 def in_parallel(draw_one: Callable[[Scene], np.ndarray], scenes: list[Scene]) -> np.ndarray:
     """What a function of the module draws for each scene, stacked; drawn by all cores."""
-    with get_context("spawn").Pool() as pool:  # not fork: PyTorch's threads do not survive it
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload(
+            ["tav_core.checkpoints.checkpoint", "peft"]
+        )  # which would take each process seconds
+    # one thread each, or they wait for each other
+    with context.Pool(initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         return np.stack(pool.map(draw_one, scenes, chunksize=32))
 
 

@@ -100,7 +100,8 @@ class Training:
 
     def _done(self, step: int, spent: float) -> float:
         """The share of the training that is done, 0..1."""
-        return step / self.length.steps if self.length.seconds is None else spent / self.length.seconds
+        done, whole = (step, self.length.steps) if self.length.seconds is None else (spent, self.length.seconds)
+        return done / whole if whole else 1.0
 
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(SEED + step)

@@ -11,6 +11,8 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tav_core.checkpoints.checkpoint import load_checkpoint
+
 from .loop import SEED, Length, Training
 
 UNET = {
@@ -41,12 +43,19 @@ DDIM = {
 }
 
 
-def networks(tokenizer: CLIPTokenizer, device: str) -> tuple[UNet2DConditionModel, CLIPTextModel]:
-    torch.manual_seed(SEED)
-    unet = UNet2DConditionModel(**UNET)
-    marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **marks, **TEXT))
-    return unet.to(device), text.to(device)
+def networks(
+    tokenizer: CLIPTokenizer, device: str, start: Path | None = None
+) -> tuple[UNet2DConditionModel, CLIPTextModel]:
+    """Random ones, or those of the miniature `start`, in float32."""
+    if start:
+        checkpoint = load_checkpoint(start)
+        unet, text = checkpoint.unet, checkpoint.text_encoder
+    else:
+        torch.manual_seed(SEED)
+        unet = UNet2DConditionModel(**UNET)
+        marks = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+        text = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **marks, **TEXT))
+    return unet.to(device).train().requires_grad_(), text.to(device).train().requires_grad_()
 
 
 def token_ids(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -103,11 +112,14 @@ def train_unet(
     batch: int,
     device: str,
     *,
+    start: Path | None = None,
     compiled: bool,
 ) -> nn.ModuleDict:
-    unet, text = networks(tokenizer, device)
+    """start: a miniature to go on from."""
+    unet, text = networks(tokenizer, device, start)
     scheduler, latents, words = DDIMScheduler(**DDIM), latents.to(device), Captions(tokenizer, captions, device)
-    training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate=1.5e-3, compiled=compiled)
+    rate = 7e-4 if start else 1.5e-3
+    training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate, compiled=compiled)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(latents), (batch,), generator=generator, device=latents.device)

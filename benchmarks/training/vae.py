@@ -39,11 +39,11 @@ def train_vae(
     """Trains on crops of 64 pixels, which cost a quarter, and then, in a second cycle, on `batch` whole images a step.
 
     images: uint8; kept on the device, if that is a GPU.
-    start: a trained VAE's folder, to go on from with whole images.
+    start: a miniature whose VAE to go on from, with whole images.
     """
     torch.manual_seed(SEED)
     if start:
-        vae = AutoencoderKL.from_pretrained(start, torch_dtype=torch.float32).requires_grad_()
+        vae = AutoencoderKL.from_pretrained(start / "vae", torch_dtype=torch.float32).requires_grad_()
     else:
         vae = AutoencoderKL(**VAE)
         let_colours_pass(vae)
