@@ -18,12 +18,16 @@ from tav_core.checkpoints.lora import Lora, fuse_loras
 from tav_core.control import Control, residuals
 from tav_core.ddim import source_path
 from tav_core.demo.miniature import SKS_LORA, miniature_path
+from tav_core.demo.settings import Settings
+from tav_core.evaluation.evaluate import evaluate
+from tav_core.evaluation.variants import VARIANTS
 from tav_core.layout import Tokens, align
 from tav_core.lend import lent
 from tav_core.masks import latent_mask, word_mask
 from tav_core.memory import available_memory, tuning_memory
 from tav_core.source import Dials, Lender
 from tav_core.tune import draw_noise, resolve_checkpointing
+from tav_core.world.protocol import clips_to_choose_by
 from tests.golden import ddim
 from tests.networks import SCHEDULE, text, tiny_unet, video
 
@@ -363,3 +367,18 @@ def test_the_estimate_for_tuning_is_what_the_device_takes(checkpointing, record_
     ratio = (estimate + weights) / torch.cuda.max_memory_allocated(DEVICE)
     record_property("estimated_over_peak", ratio)
     assert 0.5 < ratio < 2
+
+
+# --- the evaluation ---
+
+
+def test_variants_are_measured_on_the_device(tmp_path):
+    checkpoint = load_checkpoint(miniature_path(), device=DEVICE)
+    names = ("text-to-image", "joint-images", "fixed-point", "keep-all", "keep-all-by-words")
+    variants, settings = {name: VARIANTS[name] for name in names}, Settings(2, steps=2, inversion_steps=2, frames=2)
+    outcomes = list(evaluate(checkpoint, clips_to_choose_by()[:1], variants, settings, work=tmp_path))
+    measured = {outcome.variant: outcome for outcome in outcomes if not outcome.is_reference}
+    assert set(measured) == set(names)
+    assert all(frames.isfinite().all() for outcome in measured.values() for frames in outcome.edits)
+    again = list(evaluate(checkpoint, clips_to_choose_by()[:1], variants, settings, work=tmp_path))
+    assert [outcome.figures for outcome in again] == [outcome.figures for outcome in outcomes]

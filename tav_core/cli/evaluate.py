@@ -106,7 +106,7 @@ def evaluation(
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
     processes: Annotated[
-        int, typer.Option(help="On a CPU: clips measured at once, each in a process with its share of the threads.")
+        int, typer.Option(help="Clips measured at once, each in a process with its share of the threads.")
     ] = 1,
     force: Annotated[bool, typer.Option("--force", help="Discard the samples in DIR/.eval and start over.")] = False,
 ) -> None:
@@ -135,7 +135,8 @@ def evaluation(
     earlier = read_json(beside) if beside else None
     ensure_writable(output)
     torch_device = choose_device(device)
-    need(processes == 1 or torch_device.type == "cpu", "processes", processes, f"1 on {torch_device}")
+    shared = torch_device.type in ("cpu", "cuda")
+    need(processes == 1 or shared, "processes", processes, f"1 on {torch_device}")
     if results:
         _score(results, clip_model, output, torch_device)
         return
@@ -201,7 +202,8 @@ def _measure(
             if outcome.clip == shown:
                 prompt = shown.prompt if outcome.variant == "source" else shown.edits[0].prompt
                 rows[outcome.variant] = f"{outcome.variant}: {prompt}", outcome.edits[0]
-    values = by_variant(measured)
+    order = [clip.name for clip in clips]
+    values = by_variant(sorted(measured, key=lambda each: order.index(each[1])))
     values = joined(values, earlier) if earlier else values
     variants = {name: VARIANTS[name] for name in values if name in VARIANTS}
     head = explanation(variants, len(clips), settings, shlex.join(["tav", *sys.argv[1:]]), _made_on(device))

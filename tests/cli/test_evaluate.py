@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tav_core.checkpoints.checkpoint import load_checkpoint
 from tav_core.demo.settings import Settings
 from tav_core.errors import TavError
 from tav_core.evaluation.paper_table import PUBLISHED, edited_videos
+from tav_core.evaluation.processes import evaluate_in_processes
 from tav_core.evaluation.report import FIGURES, as_claims, as_json, as_tables, by_variant
 from tav_core.evaluation.sampling import sample_variants
 from tav_core.evaluation.variants import VARIANTS, Network, Sampling, Variant
@@ -129,6 +131,17 @@ def test_two_processes_measure_what_one_does(checkpoint, tmp_path):
     measured, expected = ({row: of["iou"]["values"] for row, of in figures[n].items()} for n in (2, 1))
     assert measured == {row: pytest.approx(values, abs=0.02) for row, values in expected.items()}  # other threads round
     assert len(expected["no-tuning"]) == 8
+
+
+def test_what_processes_measured_before_one_failed_is_heard_out(checkpoint, tmp_path):
+    good, bad = clips_to_report()[0], replace(clips_to_report()[1], clip=None)
+    variants, heard = {"no-tuning": VARIANTS["no-tuning"]}, []
+    opened = partial(load_checkpoint, checkpoint)
+    with pytest.raises(AttributeError, match="NoneType"):
+        heard.extend(evaluate_in_processes(opened, [good, bad], variants, QUICK, 2, work=tmp_path))
+    assert {outcome.clip.name for outcome in heard} == {good.name}
+    assert heard[-1].variant == "no-tuning"
+    assert (tmp_path / f"{good.name}.no-tuning.safetensors").is_file()
 
 
 def test_other_settings_are_sampled_again(checkpoint, tmp_path):
