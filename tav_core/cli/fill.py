@@ -36,7 +36,7 @@ Weights = Annotated[
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The video to write, an .mp4 file.")]
 Prompt = Annotated[
     str | None,
-    typer.Option("--prompt", "-p", help="Describes the video, such as the edit's prompt.", show_default="as tuned"),
+    typer.Option("--prompt", "-p", help="Describes the video.", show_default="as edited, else as tuned"),
 ]
 AS_TUNED = "as tuned for the clip itself, else"
 Used = Annotated[int | None, typer.Option("--use", help=FramesHelp, show_default=f"{AS_TUNED} all")]

@@ -35,10 +35,11 @@ from .base import MemoryPlan, versions
 from .edit_config import EditConfig
 from .keeping import Keeping
 from .kept_inversion import Inversion
+from .manifest import MANIFEST
 from .names import file_names
 from .selection import Selection
 
-INVERSION, RECONSTRUCTION, SHEET, MANIFEST = "inversion.safetensors", "reconstruction", "sheet.png", "manifest.json"
+INVERSION, RECONSTRUCTION, SHEET = "inversion.safetensors", "reconstruction", "sheet.png"
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ from ..tuned_facts import TunedFacts, missing_names, sibling_note
 from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .control_choice import ControlChoice
 from .edit_config import EditConfig
-from .edit_run import INVERSION, MANIFEST, RECONSTRUCTION, SHEET, EditRun
+from .edit_run import INVERSION, RECONSTRUCTION, SHEET, EditRun
 from .keeping import prepare_keeping
 from .kept_inversion import Inversion
+from .manifest import MANIFEST
 from .mask_choice import MaskChoice
 from .original_weights import load_weights
 from .selection import Selection

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..checkpoints.checkpoint import Checkpoint
 from ..checkpoints.lora import Lora
-from ..errors import Overflowed, TavError
+from ..errors import Overflowed, TavError, shown
 from ..files import ensure_writable
 from ..fill import Filling
 from ..inflate import InflatedUNet, inflate
@@ -30,6 +30,7 @@ from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .edit_config import check_sampling
 from .editing import selection_as_tuned
 from .fill_tasks import Between, Filled, Onwards
+from .manifest import prompt_of_edit
 
 ALL = 2**20
 """More frames than a clip has."""
@@ -40,8 +41,8 @@ MOST_FPS = 1000
 class FillConfig:
     """How frames are added.
 
-    prompt: describes the video; None takes the one the weights were tuned with. Other fields as in `EditConfig`; window
-    None takes that of the tuning.
+    prompt: describes the video; None takes the one it was edited with, if a manifest beside it says so, and otherwise
+    the one the weights were tuned with. Other fields as in `EditConfig`; window None takes that of the tuning.
     """
 
     prompt: str | None = None
@@ -150,7 +151,8 @@ def prepare_filling(
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")
     if output.is_dir() or (output.exists() and any(output.samefile(each) for each in (clip, weights) if each.exists())):
         raise TavError(f"The result would take the place of {output}; choose another name.")
-    prompt = config.prompt if config.prompt is not None else tuned.facts.prompt
+    edited_with = prompt_of_edit(clip) if config.prompt is None else None
+    prompt = next((each for each in (config.prompt, edited_with) if each is not None), tuned.facts.prompt)
     if not isinstance(prompt, str):
         reason = "were tuned with a prompt per frame" if prompt else "do not say what the clip shows"
         raise TavError(f"{weights.name}'s weights {reason}; give --prompt.")
@@ -178,6 +180,8 @@ def prepare_filling(
     shape = (batch, encoded.shape[1], task.seen(len(frames.frames), windows), *encoded.shape[-2:])
     needed = max(inference_memory(unet, shape), decoding_memory(opened.vae, *encoded.shape[-2:]))
     notes = [*frames.notes, *unseen_words(opened, [prompt, config.negative_prompt])]
+    if edited_with is not None:
+        notes.append(f"The prompt is that of the edit: {shown(edited_with)}.")
     notes += [note for note in [sibling_note(tuned.facts, base.path.name, base.fingerprint)] if note]
     if absent := missing_names(tuned.facts.loras, {lora.name for lora in base.loras}, "file"):
         notes.append(f"The weights were tuned with {absent}, which is missing here; add --lora to match.")

@@ -6,6 +6,7 @@ import torch
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
 from tav_core.jobs.fill_tasks import Between, Onwards
+from tav_core.jobs.manifest import MANIFEST, prompt_of_edit
 from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
 from tav_core.windows import Windows
@@ -97,6 +98,23 @@ def test_an_edit_is_taken_with_all_of_its_frames(files, known, tmp_path, written
     outcome = tav(*adding("extend", files, known, tmp_path / "c.mp4", **video, use=3))
     assert outcome.code == 0, outcome.err
     assert len(written[-1][0]) == 6
+
+
+def test_an_edit_goes_on_with_the_prompt_it_was_made_with(files, known, tmp_path, written):  # noqa: F811
+    assert tav(*editing(files, tmp_path, "a cube", weights=known)).code == 0
+    edit, note = tmp_path / "a-cube.mp4", "The prompt is that of the edit: 'a cube'."
+    videos = {}
+    for name, changes in (("itself", {}), ("given", {"prompt": "a cube"}), ("another", {"prompt": "a ball"})):
+        outcome = tav(*adding("extend", files, known, tmp_path / f"{name}.mp4", video=edit, guidance=3, **changes))
+        assert outcome.code == 0, outcome.err
+        assert (note in outcome.err) == (name == "itself")
+        videos[name] = written[-1][0]
+    assert torch.equal(videos["itself"], videos["given"])
+    assert not torch.equal(videos["itself"], videos["another"])
+    assert prompt_of_edit(tmp_path / "reconstruction.mp4") is None
+    for damaged in ("{", "[]", '{"edits": 3}', '{"edits": [{"path": "a-cube.mp4", "prompt": 3}]}', '{"edits": [[]]}'):
+        (tmp_path / MANIFEST).write_text(damaged)
+        assert prompt_of_edit(edit) is None
 
 
 def test_a_window_divides_what_the_network_sees(files, known, tmp_path, written):  # noqa: F811
