@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from ..errors import TavError
 from ..families import family_of_config
 from ..layout import Tokens
+from ..progress import counted
 from ..prompt import Prompt
 from ..video.pixels import to_float
 from .configs import check, read_config
@@ -79,11 +80,14 @@ class Checkpoint:
         return self.tokenizer.decode(ids[self.tokenizer.model_max_length - 2 :])
 
     @torch.no_grad()
-    def encode_video(self, frames: Tensor, posterior: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def encode_video(
+        self, frames: Tensor, posterior: bool = False, on_step: Callable | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Encodes frames (f, h, w, 3), float in 0..1 or uint8, to latents (1, 4, f, h/8, w/8): the VAE's mean times
         scaling_factor.
 
         With `posterior` returns (mean, std), both of that shape and scale. Frames go through the VAE one at a time.
+        on_step: called as (step, total, part="encoding") after each.
         """
         factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         fits = frames.ndim == 4 and frames.shape[3] == 3 and not any(side % factor for side in frames.shape[1:3])
@@ -93,7 +97,12 @@ class Checkpoint:
                 f"{factor}, got {tuple(frames.shape)} of {frames.dtype}: resize or crop the clip first."
             )
         pixels = (rearrange(to_float(frame) * 2 - 1, "1 h w c -> 1 c h w") for frame in frames.split(1))
-        posteriors = [self.vae.encode(frame.to(self.vae.device, self.vae.dtype)).latent_dist for frame in pixels]
+        posteriors = counted(
+            (self.vae.encode(frame.to(self.vae.device, self.vae.dtype)).latent_dist for frame in pixels),
+            len(frames),
+            on_step,
+            "encoding",
+        )
         mean, std = (
             rearrange(torch.cat(parts) * self.vae.config.scaling_factor, "f c h w -> 1 c f h w")
             for parts in zip(*((p.mean, p.std) for p in posteriors), strict=True)

@@ -35,7 +35,7 @@ from .options import (
     size_of,
     value_of,
 )
-from .screen import run_edit, say
+from .screen import progress_bars, run_edit, say
 
 
 @app.command(no_args_is_help=True)
@@ -178,6 +178,7 @@ def edit(
         device=choose_device(device),
         controls=choices(control or (), control_pictures or ()),
         mask=MaskChoice.parse(mask, mask_grow) if mask is not None else None,
+        on_step=progress_bars(),
         **base_options(lora, prediction_type),
     )
     run_edit(job)

@@ -24,7 +24,7 @@ from .options import (
     size_of,
     value_of,
 )
-from .screen import run_filling, say
+from .screen import progress_bars, run_filling, say
 
 Video = Annotated[
     Path, typer.Argument(metavar="VIDEO", help="The clip, an edit of it, or another video of the same kind.")
@@ -179,4 +179,5 @@ def _changed(use: int | None, size: str | None, start: int | None, stride: int |
 def _run(task: Between | Onwards, files: tuple[Path, Path, Path, Path], config: FillConfig, changed: dict, base: dict):
     video, weights, checkpoint, _ = files
     say(f"Reading {video.name}, opening {checkpoint.name} with {weights.name}.")
-    run_filling(prepare_filling(*files, task, config=config, changed=changed, **base))
+    bars = progress_bars()
+    run_filling(prepare_filling(*files, task, config=config, changed=changed, on_step=bars, **base))

@@ -15,7 +15,7 @@ from ..jobs.tuning import prepare_tuning
 from .app import app
 from .options import ControlImages, Controls, Device, Loras, PredictionType, base_options
 from .original_config import read_config
-from .screen import run_edit, run_tuning, say
+from .screen import progress_bars, run_edit, run_tuning, say
 
 
 @app.command(no_args_is_help=True)
@@ -65,6 +65,7 @@ def run(
         posterior=True,
         device=chosen,
         replace_output=force,
+        on_step=progress_bars(),
         **used,
     )
     run_tuning(tuning)
@@ -81,6 +82,7 @@ def run(
         given.output,
         config=given.edit,
         device=chosen,
+        on_step=progress_bars(),
         **used,
     )
     run_edit(editing)

@@ -10,6 +10,8 @@ from ..jobs.edit_run import EditRun
 from ..jobs.filling import FillingRun
 from ..jobs.tuning import TuningRun
 
+FRAME_BY_FRAME = ("encoding", "guess", "writing")  # parts of jobs
+
 
 def progress_bars() -> Callable:
     """An `on_step` that shows a progress bar for each part of a job in turn, starting at the first step it sees."""
@@ -17,7 +19,8 @@ def progress_bars() -> Callable:
 
     def on_step(step: int, total: int, *, part: str, **_) -> None:
         nonlocal bar
-        bar = bar or tqdm(total=total, initial=step - 1, desc=part[:40], unit="step")
+        unit = "frame" if part in FRAME_BY_FRAME else "step"
+        bar = bar or tqdm(total=total, initial=step - 1, desc=part[:40], unit=unit)
         bar.update()
         if step == total:
             bar.close()

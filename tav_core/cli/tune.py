@@ -38,7 +38,7 @@ from .options import (
     size_of,
     value_of,
 )
-from .screen import run_tuning, say
+from .screen import progress_bars, run_tuning, say
 
 
 @app.command(no_args_is_help=True)
@@ -165,6 +165,7 @@ def tune(
         device=choose_device(device),
         replace_output=force,
         controls=choices(control or (), control_pictures or ()),
+        on_step=progress_bars(),
         **base_options(lora, prediction_type),
     )
     run_tuning(job)

@@ -23,6 +23,7 @@ from ..files import atomic_path, locked, remove_leftovers, staged
 from ..inflate import InflatedUNet
 from ..metrics import decibels
 from ..prediction import NoisePredictor
+from ..progress import counted
 from ..prompt import Prompt
 from ..source import SourcePath
 from ..steps import INVERSIONS
@@ -93,7 +94,7 @@ class EditRun:
         """Inverts the clip or reuses the kept inversion, samples each prompt, and writes videos, sheet and manifest.
 
         on_step: called as (step, total, part=, timestep=, latents=) after each DDIM step; part is "inversion",
-            "reconstruction" or the prompt.
+            "reconstruction" or the prompt. Then as (step, total, part="writing") after each frame of a video.
 
         Raises TavError if another process writes into the same folder.
         """
@@ -113,7 +114,7 @@ class EditRun:
         if self.config.from_inversion:
             inversion = self._inversion(on_step)
             with self._timed("reconstruction"):
-                frames, psnr = self._write(inversion.reconstruction, RECONSTRUCTION, staging)
+                frames, psnr = self._write(inversion.reconstruction, RECONSTRUCTION, staging, on_step)
             rows.append((f"reconstruction, {psnr:.1f} dB", frames))
             path = source_path(
                 inversion.trajectory.to(self.latents), self.checkpoint.scheduler, self.config.inversion_steps
@@ -126,7 +127,7 @@ class EditRun:
         taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
         for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
-            frames, _ = self._write(self._edited(prompt, path, mask, on_step), name, staging)
+            frames, _ = self._write(self._edited(prompt, path, mask, on_step), name, staging, on_step)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
             rows.append((prompt, frames))
         with self._timed("sheet"):
@@ -185,7 +186,7 @@ class EditRun:
     def _predictor(self, prompt: str) -> NoisePredictor:
         return NoisePredictor(self.unet, self.encoded[prompt], self.checkpoint.scheduler, self.controls)
 
-    def _write(self, latents: Tensor, name: str, staging: Path) -> tuple[Tensor, float]:
+    def _write(self, latents: Tensor, name: str, staging: Path, on_step: Callable | None) -> tuple[Tensor, float]:
         """Decodes latents and writes them as a video, frame by frame.
 
         Returns the frames that a contact sheet shows, and the PSNR of all against the clip, in dB.
@@ -196,7 +197,8 @@ class EditRun:
         errors, kept, file = [], [], f"{name}.mp4"
         remove_leftovers(self.folder / file)
         target = (staging if (self.folder / file).exists() else self.folder) / file
-        write_video(target, self._watched(self.checkpoint.decoded_frames(latents), errors, kept), self.clip.fps)
+        decoded = counted(self.checkpoint.decoded_frames(latents), latents.shape[2], on_step, "writing")
+        write_video(target, self._watched(decoded, errors, kept), self.clip.fps)
         return torch.stack(kept), decibels(float(np.mean(errors)))
 
     def _watched(self, frames: Iterator[Tensor], errors: list[float], kept: list[Tensor]) -> Iterator[Tensor]:

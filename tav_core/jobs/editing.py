@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +46,7 @@ def prepare_edit(
     mask: MaskChoice | None = None,
     prediction_type: str | None = None,
     device: torch.device,
+    on_step: Callable | None = None,
 ) -> EditRun:
     """Checks the inputs, reads the clip, opens checkpoint and weights, and encodes; nothing is sampled yet.
 
@@ -55,6 +56,7 @@ def prepare_edit(
         that folder holds a whole one.
     checkpoint, loras, prediction_type: as in `open_base`. controls: guide inversion and edits by their images.
     mask: where the edit may change the clip; None for everywhere.
+    on_step: called as (step, total, part="encoding") after each frame that is encoded.
     Raises TavError for invalid inputs, and for weights that do not fit the checkpoint.
     """
     folder, seconds = Path(folder), {}
@@ -83,7 +85,7 @@ def prepare_edit(
     all_prompts = list(dict.fromkeys(all_prompts + [keeping.source_prompt] * (keeping.source_prompt is not None)))
     # one by one: in a batch, the last digits depend on the other prompts, and the kept inversion would never match
     encoded = {prompt: opened.encode_prompt(prompt) for prompt in all_prompts}
-    latents = opened.encode_video(frames.frames).float()
+    latents = opened.encode_video(frames.frames, on_step=on_step).float()
     seconds["encoding"] = time.perf_counter() - began
     used = {
         "loras": [lora.as_metadata() for lora in base.loras],

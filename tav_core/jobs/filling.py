@@ -19,6 +19,7 @@ from ..known_frames import Known
 from ..memory import decoding_memory, inference_memory
 from ..precision import sampling_precision
 from ..prediction import NoisePredictor, PredictNoise, guided
+from ..progress import counted
 from ..prompt import Prompt
 from ..tuned import TunedWeights
 from ..tuned_facts import TunedFacts, missing_names, sibling_note
@@ -105,14 +106,15 @@ class FillingRun:
         """Makes the frames and writes the video, in which its own frames are as they were; returns its path.
 
         on_step: called as (step, total, part=, ...); part is "guess" after each frame of a guess by optical flow, then
-            "frames" after each DDIM step, with timestep= and latents=, too.
+            "frames" after each DDIM step, with timestep= and latents=, too, then "writing" after each frame.
         """
         began = time.perf_counter()
         try:
             filled = self.task.latents(self, on_step)
         except Overflowed as error:
             raise TavError(f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead.") from error
-        write_video(self.output, self._frames(filled), self.task.fps(self.clip.fps))
+        frames = counted(self._frames(filled), self.count, on_step, "writing")
+        write_video(self.output, frames, self.task.fps(self.clip.fps))
         self.seconds = time.perf_counter() - began
         return self.output
 
@@ -136,11 +138,13 @@ def prepare_filling(
     loras: Sequence[Lora] = (),
     prediction_type: str | None = None,
     device: torch.device,
+    on_step: Callable | None = None,
 ) -> FillingRun:
     """Checks the inputs, reads the video, opens checkpoint and weights, and encodes; nothing is sampled yet.
 
     clip: the clip that the weights were tuned on, whose frames are selected as for tuning, or any other video, such as
         an edit, of which all frames are taken; except for the fields of Selection in `changed`.
+    on_step: called as (step, total, part="encoding") after each frame that is encoded.
     Raises TavError for invalid inputs, and for weights tuned without known_frames where there is no guess.
     """
     clip, weights, output = Path(clip), Path(weights), Path(output)
@@ -175,7 +179,7 @@ def prepare_filling(
     unet.to(device, dtype)
     opened.to(device)  # the VAE stays in float32, as for edits
     prompts = opened.encode_prompt(prompt), opened.encode_prompt(config.negative_prompt)
-    encoded = opened.encode_video(frames.frames).float()
+    encoded = opened.encode_video(frames.frames, on_step=on_step).float()
     batch = 2 if config.guidance_scale > 1 else 1
     shape = (batch, encoded.shape[1], task.seen(len(frames.frames), windows), *encoded.shape[-2:])
     needed = max(inference_memory(unet, shape), decoding_memory(opened.vae, *encoded.shape[-2:]))

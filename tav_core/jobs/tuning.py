@@ -105,6 +105,7 @@ def prepare_tuning(
     prediction_type: str | None = None,
     device: torch.device,
     replace_output: bool = False,
+    on_step: Callable | None = None,
 ) -> TuningRun:
     """Checks the inputs, reads the clip, opens the checkpoint, encodes, and frees VAE and text encoder.
 
@@ -113,6 +114,7 @@ def prepare_tuning(
     controls: guide the network by their images while it is tuned.
     posterior: sample the VAE posterior at every step, as the original does, instead of using its mean.
     replace_output: overwrite `output` even if it holds something else.
+    on_step: called as (step, total, part="encoding") after each frame that is encoded.
     Raises TavError for invalid inputs, and if `output` holds anything but this run's result.
     """
     output = Path(output)
@@ -136,7 +138,7 @@ def prepare_tuning(
     controls = tuple(control.open(selection, unet.unet, device, precision) for control in controls)
     Windows(config.window).check(len(clip.frames))
     prompt_embeds = opened.encode_prompt(prompt)
-    latents = opened.encode_video(clip.frames, posterior=posterior)
+    latents = opened.encode_video(clip.frames, posterior, on_step)
     scheduler = DDPMScheduler.from_config(opened.scheduler.config)
     facts = {
         "family": family,

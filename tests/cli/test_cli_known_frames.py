@@ -203,14 +203,14 @@ def test_a_rate_that_no_video_has_is_told_before_any_work(files, known, tmp_path
     ],
     ids=["interpolate", "average", "extend", "none"],
 )
-def test_a_guess_by_flow_is_a_part_of_the_progress(files, known, tmp_path, task, frames):  # noqa: F811
+def test_a_guess_by_flow_and_writing_are_parts_of_the_progress(files, known, tmp_path, task, frames):  # noqa: F811
     steps, given = [], (files / "ball.mp4", known, files / "sd.safetensors", tmp_path / "more.mp4", task)
     config = filling.FillConfig(num_steps=4)
     run = filling.prepare_filling(*given, config=config, device=torch.device("cpu"))
     run.run(lambda step, total, *, part, **_: steps.append((part, step, total)))
-    guessed = [("guess", step + 1, frames) for step in range(frames)]
-    total = steps[-1][2]
-    assert steps == [*guessed, *(("frames", step + 1, total) for step in range(total))]
+    total = next(of for part, _, of in steps if part == "frames")
+    parts = {"guess": frames, "frames": total, "writing": run.count}
+    assert steps == [(part, step + 1, of) for part, of in parts.items() for step in range(of)]
 
 
 def test_frames_are_made_as_the_checkpoint_was_tuned_to_predict(files, tmp_path, monkeypatch):  # noqa: F811

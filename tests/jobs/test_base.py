@@ -40,6 +40,19 @@ def test_two_tunings_and_an_edit_of_one_open_checkpoint_are_those_of_its_path(fi
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
+def test_jobs_say_how_far_encoding_has_come(files, tmp_path):  # noqa: F811
+    steps, base, output = [], open_base(files / "sd.safetensors"), tmp_path / "ball.safetensors"
+
+    def on_step(step: int, total: int, *, part: str, **_) -> None:
+        steps.append((part, step, total))
+
+    clip, config = Selection(files / "ball.mp4", frames=3, size=64), TuneConfig(num_steps=1)
+    prepare_tuning(clip, "a ball", base, output, config=config, device=CPU, on_step=on_step).run()
+    config = EditConfig(num_steps=1, inversion_steps=1)
+    prepare_edit(clip, output, base, ["a cube"], tmp_path, config=config, device=CPU, on_step=on_step)
+    assert steps == 2 * [("encoding", 1, 3), ("encoding", 2, 3), ("encoding", 3, 3)]
+
+
 def test_loras_are_fused_when_a_checkpoint_is_opened_and_not_later(files):  # noqa: F811
     with pytest.raises(TavError, match="already open; pass the LoRAs when opening it"):
         open_base(open_base(files / "sd.safetensors"), loras=[Lora("lora.safetensors")])
