@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument(
         "--compile", nargs="+", choices=("vae", "unet"), default=[], help="compile the training of these, in bfloat16"
     )
-    parser.add_argument("--until", choices=("images", "vae", "unet"), help="stop after this stage")
+    parser.add_argument("--until", choices=("images", "vae", "unet", "decoder"), help="stop after this stage")
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
     options = parser.parse_args()
     work, device = options.work, options.device
@@ -137,6 +137,8 @@ def main() -> None:
     train_decoder(work, vae, *pairs, options.decoder_steps, options.decoder_batch, device)
     print(f"VAE with sharpened decoder: {vae_quality(vae, images[-HELD_OUT:], device):.2f} dB", flush=True)
     save_miniature(folder, vae, trained)
+    if options.until == "decoder":
+        return
 
     for name in ("sks", "paper"):
         lora = additions.train_lora(work, name, 4, tokenizer, vae, trained, options.lora_steps, device)

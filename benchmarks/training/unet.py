@@ -1,5 +1,6 @@
 """The miniature's UNet and text encoder, trained together on captioned images."""
 
+import functools
 import re
 import string
 from pathlib import Path
@@ -117,13 +118,14 @@ def train_unet(
 ) -> nn.ModuleDict:
     """start: a miniature to go on from."""
     unet, text = networks(tokenizer, device, start)
-    scheduler, latents, words = DDIMScheduler(**DDIM), latents.to(device), Captions(tokenizer, captions, device)
-    rate = 7e-4 if start else 1.5e-3
+    scheduler, latents = DDIMScheduler(**DDIM), latents.to(device)
+    words = functools.cache(lambda: Captions(tokenizer, captions, device))  # takes seconds, for nothing if all is done
+    rate = 1e-3 if start else 1.5e-3
     training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate, compiled=compiled)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(latents), (batch,), generator=generator, device=latents.device)
-        return *noisy_batch(scheduler, latents[chosen], generator), words.draw(chosen, generator)
+        return *noisy_batch(scheduler, latents[chosen], generator), words().draw(chosen, generator)
 
     return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
 

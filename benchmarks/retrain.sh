@@ -1,0 +1,42 @@
+#!/bin/bash
+# Trains the miniature further on a GPU, and measures the method with it:
+#
+#     benchmarks/retrain.sh train WORK     VAE, then UNet and text encoder
+#     benchmarks/retrain.sh rest WORK      LoRAs, ControlNet and adapter; install it; tav eval -o WORK/eval
+#
+# Each takes less than ten minutes on an H100 with 16 CPU cores. IMAGES, VAE, UNET, DECODER (seconds), LORA and CONTROL
+# (steps) change how long, START from what. Every line is stamped with the seconds since the start.
+set -euo pipefail
+work=$2
+mkdir -p "$work"
+export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$work/inductor"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+start=${START:-tav_core/demo/miniature}
+
+stamped() { while IFS= read -r line; do echo "[$SECONDS s] $line"; done; }
+
+train() {
+    python3 benchmarks/train_miniature.py --start "$start" \
+        --vae-batch "${VAE_BATCH:-32}" --decoder-batch "${VAE_BATCH:-32}" --unet-batch "${UNET_BATCH:-128}" \
+        --lora-steps "${LORA:-600}" --control-steps "${CONTROL:-2000}" --decoder-steps "${DECODER:-15s}" "$@" 2>&1 | stamped
+}
+
+lengths=(--images "${IMAGES:-40000}" --vae-whole-steps "${VAE:-45s}" --unet-steps "${UNET:-380s}")
+case $1 in
+train)
+    # compiles the UNet's training meanwhile, so that it is in the cache when its turn comes
+    train --work "$work/compiling" --images 700 --vae-whole-steps 0 --unet-steps 3 --compile unet --until unet \
+        > "$work/compiling.log" &
+    (
+        until [ -e "$work/run/other-images.npy" ]; do sleep 1; done
+        train --work "$work/run" "${lengths[@]}" --until images > "$work/drawing.log" # for the additions
+    ) &
+    train --work "$work/run" "${lengths[@]}" --compile unet --until decoder | tee "$work/train.log"
+    wait
+    ;;
+rest)
+    train --work "$work/run" "${lengths[@]}" --install | tee "$work/rest.log"
+    python3 -m tav_core.cli eval -o "$work/eval" --processes "${PROCESSES:-12}" 2>&1 | stamped | tail -n 400 \
+        | tee "$work/eval.log" | grep -v '^.*|' || true
+    ;;
+esac
