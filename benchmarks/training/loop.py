@@ -14,7 +14,7 @@ from tav_core.files import atomic_path
 
 SEED = 2212
 SAVE_EVERY = 60  # seconds
-LOOK_EVERY = 50  # steps
+LOOK_FIRST, LOOK_EVERY = 5, 50  # steps
 
 
 class Length(NamedTuple):
@@ -84,7 +84,8 @@ class Training:
                 torch._foreach_lerp_([*self.mean.parameters()], [*self.modules.parameters()], 1 - decay)
             recent.append(loss.detach().clone())
             step += 1
-            if len(recent) == LOOK_EVERY or self._done(step, self.spent + each * len(recent)) >= 1:
+            is_time = len(recent) == LOOK_EVERY or step == self.first + LOOK_FIRST
+            if is_time or self._done(step, self.spent + each * len(recent)) >= 1:
                 self.losses += torch.stack(recent).tolist()  # waits for the GPU
                 now = time.time()
                 self.spent, each, looked = self.spent + now - looked, (now - looked) / len(recent), now
