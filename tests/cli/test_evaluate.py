@@ -36,7 +36,7 @@ def checkpoint(tmp_path_factory):
 
 
 def evaluating(checkpoint, folder, *variants, **changes) -> list:
-    options = {"checkpoint": checkpoint, "output": folder, "count": 1, "tuning_steps": 1, "steps": 1}
+    options = {"checkpoint": checkpoint, "output": folder, "count": 1, "frames": 3, "tuning_steps": 1, "steps": 1}
     options |= {"inversion_steps": 1} | changes
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
     return ["eval", *words, *(word for name in variants for word in ("--variant", name))]
@@ -49,7 +49,7 @@ def evaluating(checkpoint, folder, *variants, **changes) -> list:
 def evaluated(checkpoint, tmp_path_factory):
     """The folder of a tiny evaluation, and what the command said."""
     folder = tmp_path_factory.mktemp("evaluated")
-    return folder, tav(*evaluating(checkpoint, folder, "full", "no-inversion"))
+    return folder, tav(*evaluating(checkpoint, folder, "full", "no-inversion", frames=8))
 
 
 def test_an_evaluation_leaves_tables_json_and_a_contact_sheet(evaluated):
