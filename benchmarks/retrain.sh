@@ -7,7 +7,8 @@
 # Each takes less than ten minutes on an H100 with 16 CPU cores. IMAGES, VAE, UNET, DECODER (seconds), LORA and CONTROL
 # (steps) change how long, START from what. Every line is stamped with the seconds since the start.
 set -euo pipefail
-work=$2
+case ${1-} in train | rest) ;; *) echo "Usage: $0 train|rest WORK" >&2 && exit 2 ;; esac
+work=${2:?"Usage: $0 train|rest WORK"}
 mkdir -p "$work"
 export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$work/inductor"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"

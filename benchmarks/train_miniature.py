@@ -87,6 +87,8 @@ def main() -> None:
     parser.add_argument("--until", choices=("images", "vae", "unet", "decoder"), help="stop after this stage")
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
     options = parser.parse_args()
+    if options.start and not (options.start / "vae").is_dir():
+        parser.error(f"{options.start} is not a miniature; give a folder such as {MINIATURE}.")
     work, device = options.work, options.device
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32

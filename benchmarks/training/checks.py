@@ -114,6 +114,7 @@ def _overlap(seen: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def sheet(path: Path, images: np.ndarray | Tensor) -> None:
-    count = len(images) - len(images) % 12
-    rows = [np.concatenate(list(images[start : start + 12]), axis=1) for start in range(0, count, 12)]
+    """Writes images (n, h, w, 3) in rows of 12 to a picture; the last row may be in part black."""
+    padded = np.pad(images, ((0, -len(images) % 12), (0, 0), (0, 0), (0, 0)))
+    rows = [np.concatenate(list(padded[start : start + 12]), axis=1) for start in range(0, len(padded), 12)]
     cv2.imwrite(str(path), np.concatenate(rows)[..., ::-1])

@@ -1,5 +1,6 @@
 """The training loop of all stages: one-cycle AdamW with a running mean of the weights, kept in a file."""
 
+import argparse
 import copy
 import math
 import time
@@ -26,7 +27,15 @@ class Length(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> "Length":
         """ "7500", or "90s"."""
-        return cls(seconds=float(text[:-1])) if text.endswith("s") else cls(steps=int(text))
+        try:
+            length = cls(seconds=float(text[:-1])) if text.endswith("s") else cls(steps=int(text))
+        except ValueError:
+            length = cls(steps=-1)
+        if not all(0 <= value < math.inf for value in length if value is not None):
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is not a length; give a number of steps, such as 7500, or of seconds, such as 90s"
+            )
+        return length
 
     def __str__(self) -> str:
         return str(self.steps) if self.seconds is None else f"{self.seconds:g}s"

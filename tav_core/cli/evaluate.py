@@ -5,6 +5,7 @@ import platform
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -187,13 +188,12 @@ def _measure(
         kept.unlink()
     shown = next((clip for clip in clips if clip.plan.name == "walk"), clips[0])
     rows, measured = {}, []
-    with tqdm(total=len(variants) * len(clips), desc="Evaluating", unit="variant") as bar:
-        if processes == 1:
-            outcomes = evaluate(opened, clips, variants, settings, seed=seed, work=work)
-        else:
-            outcomes = evaluate_in_processes(
-                open_checkpoint, clips, variants, settings, processes, seed=seed, work=work
-            )
+    if processes == 1:
+        outcomes = evaluate(opened, clips, variants, settings, seed=seed, work=work)
+    else:
+        outcomes = evaluate_in_processes(open_checkpoint, clips, variants, settings, processes, seed=seed, work=work)
+    # closed, as an exception that is on its way keeps the generator, and its processes, alive
+    with closing(outcomes), tqdm(total=len(variants) * len(clips), desc="Evaluating", unit="variant") as bar:
         for outcome in outcomes:
             measured.append((outcome.variant, outcome.clip.name, outcome.figures))
             if not outcome.is_reference:

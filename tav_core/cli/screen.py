@@ -79,6 +79,8 @@ def run_edit(job: EditRun) -> None:
 def run_filling(job: FillingRun) -> None:
     """Runs a job that adds frames, showing its warnings, memory estimate and progress, and prints the video's path."""
     warn(job.notes)
+    for remark in job.remarks:
+        say(remark)
     say_memory(job.memory, "Sampling")
     path = job.run(progress_bars())
     say(f"{job.count} frames, {job.added} of them new, in {job.seconds:.0f} s.")

@@ -64,7 +64,7 @@ class FillConfig:
 class FillingRun:
     """A video that is ready to get more frames, made by `prepare_filling`.
 
-    encoded: (1, c, f, h, w), its latents. notes: warnings for the user.
+    encoded: (1, c, f, h, w), its latents. notes: warnings for the user; remarks: what else to tell.
     """
 
     task: Between | Onwards
@@ -78,6 +78,7 @@ class FillingRun:
     output: Path
     memory: MemoryPlan
     notes: list[str]
+    remarks: list[str]
     seconds: float = field(default=0.0)
 
     @property
@@ -184,8 +185,6 @@ def prepare_filling(
     shape = (batch, encoded.shape[1], task.seen(len(frames.frames), windows), *encoded.shape[-2:])
     needed = max(inference_memory(unet, shape), decoding_memory(opened.vae, *encoded.shape[-2:]))
     notes = [*frames.notes, *unseen_words(opened, [prompt, config.negative_prompt])]
-    if edited_with is not None:
-        notes.append(f"The prompt is that of the edit: {shown(edited_with)}.")
     notes += [note for note in [sibling_note(tuned.facts, base.path.name, base.fingerprint)] if note]
     if absent := missing_names(tuned.facts.loras, {lora.name for lora in base.loras}, "file"):
         notes.append(f"The weights were tuned with {absent}, which is missing here; add --lora to match.")
@@ -205,6 +204,7 @@ def prepare_filling(
         output,
         MemoryPlan.on(device, needed),
         notes,
+        [f"The prompt is that of the edit: {shown(edited_with)}."] if edited_with is not None else [],
     )
 
 

@@ -1,9 +1,15 @@
 """`tav eval`: both of its measurements on tiny random networks, what it leaves, and how it refuses."""
 
 import json
+import multiprocessing
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -25,6 +31,7 @@ from tests.cli.test_cli import tav
 from tests.networks import tiny_unet, write_clip_model
 from tests.random_checkpoint import write_random_checkpoint
 
+ROOT = Path(__file__).parents[2]
 QUICK = Settings(tuning_steps=2, learning_rate=1e-3, steps=1, inversion_steps=1, frames=3)
 
 
@@ -142,6 +149,51 @@ def test_what_processes_measured_before_one_failed_is_heard_out(checkpoint, tmp_
     assert {outcome.clip.name for outcome in heard} == {good.name}
     assert heard[-1].variant == "no-tuning"
     assert (tmp_path / f"{good.name}.no-tuning.safetensors").is_file()
+
+
+def test_no_process_outlives_who_listens_to_it(checkpoint, tmp_path):
+    opened, others = partial(load_checkpoint, checkpoint), set(multiprocessing.active_children())
+    full = {"full": VARIANTS["full"]}
+    outcomes = evaluate_in_processes(opened, clips_to_report()[:6], full, QUICK, 2, work=tmp_path)
+    next(outcomes)
+    outcomes.close()
+    assert set(multiprocessing.active_children()) <= others
+    assert len([*tmp_path.glob("*.full.safetensors")]) <= 2  # none of the clips that were handed out ahead of time
+
+
+LISTENER = """
+import sys
+from functools import partial
+from tav_core.checkpoints.checkpoint import load_checkpoint
+from tav_core.demo.settings import Settings
+from tav_core.evaluation.processes import evaluate_in_processes
+from tav_core.evaluation.variants import VARIANTS
+from tav_core.world.protocol import clips_to_report
+
+opened, settings = partial(load_checkpoint, sys.argv[1]), Settings(tuning_steps=1000, frames=3)
+outcomes = evaluate_in_processes(opened, clips_to_report(), {"full": VARIANTS["full"]}, settings, 1)
+print(next(outcomes).variant, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(checkpoint):
+    command = [sys.executable, "-c", LISTENER, str(checkpoint)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as listener:
+        assert listener.stdout.readline()
+        started = psutil.Process(listener.pid).children()
+        listener.kill()
+    _, left = psutil.wait_procs(started, timeout=20)
+    for process in left:
+        process.kill()
+    assert started
+    assert not left
+
+
+def test_dead_processes_are_an_error(tmp_path):
+    dies = partial(os._exit, 1)
+    with pytest.raises(TavError, match="One of 2 processes died"):
+        list(evaluate_in_processes(dies, clips_to_report()[:3], VARIANTS, QUICK, 2, work=tmp_path))
 
 
 def test_other_settings_are_sampled_again(checkpoint, tmp_path):
