@@ -14,6 +14,8 @@ export OMP_NUM_THREADS=1 PYTHONUNBUFFERED=1 TORCHINDUCTOR_CACHE_DIR="$work/induc
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 start=${START:-tav_core/demo/miniature}
 
+trap 'kill $(jobs -p) 2> /dev/null || true' EXIT
+
 stamped() { while IFS= read -r line; do echo "[$SECONDS s] $line"; done; }
 
 train() {
@@ -37,7 +39,8 @@ train)
     ;;
 rest)
     train --work "$work/run" "${lengths[@]}" --install | tee "$work/rest.log"
-    python3 -m tav_core.cli eval -o "$work/eval" --processes "${PROCESSES:-12}" 2>&1 | stamped | tail -n 400 \
-        | tee "$work/eval.log" | grep -v '^.*|' || true
+    mkdir -p "$work/eval"
+    python3 -m tav_core.cli eval -o "$work/eval" --processes "${PROCESSES:-12}" 2>&1 | stamped > "$work/eval.log"
+    tail -n 5 "$work/eval.log"
     ;;
 esac
