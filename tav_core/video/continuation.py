@@ -13,7 +13,9 @@ from ..errors import TavError
 from .cuts import cut_in
 from .flow import interpolated_by_flow, splatted
 from .layers import Layers
+from .matching import grown
 from .pixels import to_float
+from .things import shifted
 
 FOLLOWED = 6
 """How many frames back a path is followed."""
@@ -60,7 +62,7 @@ def _extrapolated(frames: Tensor, times: Iterable[int]) -> Iterator[Tensor]:
         return
     layers = Layers(frames)
     ground, things = layers.ground, layers.things
-    besides = _blurred(-np.mean(layers.flows[:2], axis=0), layers.rest.astype(np.float32)) - ground.speed
+    besides = _besides(layers)
     fast = np.zeros(layers.rest.shape, np.float32)
     for thing in things:
         besides[thing.region] = 0
@@ -73,12 +75,18 @@ def _extrapolated(frames: Tensor, times: Iterable[int]) -> Iterator[Tensor]:
         yield _moved(frames[0], motion, in_front, ground.at(time))
 
 
-def _blurred(motion: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """The weighted mean around each pixel."""
-    sums, weights = (
-        cv2.GaussianBlur(each, (0, 0), min(weight.shape) / 16) for each in (motion * weight[..., None], weight)
-    )
-    return sums / np.maximum(weights, 1e-6)[..., None]
+def _besides(layers: Layers) -> np.ndarray:
+    """How the ground moves besides with the camera, around each pixel, by the flows of the last frames: (h, w, 2).
+
+    Where a thing is or was in the frame before, and where it is not as the ground shows, the flow is not the ground's.
+    """
+    side, sums, weights = min(layers.rest.shape), 0.0, 1e-6
+    for ago, (flow, misled) in enumerate(zip(layers.flows, layers.misled, strict=False)):
+        there = [shifted(thing.region, way) for thing in layers.things for way in thing.ways[ago : ago + 2]]
+        shown = ~grown(np.logical_or.reduce([misled, *there]), side // 24)
+        sums = sums + cv2.GaussianBlur(-flow * shown[..., None], (0, 0), side / 16)
+        weights = weights + cv2.GaussianBlur(shown.astype(np.float32), (0, 0), side / 16)[..., None]
+    return (sums / weights - layers.ground.speed) * (weights > 1e-3)
 
 
 def _moved(frame: Tensor, motion: np.ndarray, in_front: np.ndarray, ground: np.ndarray) -> Tensor:

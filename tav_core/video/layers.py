@@ -23,6 +23,7 @@ class Layers:
 
     frames: (f, h, w, 3) in 0..1, f at least 2, the last one first. flows: from each of them to the next, (h, w, 2).
     things: what moves against the ground in the last frame. rest: (h, w), where none of them is.
+    misled: of the last frames, where their flow is not the ground's although the ground is seen, (h, w) each.
     """
 
     ground: "Ground"
@@ -46,6 +47,17 @@ class Layers:
             self.things.append(thing.where(differs))
             self.ground.hide(self.things[-1].region, thing.ways)
             self.rest &= ~self.things[-1].region
+        for number, thing in enumerate(self.things):
+            left = differs & self.rest & grown(thing.region, min(moving.shape) // 12)
+            self.things[number] = thing.with_more(left)
+            self.rest &= ~left
+        self.misled = [self._misled(images[ago], ago) for ago in range(min(2, len(self.flows)))]
+
+    def _misled(self, image: np.ndarray, ago: int) -> np.ndarray:
+        """Where the flow is far from the ground's movement, which explains what is seen there; (h, w)."""
+        against = self.flows[ago] - (self.ground.ways[ago + 1] - self.ground.ways[ago])
+        far = np.linalg.norm(against, axis=-1) > 2 * AGAINST * min(image.shape[:2])
+        return far & ~self.ground.differs(image, ago)
 
 
 def _movers(image: np.ndarray, before: np.ndarray, flow: np.ndarray, ground: np.ndarray) -> np.ndarray:

@@ -79,20 +79,24 @@ class Template:
         self.image = np.pad(frame, ((rim, rim), (rim, rim), (0, 0)))[box] * self.mask[..., None]
         self.corner = np.array([left - rim, top - rim])
 
-    def found(self, frame: np.ndarray, things: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, float]:
+    def found(
+        self, frame: np.ndarray, things: np.ndarray, near: np.ndarray, *, far: bool = False
+    ) -> tuple[np.ndarray, float]:
         """How far the thing is in another frame from its place in its own, x and y to parts of a pixel, and how
         different it looks there: the mean square of the difference, as a share of its contrast (infinite where none of
         it is in the frame, and for a thing without contrast).
 
-        things: where the other frame is not its ground. near: where the thing is looked for.
+        things: where the other frame is not its ground. near: where the thing is looked for. far: three times as far
+            around as usually.
         """
+        reach = 3 * self.reach if far else self.reach
         if self.contrast < LEAST_CONTRAST:
             return near, np.inf
         middle = np.round(near).astype(int)
         height, width = self.mask.shape
-        start = self.corner + middle - self.reach
+        start = self.corner + middle - reach
         shift = np.float32([[1, 0, -start[0]], [0, 1, -start[1]]])
-        size = width + 2 * self.reach, height + 2 * self.reach
+        size = width + 2 * reach, height + 2 * reach
         window, other, inside = (
             cv2.warpAffine(each.astype(np.float32), shift, size, flags=cv2.INTER_NEAREST)
             for each in (frame, things, np.ones_like(things))
@@ -103,12 +107,12 @@ class Template:
         squares -= 2 * sum(_correlated(window[..., part], self.image[..., part]) for part in range(3))
         errors = np.where(pixels > self.mask.sum() / 4, squares.clip(0) / pixels.clip(1), np.inf) / self.contrast
         rims = _correlated(other, self.rim) / _correlated(inside, self.rim).clip(1)
-        away = np.square(pixel_grid(*errors.shape) - self.reach + middle - near).sum(axis=-1) / self.reach**2
+        away = np.square(pixel_grid(*errors.shape) - reach + middle - near).sum(axis=-1) / reach**2
         costs = errors + min(1, 0.3 / self.contrast) * (RIM_COUNTS * rims + NEAR_COUNTS * away)
         if not np.isfinite(costs).any():
             return near, np.inf
         y, x = np.unravel_index(costs.argmin(), costs.shape)
-        return (middle - self.reach + _lowest(costs)).astype(np.float32), float(errors[y, x])
+        return (middle - reach + _lowest(costs)).astype(np.float32), float(errors[y, x])
 
 
 def _correlated(image: np.ndarray, template: np.ndarray) -> np.ndarray:

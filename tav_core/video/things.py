@@ -22,6 +22,8 @@ CLEARER = 0.01
 SURE, UNSURE = 0.05, 0.15
 """The mean difference, as a share of a thing's contrast, up to which it was found for sure, and from which it was not.
 """
+SURE_AGAIN = 0.3
+"""The same up to which what was not where the flow leads is found elsewhere."""
 LOST = 0.4
 """The difference, as a share of a thing's contrast, from which what was found is another thing."""
 
@@ -42,6 +44,10 @@ class Thing:
     def where(self, differs: np.ndarray) -> "Thing":
         """The same without what does not differ from the ground, (h, w)."""
         return replace(self, region=filled(self.region & differs))
+
+    def with_more(self, left: np.ndarray) -> "Thing":
+        """The same with what is left around it that is not the ground, (h, w)."""
+        return replace(self, region=self.region | left)
 
 
 def things_in(
@@ -127,6 +133,11 @@ def _followed(
         steps = cv2.remap(flow, places + ways[-1], None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         near = ways[-1] + np.median(steps.reshape(-1, 2), axis=0)
         way, error = template.found(frame, others, near)
+        if error >= LOST:  # too fast for the flow, perhaps
+            before = ways[-2] if ways[1:] else ways[-1]
+            other_way, other_error = template.found(frame, others, 2 * ways[-1] - before, far=True)
+            if other_error < SURE_AGAIN:
+                way, error = other_way, other_error
         ways.append(way if error < LOST else near)
         errors.append(error)
     return ways, errors

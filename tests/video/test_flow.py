@@ -68,7 +68,7 @@ def test_what_moves_goes_on_as_it_did(path, within, direction):
 
 def test_the_ground_stays_where_nothing_hid_it():
     frames = drawn(LINE)
-    made = continued(frames[:8], 2, "onwards")
+    made = continued(frames[:8], 1, "onwards")
     never_hidden = (frames[:10] - frames[:1]).abs().sum(dim=(0, -1)) == 0
     assert (made - frames[8:10])[:, never_hidden].abs().mean() < 0.01
 
@@ -107,6 +107,18 @@ def test_ground_that_a_thing_has_passed_does_not_go_along():
     truth[y : y + SIDE, x : x + SIDE] = True
     assert (things[0].region & ~truth).sum() < 0.1 * truth.sum()
     assert (truth & ~things[0].region).sum() < 0.1 * truth.sum()
+
+
+LEAP = [(2 + 8 * t, 2 + round(2.4 * (t - 3.5) ** 2)) for t in range(9)]  # up to 17 pixels a frame
+
+
+def test_the_ground_around_what_is_too_fast_for_the_flow_stays():
+    frames, still = drawn(LEAP), torch.from_numpy(GROUND[:, :SIZE])
+    made = continued(frames[:8], 1, "onwards")
+    for one, true in zip(made, frames[8:], strict=True):
+        ground = (true - still).abs().amax(dim=-1) < 0.01
+        assert ((one - true).abs().amax(dim=-1)[ground] > 0.1).float().mean() < 0.03
+        assert np.abs(centre(one) - centre(true)).max() < 2
 
 
 def test_what_a_shaking_camera_sees_is_ground_all_the_same():

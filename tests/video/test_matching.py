@@ -71,6 +71,15 @@ def test_what_is_cut_off_by_the_frames_edge_is_found_by_its_visible_edge():
     assert np.abs(found - (-10, 0)).max() < 1
 
 
+def test_a_thing_is_found_far_away_if_it_shall_be():
+    ground, still = textured(), np.zeros(2, np.float32)
+    template, there = Template(ball(ground, 40, 60), region(40, 60)), (ball(ground, 70, 44), others(70, 44), still)
+    assert template.found(*there)[1] > 0.4
+    found, error = template.found(*there, far=True)
+    assert np.abs(found - (30, -16)).max() < 0.5
+    assert error < 0.05
+
+
 def test_another_thing_is_not_the_same():
     ground = textured()
     template = Template(ball(ground, 60, 60), region(60, 60))
