@@ -47,10 +47,6 @@ class Layers:
             self.things.append(thing.where(differs))
             self.ground.hide(self.things[-1].region, thing.ways)
             self.rest &= ~self.things[-1].region
-        for number, thing in enumerate(self.things):
-            left = differs & self.rest & grown(thing.region, min(moving.shape) // 12)
-            self.things[number] = thing.with_more(left)
-            self.rest &= ~left
         self.misled = [self._misled(images[ago], ago) for ago in range(min(2, len(self.flows)))]
 
     def _misled(self, image: np.ndarray, ago: int) -> np.ndarray:

@@ -45,10 +45,6 @@ class Thing:
         """The same without what does not differ from the ground, (h, w)."""
         return replace(self, region=filled(self.region & differs))
 
-    def with_more(self, left: np.ndarray) -> "Thing":
-        """The same with what is left around it that is not the ground, (h, w)."""
-        return replace(self, region=self.region | left)
-
 
 def things_in(
     frames: Sequence[np.ndarray],
