@@ -4,8 +4,9 @@
 #     benchmarks/retrain.sh train WORK     VAE, then UNet and text encoder
 #     benchmarks/retrain.sh rest WORK      LoRAs, ControlNet and adapter; install it; tav eval -o WORK/eval
 #
-# Each takes less than ten minutes on an H100 with 16 CPU cores. IMAGES, VAE, UNET, DECODER (seconds), LORA and CONTROL
-# (steps) change how long, START from what. Every line is stamped with the seconds since the start.
+# Each should take less than ten minutes on an H100 with 16 CPU cores. VAE, UNET, DECODER, LORA and CONTROL change how
+# long each is trained (45s, or 2000 for steps), IMAGES on how many images, START from which miniature. Every line is
+# stamped with the seconds since the start.
 set -euo pipefail
 case ${1-} in train | rest) ;; *) echo "Usage: $0 train|rest WORK" >&2 && exit 2 ;; esac
 work=${2:?"Usage: $0 train|rest WORK"}

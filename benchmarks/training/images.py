@@ -45,9 +45,8 @@ def in_parallel(draw_one: Callable[[Scene], np.ndarray], scenes: list[Scene]) ->
     """What a function of the module draws for each scene, stacked; drawn by all cores."""
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload(
-            ["tav_core.checkpoints.checkpoint", "peft"]
-        )  # which would take each process seconds
+        # or each process would import them anew, for seconds
+        context.set_forkserver_preload(["tav_core.checkpoints.checkpoint", "peft"])
     # one thread each, or they wait for each other
     with context.Pool(initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         return np.stack(pool.map(draw_one, scenes, chunksize=32))

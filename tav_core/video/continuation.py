@@ -63,7 +63,7 @@ def _extrapolated(frames: Tensor, times: Iterable[int]) -> Iterator[Tensor]:
     layers = Layers(frames)
     ground, things = layers.ground, layers.things
     besides = _besides(layers)
-    fast = np.zeros(layers.rest.shape, np.float32)
+    fast = np.zeros(frames.shape[1:3], np.float32)
     for thing in things:
         besides[thing.region] = 0
         fast[thing.region] = np.linalg.norm(thing.movement.speed - ground.speed)
@@ -76,11 +76,11 @@ def _extrapolated(frames: Tensor, times: Iterable[int]) -> Iterator[Tensor]:
 
 
 def _besides(layers: Layers) -> np.ndarray:
-    """How the ground moves besides with the camera, around each pixel, by the flows of the last frames: (h, w, 2).
+    """How the ground moves other than with the camera, in pixels a frame, (h, w, 2): the last flows, averaged around.
 
-    Where a thing is or was in the frame before, and where it is not as the ground shows, the flow is not the ground's.
+    Flow does not count where a thing is, or was a frame before, nor where the ground contradicts it.
     """
-    side, sums, weights = min(layers.rest.shape), 0.0, 1e-6
+    side, sums, weights = min(layers.flows[0].shape[:2]), 0.0, 1e-6
     for ago, (flow, misled) in enumerate(zip(layers.flows, layers.misled, strict=False)):
         there = [shifted(thing.region, way) for thing in layers.things for way in thing.ways[ago : ago + 2]]
         shown = ~grown(np.logical_or.reduce([misled, *there]), side // 24)

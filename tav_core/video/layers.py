@@ -22,13 +22,13 @@ class Layers:
     """The layers of a video's last frame.
 
     frames: (f, h, w, 3) in 0..1, f at least 2, the last one first. flows: from each of them to the next, (h, w, 2).
-    things: what moves against the ground in the last frame. rest: (h, w), where none of them is.
-    misled: of the last frames, where their flow is not the ground's although the ground is seen, (h, w) each.
+    things: what moves against the ground in the last frame. misled: of the last two frames, where their flow is not the
+    ground's movement although the ground is seen there, (h, w) each.
     """
 
     ground: "Ground"
     things: list[Thing]
-    rest: np.ndarray
+    misled: list[np.ndarray]
 
     def __init__(self, frames: Tensor):
         images = list(frames.numpy())
@@ -39,14 +39,13 @@ class Layers:
         self.ground = Ground(images, movers, pans)
         differs = [self.ground.differs(image, ago) for ago, image in enumerate(images)]
         things = list(things_in(images, self.flows, self.ground.ways, differs, moving))
-        self.things, self.rest = [], np.ones_like(moving)
+        self.things = []
         for thing in things:
             self.ground.hide(thing.rigid, thing.ways)
         differs = self.ground.differs(images[0], 0)
         for thing in things:
             self.things.append(thing.where(differs))
             self.ground.hide(self.things[-1].region, thing.ways)
-            self.rest &= ~self.things[-1].region
         self.misled = [self._misled(images[ago], ago) for ago in range(min(2, len(self.flows)))]
 
     def _misled(self, image: np.ndarray, ago: int) -> np.ndarray:

@@ -23,7 +23,7 @@ SURE, UNSURE = 0.05, 0.15
 """The mean difference, as a share of a thing's contrast, up to which it was found for sure, and from which it was not.
 """
 SURE_AGAIN = 0.3
-"""The same up to which what was not where the flow leads is found elsewhere."""
+"""The same, up to which a thing that is not where the flow leads is taken to be elsewhere."""
 LOST = 0.4
 """The difference, as a share of a thing's contrast, from which what was found is another thing."""
 
