@@ -6,8 +6,8 @@ All batches here are `(b f)`: the frames of the first sample, then those of the 
 from __future__ import annotations  # `Attention` is only an annotation, and diffusers is slow to import
 
 from collections.abc import Callable
-from itertools import groupby
-from typing import TYPE_CHECKING
+from itertools import groupby, pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -46,30 +46,63 @@ def attended_frames(pattern: str, num_frames: int) -> list[tuple[int, ...]]:
 def attend_across_frames(
     query: Tensor, key: Tensor, value: Tensor, attended: list[tuple[int, ...]], attend: Callable[..., Tensor]
 ) -> Tensor:
-    """Lets the tokens of each frame attend to those of its `attended` frames.
+    """Lets the tokens of each frame attend to those of its `attended` frames, as `attended_frames` lists them.
 
     query: (b f) n c; key, value: (b s) n c, of the first s frames, up to the last attended one; returns (b f) n c.
     attend: the host's attention function, (query, key, value) -> output, each (batch, tokens, channels).
     """
+    calls = _calls(attended)
     query = rearrange(query, "(b f) n c -> b f n c", f=len(attended))
-    keys, values = (rearrange(x, "(b s) n c -> s b n c", b=len(query)).unbind() for x in (key, value))
-    # consecutive frames that attend to the same frames form a group; consecutive groups of equal shape share a call
-    groups = [(seen, len(list(members))) for seen, members in groupby(attended)]
-    outputs, start = [], 0
-    for (size, _), batch in groupby(groups, key=lambda group: (group[1], len(group[0]))):
-        seen = [frames for frames, _ in batch]
-        queries = query[:, start : start + size * len(seen)]
-        start += size * len(seen)
-        output = attend(
-            rearrange(queries, "b (g a) n c -> (b g) (a n) c", a=size), _gather(keys, seen), _gather(values, seen)
-        )
-        outputs.append(rearrange(output, "(b g) (a n) c -> b (g a) n c", b=len(query), a=size))
+    keys, values = (_gather(rearrange(x, "(b s) n c -> b s n c", b=len(query)), calls) for x in (key, value))
+    queries, outputs = query.split([call.size * len(call.seen) for call in calls], dim=1), []
+    for call, each, key, value in zip(calls, queries, keys, values, strict=True):
+        output = attend(rearrange(each, "b (g a) n c -> (b g) (a n) c", a=call.size), key, value)
+        outputs.append(rearrange(output, "(b g) (a n) c -> b (g a) n c", b=len(query), a=call.size))
     return rearrange(torch.cat(outputs, dim=1), "b f n c -> (b f) n c")
 
 
-def _gather(frames: tuple[Tensor, ...], seen: list[tuple[int, ...]]) -> Tensor:
-    """Concatenates the tokens of the frames that each group attends to: s x (b n c) -> (b g) (k n) c."""
-    return torch.stack([torch.cat([frames[i] for i in group], dim=1) for group in seen], dim=1).flatten(0, 1)
+class _Call(NamedTuple):
+    """Consecutive groups of frames that share a call. size: frames in a group; seen: what each group attends to."""
+
+    size: int
+    seen: list[tuple[int, ...]]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """From where to where frames are needed one after the other: of a single group, or of all, one of each."""
+        numbers = self.seen if len(self.seen) == 1 else zip(*self.seen, strict=True)
+        return [(min(each), max(each) + 1) for each in numbers]
+
+
+def _calls(attended: list[tuple[int, ...]]) -> list[_Call]:
+    """Consecutive frames that attend to the same frames form a group; consecutive groups of equal shape, a call."""
+    groups = [(seen, len(list(members))) for seen, members in groupby(attended)]
+    equal = groupby(groups, key=lambda group: (group[1], len(group[0])))
+    return [_Call(size, [seen for seen, _ in members]) for (size, _), members in equal]
+
+
+def _gather(frames: Tensor, calls: list[_Call]) -> list[Tensor]:
+    """The tokens of the frames that each call's groups attend to: b s n c -> (b g) (k n) c each.
+
+    The frames are split once, and copied only where a group attends to several that are not neighbours.
+    """
+    cuts = sorted({0, frames.shape[1], *(cut for call in calls for span in call.spans() for cut in span)})
+    parts = frames.split([end - start for start, end in pairwise(cuts)], dim=1)
+    part_at = dict(zip(cuts[:-1], parts, strict=True))
+
+    def joined(call: _Call) -> Tensor:
+        spans = [
+            _cat([part for cut, part in part_at.items() if start <= cut < end], dim=1) for start, end in call.spans()
+        ]
+        if len(call.seen) == 1:
+            return _cat(spans, dim=1).flatten(1, 2)
+        return _cat([span.expand(-1, len(call.seen), -1, -1) for span in spans], dim=2).flatten(0, 1)
+
+    return [joined(call) for call in calls]
+
+
+def _cat(tensors: list[Tensor], dim: int) -> Tensor:
+    """Concatenates tensors, and gives a single one as it is."""
+    return torch.cat(tensors, dim) if len(tensors) > 1 else tensors[0]
 
 
 def attend_heads(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
