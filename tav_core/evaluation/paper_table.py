@@ -10,7 +10,7 @@ import numpy as np
 
 from ..checkpoints.prompt_weights import without_weights
 from ..errors import TavError, brief, shown
-from ..jobs.manifest import MANIFEST
+from ..jobs.made_with import MANIFEST
 from ..metrics import ClipScorer, ClipScores
 from ..video.read import read_frames
 from .published import published_of

@@ -36,7 +36,7 @@ from .base import MemoryPlan, versions
 from .edit_config import EditConfig
 from .keeping import Keeping
 from .kept_inversion import Inversion
-from .manifest import MANIFEST
+from .made_with import MANIFEST, made_with
 from .names import file_names
 from .selection import Selection
 
@@ -127,7 +127,9 @@ class EditRun:
         taken = [RECONSTRUCTION, *(path.stem for path in self.sources.values())]
         for prompt, name in zip(self.prompts, file_names(self.prompts, taken=taken), strict=True):
             began = time.perf_counter()
-            frames, _ = self._write(self._edited(prompt, path, mask, on_step), name, staging, on_step)
+            comment = made_with(prompt, self.config, self.sources["weights"])
+            edited = self._edited(prompt, path, mask, on_step)
+            frames, _ = self._write(edited, name, staging, on_step, comment=comment)
             edits.append(Edit(prompt, self.folder / f"{name}.mp4", time.perf_counter() - began))
             rows.append((prompt, frames))
         with self._timed("sheet"):
@@ -186,7 +188,9 @@ class EditRun:
     def _predictor(self, prompt: str) -> NoisePredictor:
         return NoisePredictor(self.unet, self.encoded[prompt], self.checkpoint.scheduler, self.controls)
 
-    def _write(self, latents: Tensor, name: str, staging: Path, on_step: Callable | None) -> tuple[Tensor, float]:
+    def _write(
+        self, latents: Tensor, name: str, staging: Path, on_step: Callable | None, *, comment: str = ""
+    ) -> tuple[Tensor, float]:
         """Decodes latents and writes them as a video, frame by frame.
 
         Returns the frames that a contact sheet shows, and the PSNR of all against the clip, in dB.
@@ -198,7 +202,7 @@ class EditRun:
         remove_leftovers(self.folder / file)
         target = (staging if (self.folder / file).exists() else self.folder) / file
         decoded = counted(self.checkpoint.decoded_frames(latents), latents.shape[2], on_step, "writing")
-        write_video(target, self._watched(decoded, errors, kept), self.clip.fps)
+        write_video(target, self._watched(decoded, errors, kept), self.clip.fps, comment=comment)
         return torch.stack(kept), decibels(float(np.mean(errors)))
 
     def _watched(self, frames: Iterator[Tensor], errors: list[float], kept: list[Tensor]) -> Iterator[Tensor]:

@@ -26,7 +26,7 @@ from .edit_config import EditConfig
 from .edit_run import INVERSION, RECONSTRUCTION, SHEET, EditRun
 from .keeping import prepare_keeping
 from .kept_inversion import Inversion
-from .manifest import MANIFEST
+from .made_with import MANIFEST
 from .mask_choice import MaskChoice
 from .original_weights import load_weights
 from .selection import Selection

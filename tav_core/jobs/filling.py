@@ -31,7 +31,7 @@ from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .edit_config import check_sampling
 from .editing import selection_as_tuned
 from .fill_tasks import Between, Filled, Onwards
-from .manifest import prompt_of_edit
+from .made_with import made_with, prompt_of
 
 ALL = 2**20
 """More frames than a clip has."""
@@ -42,8 +42,8 @@ MOST_FPS = 1000
 class FillConfig:
     """How frames are added.
 
-    prompt: describes the video; None takes the one it was edited with, if a manifest beside it says so, and otherwise
-    the one the weights were tuned with. Other fields as in `EditConfig`; window None takes that of the tuning.
+    prompt: describes the video; None takes the one the weights were tuned with, unless it is another video
+    whose file says with which it was made. Other fields as in `EditConfig`; window None takes that of the tuning.
     """
 
     prompt: str | None = None
@@ -65,6 +65,7 @@ class FillingRun:
     """A video that is ready to get more frames, made by `prepare_filling`.
 
     encoded: (1, c, f, h, w), its latents. notes: warnings for the user; remarks: what else to tell.
+    comment: for the video.
     """
 
     task: Between | Onwards
@@ -79,6 +80,7 @@ class FillingRun:
     memory: MemoryPlan
     notes: list[str]
     remarks: list[str]
+    comment: str
     seconds: float = field(default=0.0)
 
     @property
@@ -115,7 +117,7 @@ class FillingRun:
         except Overflowed as error:
             raise TavError(f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead.") from error
         frames = counted(self._frames(filled), self.count, on_step, "writing")
-        write_video(self.output, frames, self.task.fps(self.clip.fps))
+        write_video(self.output, frames, self.task.fps(self.clip.fps), comment=self.comment)
         self.seconds = time.perf_counter() - began
         return self.output
 
@@ -156,8 +158,8 @@ def prepare_filling(
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")
     if output.is_dir() or (output.exists() and any(output.samefile(each) for each in (clip, weights) if each.exists())):
         raise TavError(f"The result would take the place of {output}; choose another name.")
-    edited_with = prompt_of_edit(clip) if config.prompt is None else None
-    prompt = next((each for each in (config.prompt, edited_with) if each is not None), tuned.facts.prompt)
+    made = prompt_of(clip) if config.prompt is None and clip.name != tuned.facts.clip else None
+    prompt = next((each for each in (config.prompt, made) if each is not None), tuned.facts.prompt)
     if not isinstance(prompt, str):
         reason = "were tuned with a prompt per frame" if prompt else "do not say what the clip shows"
         raise TavError(f"{weights.name}'s weights {reason}; give --prompt.")
@@ -204,7 +206,8 @@ def prepare_filling(
         output,
         MemoryPlan.on(device, needed),
         notes,
-        [f"The prompt is that of the edit: {shown(edited_with)}."] if edited_with is not None else [],
+        [f"The prompt is the one the video was made with: {shown(made)}."] if made is not None else [],
+        made_with(prompt, config, weights),
     )
 
 

@@ -7,6 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+import av
+from av.container import InputContainer
+
 from ..errors import TavError
 
 VIDEOS = (
@@ -23,6 +26,11 @@ def only(formats: str) -> dict[str, str]:
     Never as its `options`: PyAV 14 writes those past the end of its list if a stream shows up late (mpg, flv).
     """
     return {"format_whitelist": formats, "protocol_whitelist": "file"}
+
+
+def opened(path: Path, formats: str = VIDEOS) -> InputContainer:
+    """Opens a file of one of these formats. Raises what PyAV raises."""
+    return av.open(address_of(path), metadata_errors="replace", container_options=only(formats))
 
 
 def address_of(path: str | os.PathLike) -> str:

@@ -16,7 +16,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from ..errors import TavError
-from .containers import IMAGES, VIDEOS, address_of, ensure_regular, only
+from .containers import IMAGES, VIDEOS, ensure_regular, opened
 from .deinterlace import Shot, whole, with_neighbours
 from .frames import display_matrix, rgb, upright
 
@@ -184,9 +184,7 @@ class VideoFile:
     @contextmanager
     def _opened(self) -> Iterator[tuple[av.container.InputContainer, av.video.stream.VideoStream]]:
         try:
-            container = av.open(
-                address_of(self.path), metadata_errors="replace", container_options=only(f"{VIDEOS},{IMAGES}")
-            )
+            container = opened(self.path, f"{VIDEOS},{IMAGES}")
         except (OSError, *DAMAGE) as error:
             raise TavError(
                 f"{self.path} is not a video, or an incomplete one ({getattr(error, 'strerror', None) or error}); "

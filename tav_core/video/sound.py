@@ -11,7 +11,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from torch import Tensor
 
-from .containers import VIDEOS, address_of, only
+from .containers import opened
 
 
 class Sound(NamedTuple):
@@ -27,7 +27,7 @@ def read_sound(path: Path, start: float, seconds: float) -> Sound | None:
     None for a file without sound there, or whose sound cannot be decoded.
     """
     try:
-        with _opened(path) as container:
+        with opened(path) as container:
             stream = container.streams.audio[0]
             if start > 0:  # before that, there is nothing to skip
                 container.seek(int(start / stream.time_base), stream=stream)
@@ -38,14 +38,10 @@ def read_sound(path: Path, start: float, seconds: float) -> Sound | None:
 
 def has_sound(path: Path) -> bool:
     try:
-        with _opened(path) as container:
+        with opened(path) as container:
             return bool(container.streams.audio)
     except (FFmpegError, ValueError):
         return False
-
-
-def _opened(path: Path) -> InputContainer:
-    return av.open(address_of(path), metadata_errors="replace", options=only(VIDEOS))
 
 
 def _decoded(container: InputContainer, stream: AudioStream, start: float, seconds: float) -> Sound | None:

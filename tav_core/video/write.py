@@ -15,18 +15,19 @@ from torch import Tensor
 
 from ..errors import TavError, shown
 from ..files import atomic_path
-from .containers import address_of
+from .containers import address_of, opened
 from .frames import yuv
 from .pixels import to_uint8
 
 
-def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float) -> None:
+def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float, *, comment: str = "") -> None:
     """Writes frames (f, h, w, 3), float in 0..1, to an H.264 mp4 that browsers play, atomically.
 
     Frames may also come one by one, (h, w, 3), so that a long video need not fit in memory.
     yuv420p needs even sides: an odd one repeats its last row or column. Colours are BT.709, limited range, and tagged
-    so. Values up to 0.5 outside 0..1 are a decoder's overshoot and are clipped. Raises TavError for any other
-    values or shapes, an fps outside 0.001..1000, a suffix other than .mp4, and a file that cannot be written.
+    so. Values up to 0.5 outside 0..1 are a decoder's overshoot and are clipped. comment: kept in the file's metadata,
+    for `comment_of`. Raises TavError for any other values or shapes, an fps outside 0.001..1000, a suffix other than
+    .mp4, and a file that cannot be written.
     """
     path = Path(path)
     _check_options(path, fps)
@@ -41,6 +42,8 @@ def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float) -
     muxing = {"format": "mp4", "options": {"movflags": "+faststart"}}
     try:
         with atomic_path(path) as temporary, av.open(address_of(temporary), "w", **muxing) as container:
+            if comment:
+                container.metadata["comment"] = comment
             stream = container.add_stream("libx264", rate=rate, options={"crf": "17", **colours})
             stream.width, stream.height = width + odd_width, height + odd_height
             stream.pix_fmt = "yuv420p"
@@ -58,6 +61,15 @@ def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float) -
         raise TavError(
             f"{path} could not be written ({error.strerror}); choose another folder or free some space."
         ) from error
+
+
+def comment_of(path: Path) -> str:
+    """The comment in a video file; empty where there is none, or no video."""
+    try:
+        with opened(path) as container:
+            return container.metadata.get("comment", "")
+    except (OSError, FFmpegError, ValueError):
+        return ""
 
 
 def _check_options(path: Path, fps: float) -> None:

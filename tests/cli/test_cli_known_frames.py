@@ -1,14 +1,17 @@
 """`tav interpolate` and `tav extend`: more frames around those of a video, which stay as they are."""
 
+import json
+
 import pytest
 import torch
 
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
 from tav_core.jobs.fill_tasks import Between, Onwards
-from tav_core.jobs.manifest import MANIFEST, prompt_of_edit
+from tav_core.jobs.made_with import KEY, prompt_of
 from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
+from tav_core.video.write import comment_of, write_video
 from tav_core.windows import Windows
 from tests.cli.test_cli import _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
 from tests.clips import encode
@@ -35,10 +38,10 @@ def written(monkeypatch):
     """The frames and frame rate of each video that a job writes, before they are compressed."""
     videos, write = [], filling.write_video
 
-    def noted(path, frames, fps):
+    def noted(path, frames, fps, comment):
         frames = list(frames)
         videos.append((torch.stack(frames), fps))
-        write(path, frames, fps)
+        write(path, frames, fps, comment=comment)
 
     monkeypatch.setattr(filling, "write_video", noted)
     return videos
@@ -100,9 +103,10 @@ def test_an_edit_is_taken_with_all_of_its_frames(files, known, tmp_path, written
     assert len(written[-1][0]) == 6
 
 
-def test_an_edit_goes_on_with_the_prompt_it_was_made_with(files, known, tmp_path, written):  # noqa: F811
-    assert tav(*editing(files, tmp_path, "a cube", weights=known)).code == 0
-    edit, note = tmp_path / "a-cube.mp4", "The prompt is that of the edit: 'a cube'."
+def test_a_video_goes_on_with_the_prompt_it_was_made_with(files, known, tmp_path, written):  # noqa: F811
+    assert tav(*editing(files, tmp_path / "edits", "a cube", weights=known)).code == 0
+    edit, note = tmp_path / "moved.mp4", "The prompt is the one the video was made with: 'a cube'."
+    (tmp_path / "edits" / "a-cube.mp4").rename(edit)
     videos = {}
     for name, changes in (("itself", {}), ("given", {"prompt": "a cube"}), ("another", {"prompt": "a ball"})):
         outcome = tav(*adding("extend", files, known, tmp_path / f"{name}.mp4", video=edit, guidance=3, **changes))
@@ -111,10 +115,20 @@ def test_an_edit_goes_on_with_the_prompt_it_was_made_with(files, known, tmp_path
         videos[name] = written[-1][0]
     assert torch.equal(videos["itself"], videos["given"])
     assert not torch.equal(videos["itself"], videos["another"])
-    assert prompt_of_edit(tmp_path / "reconstruction.mp4") is None
-    for damaged in ("{", "[]", '{"edits": 3}', '{"edits": [{"path": "a-cube.mp4", "prompt": 3}]}', '{"edits": [[]]}'):
-        (tmp_path / MANIFEST).write_text(damaged)
-        assert prompt_of_edit(edit) is None
+    assert prompt_of(tmp_path / "itself.mp4") == "a cube"
+    assert prompt_of(tmp_path / "another.mp4") == "a ball"
+    assert prompt_of(tmp_path / "edits" / "reconstruction.mp4") is None
+    edit.rename(tmp_path / "ball.mp4")  # the tuned clip's name, so the prompt is that of the tuning
+    outcome = tav(*adding("extend", files, known, tmp_path / "b.mp4", video=tmp_path / "ball.mp4"))
+    assert prompt_of(tmp_path / "b.mp4") == TunedWeights.load(known).facts.prompt
+    made = json.loads(comment_of(tmp_path / "ball.mp4"))[KEY]
+    assert made | {"guidance_scale": 12.5, "seed": 0, "weights": "known.safetensors"} == made
+
+
+@pytest.mark.parametrize("comment", ["", "{", "[]", f'{{"{KEY}": 3}}', f'{{"{KEY}": {{"prompt": 3}}}}', "[" * 100_000])
+def test_other_comments_say_no_prompt(comment, tmp_path):
+    write_video(tmp_path / "a.mp4", torch.zeros(2, 16, 16, 3), 8, comment=comment)
+    assert prompt_of(tmp_path / "a.mp4") is None
 
 
 def test_a_window_divides_what_the_network_sees(files, known, tmp_path, written):  # noqa: F811
