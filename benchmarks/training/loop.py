@@ -1,4 +1,4 @@
-"""The training loop of all stages: one-cycle AdamW with a running mean of the weights, kept in a file."""
+"""The training loop of all stages: one-cycle AdamW, or Muon, with a running mean of the weights, kept in a file."""
 
 import argparse
 import copy
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tav_core.files import atomic_path
+
+from .muon import Muon, is_matrix
 
 SEED = 2212
 SAVE_EVERY = 60  # seconds
@@ -44,6 +46,7 @@ class Length(NamedTuple):
 class Training:
     """One-cycle AdamW with a running mean of the weights, saved every minute; an interrupted training resumes.
 
+    muon: train matrices with Muon instead.
     compiled: whether torch.compile first turns the loss into fewer kernels, which takes a minute, in bfloat16.
     """
 
@@ -55,6 +58,7 @@ class Training:
         rate: float,
         decay: float = 0.998,
         *,
+        muon: bool = False,
         compiled: bool = False,
     ):
         self.path, self.length, self.rate, self.decay, self.compiled = path, length, rate, decay, compiled
@@ -64,13 +68,16 @@ class Training:
         self.mean = copy.deepcopy(self.modules).requires_grad_(False)
         self.parameters = [p for p in self.modules.parameters() if p.requires_grad]
         self.device = self.parameters[0].device
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        matrices = [p for name, p in self.modules.named_parameters() if p.requires_grad and muon and is_matrix(name, p)]
+        others = [p for p in self.parameters if not any(p is matrix for matrix in matrices)]
+        self.optimizers = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)]
+        self.optimizers += [Muon(matrices, lr=rate)] if matrices else []
         self.first, self.spent, self.losses = 0, 0.0, []
         if path.exists():
             state = torch.load(path, map_location="cpu", weights_only=True)
             self.first, self.spent, self.losses = state["step"], state["spent"], state["losses"]
-            for name in ("modules", "mean", "optimizer"):
-                getattr(self, name).load_state_dict(state[name])
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
 
     def run(
         self, draw: Callable[[int, torch.Generator], tuple[Tensor, ...]], loss_of: Callable[..., Tensor]
@@ -82,12 +89,14 @@ class Training:
         looked = saved = time.time()
         each = self.spent / step if step else 0.0
         while (done := self._done(step, self.spent + each * len(recent))) < 1:
-            self.optimizer.param_groups[0]["lr"] = self.rate * one_cycle(done)
             loss = steps(*draw(step, self._generator(step)))
-            self.optimizer.zero_grad()
+            for optimizer in self.optimizers:
+                optimizer.param_groups[0]["lr"] = self.rate * one_cycle(done)
+                optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
             decay = min(self.decay, (step + 1) / (step + 10))
             with torch.no_grad():
                 torch._foreach_lerp_([*self.mean.parameters()], [*self.modules.parameters()], 1 - decay)
@@ -116,8 +125,12 @@ class Training:
     def _generator(self, step: int) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(SEED + step)
 
+    def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer]:
+        optimizers = {type(optimizer).__name__: optimizer for optimizer in self.optimizers}
+        return {"modules": self.modules, "mean": self.mean, **optimizers}
+
     def save(self, step: int) -> None:
-        state = {name: getattr(self, name).state_dict() for name in ("modules", "mean", "optimizer")}
+        state = {name: part.state_dict() for name, part in self._parts().items()}
         with atomic_path(self.path) as temporary:
             torch.save(state | {"step": step, "spent": self.spent, "losses": self.losses}, temporary)
 

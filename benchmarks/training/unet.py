@@ -44,6 +44,10 @@ DDIM = {
 }
 
 
+LOSSES = {0: 0.4, 100: 0.207, 300: 0.0909, 500: 0.0496, 700: 0.0235, 900: 0.0071, 999: 0.003}
+"""What a trained network loses at these timesteps."""
+
+
 def networks(
     tokenizer: CLIPTokenizer, device: str, start: Path | None = None
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
@@ -96,12 +100,26 @@ def noisy_batch(scheduler, latents: Tensor, generator: torch.Generator) -> tuple
 
 
 def noise_loss(
-    unet, text, noisy: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, residuals_of=None
+    unet, text, noisy: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor, residuals_of=None, weights=None
 ) -> Tensor:
-    """residuals_of: from noisy latents, timesteps and text embeddings to a control network's residual arguments."""
+    """weights: of the samples, all 1 by default.
+
+    residuals_of: from noisy latents, timesteps and text embeddings to a control network's residual arguments.
+    """
     states = text(tokens).last_hidden_state
     residuals = residuals_of(noisy, timesteps, states) if residuals_of else {}
-    return F.mse_loss(unet(noisy, timesteps, states, **residuals).sample, noise)
+    error = F.mse_loss(unet(noisy, timesteps, states, **residuals).sample, noise, reduction="none").mean(dim=(1, 2, 3))
+    return error.mean() if weights is None else (weights * error).mean()
+
+
+def balance(device: str) -> Tensor:
+    """Weights (1000,) of the timesteps, of mean 1, with which each counts as much as any other.
+
+    Unweighted, the last noise counts for nearly all, which is texture; things get their places and outlines from the
+    first. Karras et al. 2024 (arXiv 2312.02696) learn such weights.
+    """
+    weights = 1 / torch.from_numpy(np.interp(np.arange(1000), [*LOSSES], [*LOSSES.values()])).float()
+    return (weights / weights.mean()).to(device)
 
 
 def train_unet(
@@ -120,14 +138,17 @@ def train_unet(
     unet, text = networks(tokenizer, device, start)
     scheduler, latents = DDIMScheduler(**DDIM), latents.to(device)
     words = functools.cache(lambda: Captions(tokenizer, captions, device))  # takes seconds, for nothing if all is done
-    rate = 1e-3 if start else 1.5e-3
-    training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate, compiled=compiled)
+    rate, weights = 5e-4 if start else 1.5e-3, balance(device)
+    training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate, muon=True, compiled=compiled)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         chosen = torch.randint(len(latents), (batch,), generator=generator, device=latents.device)
         return *noisy_batch(scheduler, latents[chosen], generator), words().draw(chosen, generator)
 
-    return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
+    def loss_of(noisy: Tensor, noise: Tensor, timesteps: Tensor, tokens: Tensor) -> Tensor:
+        return noise_loss(unet, text, noisy, noise, timesteps, tokens, weights=weights[timesteps])
+
+    return training.run(draw, loss_of)
 
 
 @torch.no_grad()
