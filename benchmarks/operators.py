@@ -54,16 +54,15 @@ class Operators(TorchDispatchMode):
         started = self._mark()
         result = function(*arguments, **(named or {}))
         ended = self._mark()
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        given = [leaf for leaf in tree_leaves((arguments, named)) if isinstance(leaf, Tensor)]
+        given, written = _tensors((arguments, named)), _changed(function, arguments, named or {})
         memory = {tensor.untyped_storage().data_ptr() for tensor in given}
-        views = all(tensor.untyped_storage().data_ptr() in memory for tensor in made)
-        if made and (function._schema.is_mutable or not views):
-            cost = self.costs[function._schema.name.split("::")[1], DTYPES.get(made[0].dtype, "other")]
-            moved = sum(tensor.nbytes for tensor in [*given, *made])
+        written += [tensor for tensor in _tensors(result) if tensor.untyped_storage().data_ptr() not in memory]
+        if written:  # else it gives views
+            cost = self.costs[function._schema.name.split("::")[1], DTYPES.get(written[0].dtype, "other")]
+            moved = sum(min(tensor.nbytes, tensor.untyped_storage().nbytes()) for tensor in [*given, *written])
             counted = flop_registry.get(function._overloadpacket)
             flops = counted(*arguments, **(named or {}), out_val=result) if counted else 0
-            rate = self.multiplying.get(made[0].dtype, max(self.multiplying.values()))
+            rate = self.multiplying.get(written[0].dtype, max(self.multiplying.values()))
             cost.calls += 1
             cost.moved += moved
             cost.least += max(moved / self.copying, flops / rate)
@@ -82,6 +81,17 @@ class Operators(TorchDispatchMode):
         clock(self.device.type)
         for cost, started, ended in self.timed:
             cost.seconds += _seconds(started, ended)
+
+
+def _tensors(tree) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _changed(function, arguments: tuple, named: dict) -> list[Tensor]:
+    """The arguments that an operator writes to; those of an optimizer's step return nothing."""
+    expected = function._schema.arguments
+    values = {argument.name: value for argument, value in zip(expected, arguments, strict=False)} | named
+    return _tensors([values.get(each.name) for each in expected if each.alias_info and each.alias_info.is_write])
 
 
 def _seconds(started, ended) -> float:

@@ -53,10 +53,12 @@ def attend_across_frames(
     """
     calls = _calls(attended)
     query = rearrange(query, "(b f) n c -> b f n c", f=len(attended))
-    keys, values = (_gather(rearrange(x, "(b s) n c -> b s n c", b=len(query)), calls) for x in (key, value))
+    keys, values = (_split(rearrange(x, "(b s) n c -> b s n c", b=len(query)), calls) for x in (key, value))
     queries, outputs = query.split([call.size * len(call.seen) for call in calls], dim=1), []
-    for call, each, key, value in zip(calls, queries, keys, values, strict=True):
-        output = attend(rearrange(each, "b (g a) n c -> (b g) (a n) c", a=call.size), key, value)
+    for call, each in zip(calls, queries, strict=True):
+        output = attend(
+            rearrange(each, "b (g a) n c -> (b g) (a n) c", a=call.size), _gather(keys, call), _gather(values, call)
+        )
         outputs.append(rearrange(output, "(b g) (a n) c -> b (g a) n c", b=len(query), a=call.size))
     return rearrange(torch.cat(outputs, dim=1), "b f n c -> (b f) n c")
 
@@ -80,24 +82,21 @@ def _calls(attended: list[tuple[int, ...]]) -> list[_Call]:
     return [_Call(size, [seen for seen, _ in members]) for (size, _), members in equal]
 
 
-def _gather(frames: Tensor, calls: list[_Call]) -> list[Tensor]:
-    """The tokens of the frames that each call's groups attend to: b s n c -> (b g) (k n) c each.
-
-    The frames are split once, and copied only where a group attends to several that are not neighbours.
-    """
+def _split(frames: Tensor, calls: list[_Call]) -> dict[int, Tensor]:
+    """Splits the frames (b s n c) where a span of any call starts or ends; each part by the number of its first."""
     cuts = sorted({0, frames.shape[1], *(cut for call in calls for span in call.spans() for cut in span)})
-    parts = frames.split([end - start for start, end in pairwise(cuts)], dim=1)
-    part_at = dict(zip(cuts[:-1], parts, strict=True))
+    return dict(zip(cuts[:-1], frames.split([end - start for start, end in pairwise(cuts)], dim=1), strict=True))
 
-    def joined(call: _Call) -> Tensor:
-        spans = [
-            _cat([part for cut, part in part_at.items() if start <= cut < end], dim=1) for start, end in call.spans()
-        ]
-        if len(call.seen) == 1:
-            return _cat(spans, dim=1).flatten(1, 2)
-        return _cat([span.expand(-1, len(call.seen), -1, -1) for span in spans], dim=2).flatten(0, 1)
 
-    return [joined(call) for call in calls]
+def _gather(parts: dict[int, Tensor], call: _Call) -> Tensor:
+    """The tokens of the frames that each of a call's groups attends to: (b g) (k n) c.
+
+    They are copied only where a group attends to several that are not in one part.
+    """
+    spans = [_cat([part for cut, part in parts.items() if start <= cut < end], dim=1) for start, end in call.spans()]
+    if len(call.seen) == 1:
+        return _cat(spans, dim=1).flatten(1, 2)
+    return _cat([span.expand(-1, len(call.seen), -1, -1) for span in spans], dim=2).flatten(0, 1)
 
 
 def _cat(tensors: list[Tensor], dim: int) -> Tensor:

@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
@@ -61,6 +63,19 @@ def test_frames_attended_in_batches_get_what_each_would_get_alone(pattern, frame
     for frame, seen in enumerate(attended):
         keys, values = (torch.cat([x[:, i] for i in seen], dim=1) for x in (key, value))
         torch.testing.assert_close(got[:, frame], attend_heads(query[:, frame], keys, values, heads=2))
+
+
+def test_one_call_s_keys_are_let_go_before_the_next_are_gathered():
+    """Else full-causal attention would hold f (f + 1) / 2 frames of keys at once, even to sample."""
+    kept = []
+
+    def attend(query, key, value):
+        assert all(reference() is None for reference in kept)
+        kept.extend(map(weakref.ref, (key, value)))
+        return query
+
+    attend_across_frames(*torch.randn(3, 2 * 5, 9, 16), attended_frames("full-causal", 5), attend)
+    assert len(kept) == 2 * 5
 
 
 def test_naming_a_frame_once_equals_the_papers_two_copies_of_it():

@@ -66,8 +66,11 @@ def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float, *
 def comment_of(path: Path) -> str:
     """The comment in a video file; empty where there is none, or no video."""
     try:
+        if not path.is_file():  # a pipe would keep it waiting
+            return ""
         with opened(path) as container:
-            return container.metadata.get("comment", "")
+            metadata = {name.lower(): value for name, value in container.metadata.items()}  # mkv and webm shout
+        return metadata.get("comment", "")
     except (OSError, FFmpegError, ValueError):
         return ""
 

@@ -1,19 +1,25 @@
 """`tav interpolate` and `tav extend`: more frames around those of a video, which stay as they are."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
+import av
 import pytest
 import torch
 
 from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
 from tav_core.jobs.fill_tasks import Between, Onwards
-from tav_core.jobs.made_with import KEY, prompt_of
+from tav_core.jobs.filling import FillConfig
+from tav_core.jobs.made_with import KEY, made_with, prompt_of
 from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
 from tav_core.video.write import comment_of, write_video
 from tav_core.windows import Windows
-from tests.cli.test_cli import _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
+from tests.cli.test_cli import ROOT, _words, assert_refused, editing, files, tav, tuned, tuning  # noqa: F401  fixtures
 from tests.clips import encode
 from tests.golden import worst
 
@@ -125,10 +131,47 @@ def test_a_video_goes_on_with_the_prompt_it_was_made_with(files, known, tmp_path
     assert made | {"guidance_scale": 12.5, "seed": 0, "weights": "known.safetensors"} == made
 
 
-@pytest.mark.parametrize("comment", ["", "{", "[]", f'{{"{KEY}": 3}}', f'{{"{KEY}": {{"prompt": 3}}}}', "[" * 100_000])
+NO_PROMPTS = [json.dumps({KEY: value}) for value in (3, {"prompt": 3}, {"prompt": " "}, {"prompt": "\ud800"})]
+
+
+@pytest.mark.parametrize("comment", ["", "{", "[]", *NO_PROMPTS, "[" * 100_000])
 def test_other_comments_say_no_prompt(comment, tmp_path):
     write_video(tmp_path / "a.mp4", torch.zeros(2, 16, 16, 3), 8, comment=comment)
     assert prompt_of(tmp_path / "a.mp4") is None
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "webm"])
+@pytest.mark.parametrize("prompt", ["a \"quoted\" 'ball' \\(1\\);#=\n", "猫 🐼 \0", "long " * 2000])
+def test_a_video_still_says_its_prompt_when_it_is_in_another_container(prompt, suffix, tmp_path):
+    made = made_with(prompt, FillConfig(), tmp_path / "ball.safetensors")
+    write_video(tmp_path / "a.mp4", torch.zeros(2, 16, 16, 3), 8, comment=made)
+    codec = "libvpx-vp9" if suffix == "webm" else "libx264"
+    with av.open(str(tmp_path / "a.mp4")) as source, av.open(str(tmp_path / f"b.{suffix}"), "w") as target:
+        target.metadata.update(source.metadata)
+        stream = target.add_stream(codec, rate=8)
+        stream.width = stream.height = 16
+        stream.pix_fmt = "yuv420p"
+        for frame in source.decode(video=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    assert prompt_of(tmp_path / f"b.{suffix}") == prompt
+
+
+def test_a_comment_names_the_weights_but_not_their_folder(tmp_path, monkeypatch):
+    (tmp_path / "unet").mkdir()
+    monkeypatch.chdir(tmp_path / "unet")
+    for path in (".", "../unet", tmp_path / "unet"):
+        assert json.loads(made_with("a ball", FillConfig(), Path(path)))[KEY]["weights"] == "unet"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in the file system are of POSIX systems")
+def test_a_pipe_is_refused_at_once(tuned, tmp_path):  # noqa: F811
+    os.mkfifo(tmp_path / "a.mp4")
+    words = adding("extend", tuned, tuned / "ball.safetensors", tmp_path / "b.mp4", video=tmp_path / "a.mp4")
+    command = [sys.executable, "-m", "tav_core.cli", *map(str, words)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120)
+    assert run.returncode == 2
+    assert b"is neither a file nor a folder" in run.stderr
 
 
 def test_a_window_divides_what_the_network_sees(files, known, tmp_path, written):  # noqa: F811
