@@ -138,7 +138,7 @@ def train_unet(
     unet, text = networks(tokenizer, device, start)
     scheduler, latents = DDIMScheduler(**DDIM), latents.to(device)
     words = functools.cache(lambda: Captions(tokenizer, captions, device))  # takes seconds, for nothing if all is done
-    rate, weights = 5e-4 if start else 1.5e-3, balance(device)
+    rate, weights = 1e-3 if start else 1.5e-3, balance(device)
     training = Training(work / "unet.pt", {"unet": unet, "text": text}, length, rate, muon=True, compiled=compiled)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
