@@ -67,41 +67,28 @@ def tune_model(
     after which the weights are also kept, so that asking for so many steps later takes no tuning.
     """
     began, patcher = time.perf_counter(), without_kept(patcher.clone())
-    inflation, device = _inflation_of(patcher), comfy.model_management.get_torch_device()
-    options = only_prompt(positive, "Tuning")
+    inflation, windows = _inflation_of(patcher), windows_of(patcher)
+    control = only_prompt(positive, "Tuning").get("control")
     check_loras(patcher)
     check_unseen(patcher)
     check_controls(positive, samples, patcher)
-    windows = windows_of(patcher)
     windows.check(len(samples))
     config = replace(config, window=windows.length if windows.divides(len(samples)) else 0)
-    family, kind = family_of(patcher), prediction_type_of(patcher)
-    controls, images = settings_of(options.get("control"))
+    device, dtype = comfy.model_management.get_torch_device(), _dtype_to_tune(patcher, config.mixed_precision)
     metadata = metadata | {
         "loras": metadata.get("loras") or ([{"file": None, "strength": None}] if has_loras(patcher) else None),
-        "controls": recorded(options.get("control"), metadata.get("controls", ())) or None,
+        "controls": recorded(control, metadata.get("controls", ())) or None,
     }
-    conditions = {INPUTS[name]: given for name, given in conditions_of(positive, patcher, samples).items()}
-    plain, dtype = without_tuned(patcher), _dtype_to_tune(patcher, config.mixed_precision)
-    base = base_fingerprint(plain)
-    settings = {
-        "base": base,
-        "patches": _digest_of_patches(patcher),
-        "inflation": inflation.as_key(),
-        "network": [kind, str(dtype), device.type],
-        "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
-        "control": controls,
-        "config": config.decisive(),
-    }
+
+    def report(how: str, **more: int) -> dict:
+        return {"run": run.name, "how": how, "seconds": time.perf_counter() - began, **more}
+
+    run, base = _open_run(root, patcher, samples, positive, inflation, config, dtype, device)
     with torch.inference_mode(False), torch.no_grad():
-        latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
-        run = open_run(root, settings, {"latents": latents, **conditions, **images})
         if result := run.result(config.num_steps):
             logging.info("Tune-A-Video: already tuned, %d steps; reusing run %s.", config.num_steps, run.name)
             tuned, losses = result
-            tuned = replace(tuned, facts=replace(tuned.facts, **metadata))
-            seconds = time.perf_counter() - began
-            return tuned, losses, {"run": run.name, "how": "already tuned", "seconds": seconds}
+            return replace(tuned, facts=replace(tuned.facts, **metadata)), losses, report("already tuned")
     with locked(run.folder, f"The run {run.name}"):
         first_step = _steps_done(run, config.num_steps)
         how = f"resumed at step {first_step}" if first_step else "new"
@@ -109,11 +96,8 @@ def tune_model(
         free_all()
         try:
             with torch.inference_mode(False), torch.no_grad():
-                unet = inflate(diffusers_unet(plain, device, dtype), inflation)
-                scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=kind)
-                metadata |= {"family": family, "checkpoint": file_of(patcher), "prediction_type": kind}
-                metadata |= {"frames": len(samples), "size": [8 * side for side in samples.shape[:1:-1]]}
-                metadata |= {"run": run.name, "version": __version__}
+                unet = inflate(diffusers_unet(without_tuned(patcher), device, dtype), inflation)
+                metadata |= _facts_of(patcher, samples, run)
 
                 def weights_after(losses: list[float]) -> TunedWeights:
                     facts = metadata | {"steps": len(losses), "final_loss": losses[-1]}
@@ -126,20 +110,59 @@ def tune_model(
                     on_step(len(losses), total, loss=losses[-1], estimate=estimate)
 
                 on_start(first_step)
-                losses = _tune(unet, run, scheduler, config, patcher, options.get("control"), device, after_step)
+                losses = _tune(unet, run, config, patcher, control, device, after_step)
                 tuned = weights_after(losses)
                 run.finish(tuned, losses)
-                seconds = time.perf_counter() - began
-                return tuned, losses, {"run": run.name, "how": how, "first_step": first_step, "seconds": seconds}
+                return tuned, losses, report(how, first_step=first_step)
         finally:
             unet = None
             free_all()
 
 
+def _open_run(
+    root: Path,
+    patcher: ModelPatcher,
+    samples: Tensor,
+    positive: list,
+    inflation: Inflation,
+    config: TuneConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Run, str]:
+    """The run that this tuning goes on with, or a new one; and the fingerprint of the MODEL that is tuned."""
+    conditions = {INPUTS[name]: given for name, given in conditions_of(positive, patcher, samples).items()}
+    controls, images = settings_of(only_prompt(positive, "Tuning").get("control"))
+    base = base_fingerprint(without_tuned(patcher))
+    settings = {
+        "base": base,
+        "patches": _digest_of_patches(patcher),
+        "inflation": inflation.as_key(),
+        "network": [prediction_type_of(patcher), str(dtype), device.type],
+        "schedule": hashlib.sha256(repr(schedule_of(patcher)["trained_betas"]).encode()).hexdigest(),
+        "control": controls,
+        "config": config.decisive(),
+    }
+    with torch.inference_mode(False), torch.no_grad():
+        latents = patcher.model.process_latent_in(samples.to("cpu", torch.float32, copy=True))
+        return open_run(root, settings, {"latents": latents, **conditions, **images}), base
+
+
+def _facts_of(patcher: ModelPatcher, samples: Tensor, run: Run) -> dict:
+    """What the weights say of the MODEL and of the clip."""
+    return {
+        "family": family_of(patcher),
+        "checkpoint": file_of(patcher),
+        "prediction_type": prediction_type_of(patcher),
+        "frames": len(samples),
+        "size": [8 * side for side in samples.shape[:1:-1]],
+        "run": run.name,
+        "version": __version__,
+    }
+
+
 def _tune(
     unet: InflatedUNet,
     run: Run,
-    scheduler: DDPMScheduler,
     config: TuneConfig,
     patcher: ModelPatcher,
     control: ControlBase | None,
@@ -147,6 +170,7 @@ def _tune(
     after_step: Callable,
 ) -> list[float]:
     latents = rearrange(run.inputs["latents"], "f c h w -> 1 c f h w").to(device)
+    scheduler = DDPMScheduler(**schedule_of(patcher), prediction_type=prediction_type_of(patcher))
     given = {theirs: run.inputs[ours].to(device) for theirs, ours in INPUTS.items() if ours in run.inputs}
     prompt, windows = prompt_of(given), Windows(config.window)
     with residuals_of(control, patcher, given) as residuals:
