@@ -31,7 +31,7 @@ from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .edit_config import check_sampling
 from .editing import selection_as_tuned
 from .fill_tasks import Between, Filled, Onwards
-from .made_with import made_with, prompt_of
+from .made_with import Made, made_of, made_with
 
 ALL = 2**20
 """More frames than a clip has."""
@@ -43,7 +43,7 @@ class FillConfig:
     """How frames are added.
 
     prompt: describes the video; None takes the one the weights were tuned with, unless it is another video
-    whose file says with which it was made. Other fields as in `EditConfig`; window None takes that of the tuning.
+        whose file says with which it was made. Other fields as in `EditConfig`; window None takes that of the tuning.
     """
 
     prompt: str | None = None
@@ -158,14 +158,16 @@ def prepare_filling(
         raise TavError(f"The video's name is {output.name!r}, but it will be an mp4; give it the suffix .mp4.")
     if output.is_dir() or (output.exists() and any(output.samefile(each) for each in (clip, weights) if each.exists())):
         raise TavError(f"The result would take the place of {output}; choose another name.")
-    made = prompt_of(clip) if config.prompt is None and clip.name != tuned.facts.clip else None
-    prompt = next((each for each in (config.prompt, made) if each is not None), tuned.facts.prompt)
+    made = made_of(clip)
+    as_tuned = clip.name == tuned.facts.clip and not _made_by(made, weights)
+    said = made.prompt if made and config.prompt is None and not as_tuned else None
+    prompt = next((each for each in (config.prompt, said) if each is not None), tuned.facts.prompt)
     if not isinstance(prompt, str):
         reason = "were tuned with a prompt per frame" if prompt else "do not say what the clip shows"
         raise TavError(f"{weights.name}'s weights {reason}; give --prompt.")
     ensure_prompt(prompt, "The prompt")
     ensure_writable(output.parent)
-    frames = _read(clip, tuned.facts, changed)
+    frames = _read(clip, tuned.facts, changed, as_tuned)
     windows = _windows(config, tuned.facts, task, len(frames.frames))
     task.check(len(frames.frames), windows)
     if not task.fps(frames.fps) <= MOST_FPS:
@@ -206,7 +208,7 @@ def prepare_filling(
         output,
         MemoryPlan.on(device, needed),
         notes,
-        [f"The prompt is the one the video was made with: {shown(made)}."] if made is not None else [],
+        [f"The prompt is the one the video was made with: {shown(said)}."] if said is not None else [],
         made_with(prompt, config, weights),
     )
 
@@ -223,9 +225,14 @@ def _check_guess(task: Between | Onwards, config: FillConfig, weights: str) -> N
         )
 
 
-def _read(clip: Path, facts: TunedFacts, changed: Mapping) -> Clip:
+def _made_by(made: Made | None, weights: Path) -> bool:
+    """Whether these weights made the video, which then is not the one that they were tuned on."""
+    return made is not None and made.weights == Path(os.path.abspath(weights)).name
+
+
+def _read(clip: Path, facts: TunedFacts, changed: Mapping, as_tuned: bool) -> Clip:
     """The clip's frames as for tuning, or all frames of another video; except for what is changed."""
-    if clip.name == facts.clip:
+    if as_tuned:
         return selection_as_tuned(clip, facts, changed).read()
     size = tuple(facts.size) if isinstance(facts.size, list) else facts.size
     own = {name: value for name, value in (("size", size), ("fit", facts.fit)) if value}

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import is_text
@@ -20,10 +21,21 @@ def made_with(prompt: str, config, weights: Path) -> str:
     return json.dumps({KEY: {"prompt": prompt, **settings, "weights": Path(os.path.abspath(weights)).name}})
 
 
-def prompt_of(video: Path) -> str | None:
-    """The prompt that a video was made with; None if it does not say."""
+@dataclass(frozen=True)
+class Made:
+    """How a video was made. prompt: not blank. weights: their file's name, if it is known."""
+
+    prompt: str
+    weights: str | None
+
+
+def made_of(video: Path) -> Made | None:
+    """How a video was made; None if it does not say."""
     try:
-        prompt = json.loads(comment_of(video))[KEY]["prompt"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        said = json.loads(comment_of(video))[KEY]
+        prompt, weights = said["prompt"], said.get("weights")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return prompt if isinstance(prompt, str) and prompt.strip() and is_text(prompt) else None
+    if not (isinstance(prompt, str) and prompt.strip() and is_text(prompt)):
+        return None
+    return Made(prompt, weights if isinstance(weights, str) else None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from tav_core import TunedWeights, load_checkpoint, read_frames
 from tav_core.jobs import filling
 from tav_core.jobs.fill_tasks import Between, Onwards
 from tav_core.jobs.filling import FillConfig
-from tav_core.jobs.made_with import KEY, made_with, prompt_of
+from tav_core.jobs.made_with import KEY, made_of, made_with
 from tav_core.video.continuation import continued_by_flow
 from tav_core.video.flow import interpolated_by_flow
 from tav_core.video.write import comment_of, write_video
@@ -121,14 +122,24 @@ def test_a_video_goes_on_with_the_prompt_it_was_made_with(files, known, tmp_path
         videos[name] = written[-1][0]
     assert torch.equal(videos["itself"], videos["given"])
     assert not torch.equal(videos["itself"], videos["another"])
-    assert prompt_of(tmp_path / "itself.mp4") == "a cube"
-    assert prompt_of(tmp_path / "another.mp4") == "a ball"
-    assert prompt_of(tmp_path / "edits" / "reconstruction.mp4") is None
-    edit.rename(tmp_path / "ball.mp4")  # the tuned clip's name, so the prompt is that of the tuning
-    outcome = tav(*adding("extend", files, known, tmp_path / "b.mp4", video=tmp_path / "ball.mp4"))
-    assert prompt_of(tmp_path / "b.mp4") == TunedWeights.load(known).facts.prompt
-    made = json.loads(comment_of(tmp_path / "ball.mp4"))[KEY]
+    assert made_of(tmp_path / "itself.mp4").prompt == "a cube"
+    assert made_of(tmp_path / "another.mp4").prompt == "a ball"
+    assert made_of(tmp_path / "edits" / "reconstruction.mp4") is None
+    made = json.loads(comment_of(edit))[KEY]
     assert made | {"guidance_scale": 12.5, "seed": 0, "weights": "known.safetensors"} == made
+
+
+def test_what_the_weights_made_is_not_the_clip_they_were_tuned_on(files, known, tmp_path, written):  # noqa: F811
+    (tmp_path / "made").mkdir()
+    smooth, other = tmp_path / "made" / "ball.mp4", tmp_path / "other.safetensors"
+    assert tav(*adding("interpolate", files, known, smooth, prompt="a cube")).code == 0
+    assert tav(*adding("extend", files, known, tmp_path / "b.mp4", video=smooth)).code == 0
+    assert made_of(tmp_path / "b.mp4").prompt == "a cube"
+    assert len(written[-1][0]) == 7 + 3
+    shutil.copy(known, other)
+    assert tav(*adding("extend", files, other, tmp_path / "c.mp4", video=smooth)).code == 0
+    assert made_of(tmp_path / "c.mp4").prompt == TunedWeights.load(known).facts.prompt
+    assert len(written[-1][0]) == 4 + 3
 
 
 NO_PROMPTS = [json.dumps({KEY: value}) for value in (3, {"prompt": 3}, {"prompt": " "}, {"prompt": "\ud800"})]
@@ -137,7 +148,7 @@ NO_PROMPTS = [json.dumps({KEY: value}) for value in (3, {"prompt": 3}, {"prompt"
 @pytest.mark.parametrize("comment", ["", "{", "[]", *NO_PROMPTS, "[" * 100_000])
 def test_other_comments_say_no_prompt(comment, tmp_path):
     write_video(tmp_path / "a.mp4", torch.zeros(2, 16, 16, 3), 8, comment=comment)
-    assert prompt_of(tmp_path / "a.mp4") is None
+    assert made_of(tmp_path / "a.mp4") is None
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "webm"])
@@ -154,7 +165,7 @@ def test_a_video_still_says_its_prompt_when_it_is_in_another_container(prompt, s
         for frame in source.decode(video=0):
             target.mux(stream.encode(frame))
         target.mux(stream.encode(None))
-    assert prompt_of(tmp_path / f"b.{suffix}") == prompt
+    assert made_of(tmp_path / f"b.{suffix}").prompt == prompt
 
 
 def test_a_comment_names_the_weights_but_not_their_folder(tmp_path, monkeypatch):
