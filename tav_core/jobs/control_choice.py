@@ -65,12 +65,20 @@ class ControlChoice:
         }
 
     def open(
-        self, selection: Selection, unet: UNet2DConditionModel, device: torch.device, dtype: torch.dtype
+        self,
+        selection: Selection,
+        unet: UNet2DConditionModel,
+        device: torch.device,
+        dtype: torch.dtype,
+        notes: list[str],
     ) -> Control:
-        """Opens the network, and its images for the frames of a selection; TavError if either does not fit."""
+        """Opens the network, and its images for the frames of a selection; TavError if either does not fit.
+
+        notes: takes warnings about the images.
+        """
         network = KINDS[self.kind](self.network, dtype)
         _check_network(network, unet, self.network.name)
-        images = rearrange(control_images(self.pictures, selection), "f h w c -> f c h w")
+        images = rearrange(control_images(self.pictures, selection, notes), "f h w c -> f c h w")
         return Control(network.to(device), images.to(device), self.strength, self.start, self.end)
 
 
@@ -84,12 +92,12 @@ def choices(controls: Sequence[str], images: Sequence[Path]) -> tuple[ControlCho
     return tuple(map(ControlChoice.parse, controls, images))
 
 
-def control_images(path: Path, selection: Selection) -> Tensor:
+def control_images(path: Path, selection: Selection, notes: list[str]) -> Tensor:
     """The control images for the frames of a selection, uint8 (f, h, w, 3) or (1, h, w, 3).
 
     `path` holds one per selected frame, one per frame of the clip (the same ones are selected), or one for all frames.
     Images with the clip's aspect ratio are cropped, padded or stretched as it is; those with the selection's aspect
-    ratio are scaled.
+    ratio are scaled. notes: takes warnings about the images.
     """
     source, clip = _opened(path), _opened(selection.clip)
     chosen = _chosen(source.num_frames, clip.moments, selection, path.name)
@@ -107,6 +115,7 @@ def control_images(path: Path, selection: Selection) -> Tensor:
                 f"used at {width}x{height}; control images need the aspect ratio of either."
             )
         images.append(fitted(image, width, height, fit))
+    notes += [note for note in source.notes if note not in notes]
     return torch.from_numpy(np.stack(images))
 
 

@@ -72,11 +72,12 @@ def prepare_edit(
     config = _divided_as_tuned(config, tuned.facts, len(frames.frames))
     base = open_as_tuned(checkpoint if isinstance(checkpoint, Base) else path, tuned.facts, loras, prediction_type)
     opened, dtype = base.checkpoint, config.dtype(device)
-    keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened)
+    notes = [*frames.notes]
+    keeping = prepare_keeping(config, mask, selection, tuned.facts.prompt, prompts, opened, notes)
     unet = inflate(opened.unet, tuned.facts.inflation)
     tuned.apply(unet, config.strength)
     unet.to(device, dtype)
-    controlled = tuple(control.open(selection, unet.unet, device, dtype) for control in controls)
+    controlled = tuple(control.open(selection, unet.unet, device, dtype, notes) for control in controls)
     opened.to(device)  # the VAE stays in float32: many SD 1.5 VAEs overflow in fp16
     seconds["loading"] = time.perf_counter() - began
 
@@ -110,7 +111,7 @@ def prepare_edit(
         key=key,
         kept=Inversion.load(folder / INVERSION, key) if config.from_inversion else None,
         memory=_memory(opened, unet, latents, config),
-        notes=[*frames.notes, *unseen_words(opened, all_prompts), *_differences(tuned.facts, base, used)],
+        notes=[*notes, *unseen_words(opened, all_prompts), *_differences(tuned.facts, base, used)],
         seconds=seconds,
     )
 

@@ -81,8 +81,12 @@ def prepare_keeping(
     tuned_prompt: str | list | None,
     prompts: Sequence[str],
     checkpoint: Checkpoint,
+    notes: list[str],
 ) -> Keeping:
-    """Checks what an edit keeps, and reads the mask's images. Raises TavError for anything that cannot be kept."""
+    """Checks what an edit keeps, and reads the mask's images. Raises TavError for anything that cannot be kept.
+
+    notes: takes warnings about the images.
+    """
     if mask and not config.from_inversion:
         raise TavError("A mask keeps the clip outside of it, so the edit has to start from the inverted clip.")
     tuned_prompt = tuned_prompt if isinstance(tuned_prompt, str) else None  # the graph tunes with one per frame, too
@@ -107,7 +111,7 @@ def prepare_keeping(
         source_prompt=prompt if needed else None,
         layouts=_layouts(checkpoint, tokens, prompts, config.reweight) if config.keep_layout else {},
         mask=mask,
-        images=mask and mask.read(selection),
+        images=mask and mask.read(selection, notes),
         places=places,
     )
 

@@ -43,6 +43,9 @@ class MaskChoice:
         """Its fields as JSON holds them, with the file's name instead of its path."""
         return {"pictures": self.pictures and self.pictures.name, "words": self.words or None, "grow": self.grow}
 
-    def read(self, selection: Selection) -> Tensor | None:
-        """The images for the frames of a selection, (f or 1, h, w) in 0..1; None for words."""
-        return to_float(control_images(self.pictures, selection)).mean(dim=-1) if self.pictures else None
+    def read(self, selection: Selection, notes: list[str]) -> Tensor | None:
+        """The images for the frames of a selection, (f or 1, h, w) in 0..1; None for words.
+
+        notes: takes warnings about the images.
+        """
+        return to_float(control_images(self.pictures, selection, notes)).mean(dim=-1) if self.pictures else None

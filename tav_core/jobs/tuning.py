@@ -135,7 +135,7 @@ def prepare_tuning(
     notes, family = [*clip.notes, *unseen_words(opened, [prompt])], opened.family
     unet = inflate(opened.unet, inflation)
     precision = tuning_precision(config.mixed_precision, unet.dtype, device)
-    controls = tuple(control.open(selection, unet.unet, device, precision) for control in controls)
+    controls = tuple(control.open(selection, unet.unet, device, precision, notes) for control in controls)
     Windows(config.window).check(len(clip.frames))
     prompt_embeds = opened.encode_prompt(prompt)
     latents = opened.encode_video(clip.frames, posterior, on_step)

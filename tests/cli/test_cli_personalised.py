@@ -16,7 +16,7 @@ from tav_core.jobs.selection import Selection
 from tests.checkpoints.test_lora import attentions, change, kohya_style
 from tests.cli.test_cli import assert_refused, editing, files, manifest, small_config, stopped, tav, tuning  # noqa: F401  `files` is a fixture
 from tests.cli.test_evaluate import evaluating
-from tests.clips import encode
+from tests.clips import broken, encode, moving
 from tests.host.assets import drawn
 from tests.original_folder import write_original
 from tests.random_checkpoint import TINY_UNET, write_random_checkpoint
@@ -144,16 +144,28 @@ def test_control_images_may_be_one_per_frame_of_the_clip_or_of_the_chosen_ones_o
     cv2.imwrite(str(tmp_path / "one.png"), np.full((64, 64, 3), 128, np.uint8))
     chosen = Selection(folder / "ball.mp4", frames=4, size=64)
     for images, count in (("poses.mp4", 4), ("chosen.mp4", 4), (tmp_path / "folder", 4), (tmp_path / "one.png", 1)):
-        assert control_images(folder / images, chosen).shape == (count, 64, 64, 3)
-    greys = control_images(tmp_path / "folder", chosen).float().mean((1, 2, 3))
+        assert control_images(folder / images, chosen, []).shape == (count, 64, 64, 3)
+    greys = control_images(tmp_path / "folder", chosen, []).float().mean((1, 2, 3))
     assert greys.tolist() == pytest.approx([0, 60, 120, 180])
     words = tuning(folder, tmp_path / "a.safetensors", steps=1)
     assert tav(*words, *under(folder, "controlnet", pictures=tmp_path / "one.png")).code == 0
 
 
+def test_damage_in_control_images_and_masks_is_told_once(controlled, tmp_path):
+    frames = [frame[:64, :96] for frame in moving(10)]
+    path = encode(tmp_path / "poses.avi", frames, codec="mpeg4", options={"g": "10", "q": "3"})
+    path.write_bytes(broken(path, 4))
+    warning = "Warning: poses.avi is damaged at frame 4"
+    under_both = under(controlled, *CONTROLS, pictures=path)
+    assert tav(*tuning(controlled, tmp_path / "a.safetensors"), *under_both).err.count(warning) == 1
+    edit = editing(controlled, tmp_path / "edits", "a cube", weights=controlled / "controlled.safetensors")
+    assert tav(*edit, *under_both).err.count(warning) == 1
+    assert tav(*edit, "--mask", path).err.count(warning) == 1
+
+
 def test_control_images_of_the_clip_s_shape_are_cropped_and_chosen_as_it_is(folder):
     selection = Selection(folder / "ball.mp4", frames=3, size=64, start=1, stride=2)
-    same = control_images(folder / "ball.mp4", selection)
+    same = control_images(folder / "ball.mp4", selection, [])
     assert torch.equal(same, selection.read().frames)
 
 

@@ -65,5 +65,5 @@ def mask(rng: Random, folder: Path) -> Callable[[], object]:
     path = folder / f"mask.{suffix}"
     path.write_bytes(times(rng, of_bytes, data) if rng.random() < 0.7 else data)
     if rng.random() < 0.3:
-        return lambda: control_images(path, selection)
-    return lambda: MaskChoice(path).read(selection)
+        return lambda: control_images(path, selection, [])
+    return lambda: MaskChoice(path).read(selection, [])

@@ -78,7 +78,7 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path):
     os.mkfifo(images / "1.png")
     selection = Selection(encode(tmp_path / "plain.mp4", numbered(2)), frames=2, size=SIZE)
     for path in (tmp_path / "clip.mp4", images, Path("/dev/zero")):
-        for read in (lambda path: read_frames(path, 1, size=SIZE), lambda path: control_images(path, selection)):
+        for read in (lambda path: read_frames(path, 1, size=SIZE), lambda path: control_images(path, selection, [])):
             failed = []
 
             def reading(read=read, path=path, failed=failed):

@@ -93,7 +93,7 @@ def test_control_images_stay_with_the_frames_that_they_are_of(tmp_path):
     crowded(tmp_path / "clip.mp4")
     encode(tmp_path / "poses.mp4", numbered(len(CROWDED), 128, 96))
     selection = Selection(tmp_path / "clip.mp4", frames=8, size=SIZE)
-    images = control_images(tmp_path / "poses.mp4", Selection(tmp_path / "clip.mp4", frames=8, size=(128, 96)))
+    images = control_images(tmp_path / "poses.mp4", Selection(tmp_path / "clip.mp4", frames=8, size=(128, 96)), [])
     assert [int(CROWDED[number]) for number in numbers(to_float(images))] == numbers(to_float(selection.read().frames))
 
 
