@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from ..tav_core.errors import TavError, need, shown
-from .host.graph import controls_behind, loras_behind, prompt_behind
+from .host.graph import clip_behind, controls_behind, loras_behind, prompt_behind
 from .host.versions import known
 from .host.weights_folder import runs_folder
 from .sockets import (
@@ -233,7 +233,7 @@ class OneShotTune(io.ComfyNode):
             progress.at(step, f"loss {loss:.4f}")
 
         metadata = {"prompt": prompt or prompt_behind(*here), "fps": fps or None}
-        metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here)}
+        metadata |= {"loras": loras_behind(*here), "controls": controls_behind(*here), **clip_behind(*here)}
         try:
             with readable_errors():
                 tuned, losses, report = tune_model(

@@ -1,14 +1,18 @@
-"""Reads prompts and file names from the graph, for the metadata of tuned weights; nodes only receive the tensors.
+"""Reads prompts, files and choices of frames from the graph, for the metadata of tuned weights.
 
-A graph is in API format, {id: {"inputs": {name: value or [id, output]}}}, as in a hidden `prompt` input.
+Nodes only receive the tensors. A graph is in API format, {id: {"class_type": node, "inputs": {name: value or
+[id, output]}}}, as in a hidden `prompt` input.
 """
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import PureWindowsPath
 
 WORDS = ("text", "value", "string")  # inputs that hold a prompt, in CLIP Text Encode and core's primitives
 FILES = ("image", "video", "shows")  # inputs that name a loader's file
 SOURCES = ("images", "image", "pixels", "clip", "video")  # inputs that images arrive through
+ENCODERS = ("VAEEncode", "VAEEncodeTiled")
+CHOICES = {"start": int, "stride": int, "fit": str}
 
 Graph = Mapping[str, dict] | None
 
@@ -46,6 +50,31 @@ def controls_behind(graph: Graph, node_id: str | None, socket: str = "positive")
     return controls
 
 
+def clip_behind(graph: Graph, node_id: str | None, socket: str = "latents") -> dict:
+    """Which frames of which file arrive at a LATENT socket, as `TunedFacts` stores them.
+
+    {} unless they come from Load Video Frames through VAE Encode alone, for other nodes may change which they are.
+    """
+    encoder = _linked(graph, _inputs(graph, node_id).get(socket), ENCODERS)
+    loader = _linked(graph, encoder.get("pixels"), ("LoadVideoFrames",))
+    opened = _linked(graph, loader["clip"], ("LoadVideo",)) if "clip" in loader else loader
+    file, by_time = opened.get("file", opened.get("video")), loader.get("by_time")
+    chosen = {name: loader.get(name) for name in CHOICES}
+    if not (file and isinstance(file, str) and all(isinstance(chosen[name], kind) for name, kind in CHOICES.items())):
+        return {}
+    if chosen["stride"]:
+        by_time = False
+    elif by_time is None:  # by time if the clip's frame rate varies, as it is where nothing is stored
+        del chosen["stride"]
+    return {"clip": _name(file), "by_time": by_time, **chosen} if by_time in (None, True, False) else {}
+
+
+def _linked(graph: Graph, link: object, kinds: Collection[str]) -> dict:
+    """The inputs of the node whose first output a link comes from; {} unless it is one of these kinds."""
+    node = (graph or {}).get(str(link[0]), {}) if isinstance(link, list) and link[1:] == [0] else {}
+    return (node.get("inputs") or {}) if node.get("class_type") in kinds else {}
+
+
 def _upstream(graph: Graph, inputs: dict, socket: str, sockets: tuple[str, ...]) -> Iterator[dict]:
     """The inputs of the nodes upstream of a socket, nearest first, following the first of `sockets` that is linked."""
     for _ in graph or ():
@@ -69,4 +98,5 @@ def _is_file(value: object) -> bool:
 
 
 def _name(path: str) -> str:
-    return PureWindowsPath(path).name  # it splits at both kinds of slash
+    """Without its folder, and without the host's note of where that is, as in "a.mp4 [output]"."""
+    return PureWindowsPath(re.sub(r" \[(input|output|temp)\]$", "", path)).name  # it splits at both kinds of slash

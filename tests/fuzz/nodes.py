@@ -25,12 +25,13 @@ GRAPH = {
     },
     "3": {"class_type": "CLIPTextEncode", "inputs": {"text": "a man is skiing", "clip": ["1", 1]}},
     "4": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": "pose.safetensors"}},
-    "5": {"class_type": "LoadVideoFrames", "inputs": {"video": "pose.mp4"}},
+    "5": {"class_type": "LoadVideoFrames", "inputs": {"video": "pose.mp4", "start": 0, "stride": 0, "fit": "crop"}},
     "6": {
         "class_type": "ControlNetApplyAdvanced",
         "inputs": {"positive": ["3", 0], "control_net": ["4", 0], "image": ["5", 0], "strength": 1.0},
     },
     "7": {"class_type": "OneShotTune", "inputs": {"model": ["2", 0], "positive": ["6", 0], "latents": ["8", 0]}},
+    "8": {"class_type": "VAEEncode", "inputs": {"pixels": ["5", 0], "vae": ["1", 2]}},
 }
 COUNTS = (0, 1, 3, 8, -1, 64, 2**31, 10**9, 2**63)
 
@@ -111,7 +112,7 @@ def graph(rng: Random, folder: Path) -> Callable[[], object]:
 
     def read() -> None:
         module = pack("nodes.host.graph")
-        for find in (module.prompt_behind, module.loras_behind, module.controls_behind):
+        for find in (module.prompt_behind, module.loras_behind, module.controls_behind, module.clip_behind):
             find(nodes, "7")
 
     return read

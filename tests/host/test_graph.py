@@ -1,4 +1,4 @@
-"""What a graph in API format says of a node's inputs: the prompt, the LoRAs and the controls upstream."""
+"""What a graph in API format says of a node's inputs: the prompt, the LoRAs, the controls and the clip upstream."""
 
 import pytest
 
@@ -126,3 +126,41 @@ def test_controls_are_named_from_the_nearest_on(graph, controls):
 def test_a_loop_of_controls_ends():
     graph = {"tune": {"inputs": {"positive": ["tune", 0], "control_net": ["tune", 0], "image": ["tune", 0]}}}
     assert set(pack("nodes.host.graph").controls_behind(graph, "tune")) == {(None, None)}
+
+
+LOAD = {"video": "takes/man-skiing.mp4 [output]", "frames": 24, "start": 0, "stride": 0, "width": 512, "fit": "crop"}
+EVENLY = {"clip": "man-skiing.mp4", "start": 0, "fit": "crop", "by_time": None}
+
+
+def loading(kind="LoadVideoFrames", encoder="VAEEncode", output=0, opener="LoadVideo", **changes):
+    """A graph that tunes on a clip. changes: of the loader's inputs."""
+    return {
+        "tune": {"inputs": {"latents": ["encode", 0]}},
+        "encode": {"class_type": encoder, "inputs": {"pixels": ["frames", output], "vae": ["checkpoint", 2]}},
+        "frames": {"class_type": kind, "inputs": LOAD | changes},
+        "opened": {"class_type": opener, "inputs": {"file": "walk.webm"}},
+    }
+
+
+@pytest.mark.parametrize(
+    ("graph", "clip"),
+    [
+        (loading(), EVENLY),
+        (loading(encoder="VAEEncodeTiled", by_time=True), EVENLY | {"stride": 0, "by_time": True}),
+        (loading(start=3, stride=2, by_time=True), EVENLY | {"start": 3, "stride": 2, "by_time": False}),
+        (loading(clip=["opened", 0]), EVENLY | {"clip": "walk.webm"}),
+        (loading(clip=["opened", 0], opener="TrimVideo"), {}),
+        (loading(clip=["gone", 0]), {}),
+        (loading(start=["number", 0]), {}),
+        (loading(by_time=["number", 0]), {}),
+        (loading(video=""), {}),
+        (loading("ImageBatch"), {}),
+        (loading(encoder="RepeatLatentBatch"), {}),
+        (loading(output=1), {}),
+        ({"tune": {"inputs": {"latents": ["tune", 0]}}}, {}),
+        ({"tune": {"inputs": {"latents": []}}}, {}),
+        (None, {}),
+    ],
+)
+def test_the_clip_is_named_where_its_frames_arrive_as_they_were_loaded(graph, clip):
+    assert pack("nodes.host.graph").clip_behind(graph, "tune") == clip

@@ -362,10 +362,13 @@ def test_a_checked_inversion_reports_its_psnr_in_pixels_where_there_is_a_vae(cli
     assert shown.data["text"] == f"PSNR to the clip: {values['psnr']:.1f} dB (pixels)"
 
 
-def test_the_saved_weights_hold_the_clips_fps_and_prompt(server, client, tuned):
+def test_the_saved_weights_hold_the_clips_prompt_and_which_frames_they_were_tuned_on(server, client, tuned):
     facts = read_metadata(server.base / "models" / "tune_a_video" / tuned, FORMAT)
     assert facts["prompt"] == "a man is skiing"
     assert facts["fps"] == pytest.approx(8 / 5.5)  # 3 of 12 frames at 8 a second, 5.5 apart
+    chosen = {"clip": "man-skiing.mp4", "frames": 3, "size": [64, 64], "start": 0, "fit": "crop"}
+    assert facts | chosen == facts
+    assert not facts.keys() & {"stride", "by_time"}  # evenly, by time if the clip's frame rate varies
 
 
 def test_every_node_of_ours_reports_its_values_in_the_history(server, client, tuned):
