@@ -32,7 +32,7 @@ class DDIMInvert(io.ComfyNode):
                     min=1,
                     max=999,
                     tooltip="Inversion steps, 1 to 999; 50 suits most clips. Above 100, use 125, 200, 250, 333 or 500: "
-                    "other counts end far from full noise. Sampling may use a different number.",
+                    "many other counts end far from full noise. Sampling may use a different number.",
                 ),
                 io.Boolean.Input(
                     "check",

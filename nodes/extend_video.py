@@ -19,7 +19,7 @@ class ExtendVideo(io.ComfyNode):
             node_id="ExtendVideo",
             display_name=NAME,
             category=CATEGORY,
-            description="Generates frames after a video, before it, or from its end back to its start, by tuned "
+            description="Generates frames after a video, before it, or from its end back to its start, with tuned "
             "weights. The video's own frames stay as they are.",
             inputs=[
                 io.Model.Input(

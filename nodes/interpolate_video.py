@@ -17,9 +17,9 @@ class InterpolateVideo(io.ComfyNode):
             node_id="InterpolateVideo",
             display_name=NAME,
             category=CATEGORY,
-            description="Generates the frames between those of a video, which stay as they are, by tuned "
-            "weights. Where little moves between two frames, FrameInterpolate with a RIFE or FILM model is the "
-            "better choice.",
+            description="Generates the frames between those of a video with tuned weights; the video's own frames stay "
+            "as they are. Where little moves between two frames, ComfyUI's Run Frame Interpolation Model with a RIFE "
+            "or FILM model is the better choice.",
             inputs=[
                 io.Model.Input(
                     "model",
@@ -69,8 +69,8 @@ class InterpolateVideo(io.ComfyNode):
                     "guess",
                     optional=True,
                     tooltip="What the result may look like, with as many frames: (frames - 1) * factor + 1. For "
-                    "example, FrameInterpolate's images through VAE Encode. Takes the place of the guess by optical "
-                    "flow.",
+                    "example, the images of Run Frame Interpolation Model through VAE Encode. Takes the place of the "
+                    "guess by optical flow.",
                 ),
                 trust_input(0.95),
                 io.Vae.Input(

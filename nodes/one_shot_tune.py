@@ -67,7 +67,8 @@ class OneShotTune(io.ComfyNode):
                     "mixed_precision",
                     options=["auto", "no", "bf16", "fp16"],
                     default="auto",
-                    tooltip="Precision of each step. auto: the model's compute precision; on a GPU, half precision.",
+                    tooltip="Precision of each step. auto: the model's compute precision, on a GPU usually half "
+                    "precision; no: float32.",
                     **ADVANCED,
                 ),
                 io.Combo.Input(

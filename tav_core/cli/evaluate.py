@@ -120,7 +120,7 @@ def evaluation(
 
     \b
     Examples:
-      tav eval -o docs
+      tav eval -o eval
       tav eval skiing surfing --clip-model openai/clip-vit-large-patch14 -o scores
     """
     if bool(results) != bool(clip_model):

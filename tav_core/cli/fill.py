@@ -91,15 +91,14 @@ def interpolate(
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
 ) -> None:
-    """Make frames in between those of a video, by weights tuned on it or on the clip that it is an edit of.
+    """Make frames in between those of a video, with weights tuned on it or on the clip that it is an edit of.
 
     The video's own frames stay as they are. Without a guess, the weights need --known-frames. A network made for
-    interpolation, such as RIFE or FILM in ComfyUI's Frame Interpolate, is the better choice where neighbouring frames
-    differ little.
+    interpolation, such as RIFE or FILM in ComfyUI, is the better choice where neighbouring frames differ little.
 
     \b
     Example:
-      tav interpolate skiing/a_panda_is_skiing.mp4 -w skiing.safetensors -c sd15.safetensors -o smooth.mp4
+      tav interpolate skiing/a-panda-is-skiing.mp4 -w skiing.safetensors -c sd15.safetensors -o smooth.mp4
     """
     config = _config(prompt, steps, guidance, negative, seed, strength, window, precision)
     _run(
@@ -129,7 +128,8 @@ def extend(
     correction: Annotated[
         float,
         typer.Option(
-            help="Against drift: the share of the steps, 0 to below 1, by which new frames are made once more."
+            help="Against drift (not in a loop): the share of the steps, 0 to below 1, by which new frames are noised "
+            "and denoised again."
         ),
     ] = 0.0,
     prompt: Prompt = None,
@@ -148,7 +148,7 @@ def extend(
     prediction_type: PredictionType = "auto",
     device: Device = "auto",
 ) -> None:
-    """Continue a video, onwards, backwards or to a loop, by weights tuned on it or on the clip that it is an edit of.
+    """Continue a video onwards, backwards or in a loop, with weights tuned on it or on the clip it is an edit of.
 
     The video's own frames stay as they are. It is continued a window at a time, each from the frames before. Without a
     guess, the weights need --known-frames. A loop takes at most as many new frames as the network sees at once, less 2.

@@ -64,7 +64,7 @@ def tune(
         Precision, typer.Option(help="Mixed precision; auto: bf16 or fp16 on a GPU, no on the CPU.")
     ] = "auto",
     gradient_checkpointing: Annotated[
-        Switch, typer.Option(help="Takes less memory, but is a third slower; auto: on if needed.")
+        Switch, typer.Option(help="Takes less memory, but a step takes about a third longer; auto: on if needed.")
     ] = "auto",
     attention: Annotated[
         Attention, typer.Option(help="The frames each frame attends to; in the paper, the first and the previous.")
