@@ -106,6 +106,7 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
     digits. A run goes on with the inputs it started with.
     """
     ensure_writable(root)
+    limit_in_bytes()  # raises TavError, which should not come only when the run ends
     settings = json.loads(json.dumps(settings))
     for folder in sorted(_folders(root), key=_unused):
         if (run := _opened(folder, settings)) and _alike(run.inputs, inputs):

@@ -530,6 +530,26 @@ def test_without_need_only_runs_without_a_step_are_deleted_and_never_those_just_
         left(tmp_path)
 
 
+def test_a_wrong_limit_is_refused_before_a_run_begins(sd, inflated, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_A_VIDEO_RUNS_GB", "much")
+    with pytest.raises(ValueError, match="set it to a number of gigabytes"):
+        tune(inflated, sd.text("a man"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_another_server_deletes_meanwhile_is_no_error(tmp_path):
+    """A link to nothing is what a file is that was there a moment ago."""
+    made(tmp_path, "current", steps=1)
+    other = made(tmp_path, "of-another-server", steps=1)
+    (other / ".state.1234abcd.safetensors").symlink_to("gone")
+    assert left(tmp_path) == {"current", "of-another-server"}
+    (other / "inputs.safetensors").unlink()
+    (other / "inputs.safetensors").symlink_to("gone")
+    runs = pack("nodes.host.runs")
+    assert runs.open_run(tmp_path, {"other": "settings"}, {"latents": CLIP}).steps == 0
+    assert runs._unused(tmp_path / "gone") == runs._size(tmp_path / "gone") == runs._worth(tmp_path / "gone") == 0
+
+
 def test_a_finished_run_keeps_no_half_of_a_state_that_was_killed_while_it_was_written(sd, inflated, tmp_path):
     with pytest.raises(Cancelled):
         tune(inflated, sd.text("a man"), tmp_path, stop_at=1)
