@@ -82,28 +82,31 @@ class Decoder:
     def images(self, clean: Tensor) -> list[Image.Image]:
         """clean: (f, c, h, w), as the network sees them."""
         with torch.inference_mode():  # as the host makes a VAE's and a TAESD's weights
-            if self.vae is not None:
-                try:
-                    return self._decoded(clean)
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
+            if self.vae is not None and (images := self._decoded(clean)):
+                return images
             return [self.previewer.decode_latent_to_preview(frame[None]) for frame in clean]
 
-    def _decoded(self, clean: Tensor) -> list[Image.Image]:
+    def _decoded(self, clean: Tensor) -> list[Image.Image] | None:
+        """The images by the VAE; None if there is no memory for it."""
         longer = max(clean.shape[-2:])
         if longer > DECODED:
             size = [max(1, round(side * DECODED / longer)) for side in clean.shape[-2:]]
             clean = F.interpolate(clean.float(), size=size, mode="area")
         manage = comfy.model_management
         others = [loaded.model for loaded in manage.current_loaded_models]  # the ControlNets of this run
-        frames = self.vae.decode(self.unscaled(clean))
-        # safe: the host's own functions to make room; tuning needs the VAE's, and the VAE may have taken a ControlNet's
+        frames = None
+        try:
+            frames = self.vae.decode(self.unscaled(clean))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        # safe: the host's own functions to make room; tuning needs the VAE's, and the VAE may have taken a ControlNet's,
+        # which the next step needs whether or not there was enough
         keep = [loaded for loaded in manage.current_loaded_models if loaded.model is not self.vae.patcher]
         manage.free_memory(1e30, self.vae.patcher.load_device, keep)
         if others:
             manage.load_models_gpu(others)
-        return [Image.fromarray(to_uint8(frame)) for frame in frames]
+        return None if frames is None else [Image.fromarray(to_uint8(frame)) for frame in frames]
 
 
 def _new_file(kind: str) -> Path:

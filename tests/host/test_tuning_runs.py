@@ -210,21 +210,27 @@ def test_previews_show_every_frame_and_change_nothing(sd, inflated, uninterrupte
 
 
 class Full:
-    """A VAE for which there is no memory."""
+    """A VAE for whose work there is no memory once its weights are on the device."""
 
     latent_channels = 4
 
+    def __init__(self, vae):
+        self.patcher = vae.patcher
+
     def decode(self, _latents):
+        core("comfy.model_management").load_models_gpu([self.patcher])
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
-def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is_refused(inflated):
-    previews = pack("nodes.host.previews")
-    assert [image.size for image in previews.Decoder(inflated, Full()).images(CLIP)] == [(8, 8)] * 2
-    other = Full()
-    other.latent_channels = 16
+def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is_refused(sd, inflated):
+    previews, manage, full = pack("nodes.host.previews"), core("comfy.model_management"), Full(sd.vae)
+    predict(sd.model, *inputs(sd.model, 2))
+    before = [loaded.model for loaded in manage.current_loaded_models]
+    assert [image.size for image in previews.Decoder(inflated, full).images(CLIP)] == [(8, 8)] * 2
+    assert [loaded.model for loaded in manage.current_loaded_models] == before != []
+    full.latent_channels = 16
     with pytest.raises(ValueError, match="of 16 channels, but the MODEL's have 4"):
-        previews.Decoder(inflated, other)
+        previews.Decoder(inflated, full)
 
 
 def test_a_preview_leaves_loaded_what_was_and_nothing_else(sd, inflated):
@@ -386,8 +392,12 @@ def test_guidance_and_what_only_sampling_has_may_pass(sd, inflated, uninterrupte
 
 def test_what_cannot_be_tuned_on_is_refused(sd, inflated, tmp_path):
     text, other = sd.text("a man"), sd.text("a dog")
+    several = [[text[0][0].repeat(3, 1, 1), text[0][1]]]
+    windows = pack("nodes.host.windows").with_windows(inflated, pack("tav_core.windows").Windows(2))
     for model, positive, message in (
         (sd.model, text, "insert Inflate UNet"),
+        (inflated, several, "3 prompts for 2 frames"),
+        (windows, several, "3 prompts for 2 frames"),
         (inflated, text + other, "combines 2"),
         (inflated, changed(text, area=(4, 4, 0, 0)), "an area"),
         (inflated, changed(text, mask=torch.ones(1, 8, 8)), "a mask"),
