@@ -23,6 +23,10 @@ from .latents import check_vae
 SIDES = 256, 512  # pixels: the longer side of an animation, at least and at most
 DECODED = 32  # latents: the longer side of what a VAE decodes while tuning, next to which it has to fit into memory
 
+NOTHING = {"images": [], "animated": []}
+"""A preview where there is nothing to show: of a node that runs for each item of a list, the host joins what is under
+the first one's keys, which all of them need."""
+
 
 def as_video(images: Tensor, fps: float) -> dict:
     """Saves frames (f, h, w, 3) in 0..1 as an mp4 in the host's temp folder, for the node to play.
@@ -100,8 +104,8 @@ class Decoder:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        # safe: the host's own functions to make room; tuning needs the VAE's, and the VAE may have taken a ControlNet's,
-        # which the next step needs whether or not there was enough
+        # safe: the host's own functions to make room; tuning needs the VAE's, and the VAE may have taken a ControlNet's
+        # even if there was not enough
         keep = [loaded for loaded in manage.current_loaded_models if loaded.model is not self.vae.patcher]
         manage.free_memory(1e30, self.vae.patcher.load_device, keep)
         if others:

@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 
 from tests.golden import worst
 from tests.host.assets import CHECKPOINT
-from tests.host.inprocess import checkpoint, core, inputs, miniature, pack, predict
+from tests.host.inprocess import checkpoint, core, executed, inputs, miniature, pack, predict
 from tests.host.test_parity import random
 from tests.host.test_shared_model import with_controlnet
 
@@ -250,6 +250,18 @@ def test_a_large_clip_is_decoded_small(sd, inflated):
     assert [image.size for image in pack("nodes.host.previews").Decoder(inflated, sd.vae).images(clip)] == [
         (256, 192)
     ] * 2
+
+
+@pytest.mark.parametrize("steps", [(2, 1), (1, 2)])
+def test_a_list_of_step_counts_of_which_one_has_a_preview_is_tuned(sd, inflated, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(core("folder_paths"), "models_dir", str(tmp_path))
+    monkeypatch.setattr(core("folder_paths"), "temp_directory", str(tmp_path))
+    node, text = pack("nodes.one_shot_tune").OneShotTune, sd.text("a man")
+    given = inflated, {"samples": CLIP.clone()}, text
+    each = [executed(node, *given, count, 1e-3, 0, "no", "off", 2) for count in steps]
+    (models, *_), ui, _ = core("execution").get_output_from_returns(each, node)
+    assert len(models) == len(ui["tune_a_video"]) == 2
+    assert len(ui["images"]) == len(ui["animated"]) == 1
 
 
 def test_a_controlnet_is_honoured_in_tuning_and_makes_another_run(models, tmp_path):
