@@ -1,6 +1,6 @@
 """Previews of frames in a node."""
 
-import random
+import secrets
 from pathlib import Path
 
 import comfy.model_management
@@ -116,7 +116,7 @@ class Decoder:
 def _new_file(kind: str) -> Path:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"tune_a_video_{random.randrange(16**8):08x}.{kind}"
+    return folder / f"tune_a_video_{secrets.token_hex(4)}.{kind}"
 
 
 def _playable(fps: float) -> float:

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import random as numbers
 import tempfile
 import time
 from pathlib import Path
@@ -243,6 +244,19 @@ def test_a_preview_leaves_loaded_what_was_and_nothing_else(sd, inflated):
     before = [loaded.model for loaded in manage.current_loaded_models]
     decoder.images(CLIP)
     assert [loaded.model for loaded in manage.current_loaded_models] == before != []
+
+
+def test_previews_neither_draw_from_pythons_random_numbers_nor_depend_on_them(tmp_path, monkeypatch):
+    """Other nodes seed them, and would then make one preview take the place of another."""
+    monkeypatch.setattr(core("folder_paths"), "temp_directory", str(tmp_path))
+    images = torch.zeros(2, 16, 16, 3)
+    for _ in range(2):
+        numbers.seed(0)
+        pack("nodes.host.previews").as_video(images, 8)
+    drawn = numbers.random()
+    numbers.seed(0)
+    assert drawn == numbers.random()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_large_clip_is_decoded_small(sd, inflated):
