@@ -1,3 +1,5 @@
+from contextlib import ExitStack
+
 from comfy_api.latest import io
 
 from ..tav_core.errors import TavError, need
@@ -143,27 +145,27 @@ class LoadVideoFrames(io.ComfyNode):
         cls, video, frames, start, stride, width, height, fit, clip=None, strict=False, by_time=None
     ) -> io.NodeOutput:
         from ..tav_core.video.cuts import cut_in
-        from ..tav_core.video.read import read_frames, take_frames
+        from ..tav_core.video.read import take_frames
+        from ..tav_core.video.source import open_source
         from .host.clips import opened
         from .host.differences import warn
         from .host.memory import readable_errors
         from .host.previews import as_video
-        from .host.sound import sound_of, sound_of_file
+        from .host.sound import sound_of
 
         _check_size(width, height)
         if clip is None and not video:
             raise TavError("No video is chosen; choose one, upload one, or connect a clip.")
         selection = {"size": (width, height), "start": start, "stride": stride, "fit": fit, "at_most": not strict}
         selection["by_time"] = None if stride else by_time
-        with readable_errors("use fewer frames or a smaller size"):
+        with readable_errors("use fewer frames or a smaller size"), ExitStack() as files:
             if clip is None:
-                chosen = read_frames(input_file(video), frames, **selection)
+                path = input_file(video)
+                source, selection["name"] = open_source(path), str(path)
             else:
-                with opened(clip) as source:
-                    chosen = take_frames(source, frames, **selection)
-            images, fps = chosen
-            span = start, len(images) / fps
-            audio = sound_of_file(input_file(video), *span) if clip is None else sound_of(clip, *span)
+                source = files.enter_context(opened(clip))
+            chosen = images, fps = take_frames(source, frames, **selection)
+            audio = sound_of(source, start, len(images) / fps)
             preview = as_video(images, fps)
         notes = list(chosen.notes)
         if len(images) < frames:

@@ -195,7 +195,7 @@ class OneShotTune(io.ComfyNode):
         from .host.inflate import with_tuned
         from .host.latents import check_clean, frames_of
         from .host.memory import readable_errors
-        from .host.previews import Decoder, as_animation, show
+        from .host.previews import NOTHING, Decoder, as_animation, show
         from .host.progress import Progress
         from .host.tuning import tune_model
 
@@ -212,7 +212,7 @@ class OneShotTune(io.ComfyNode):
             image_share=image_share,
         )
         here = place_in_graph(cls)
-        decoder, preview = Decoder(model, vae), {}
+        decoder, preview = Decoder(model, vae), dict(NOTHING)
         progress = Progress(steps, here[1], "One-Shot Tune")
         progress.say("Preparing")
         note = None

@@ -1,7 +1,7 @@
 from comfy_api.latest import io
 
 from .host.versions import known
-from .host.weights_folder import check_prefix, name_of, next_file
+from .host.weights_folder import check_prefix, name_of, unused_file
 from .sockets import CATEGORY, TunedWeightsSocket, checked, ui_values
 
 
@@ -34,7 +34,6 @@ class SaveTunedWeights(io.ComfyNode):
     def execute(cls, tuned_weights, filename_prefix) -> io.NodeOutput:
         from .host.memory import readable_errors
 
-        with readable_errors():
-            path = next_file(filename_prefix)
+        with readable_errors(), unused_file(filename_prefix) as path:
             tuned_weights.save(path)
         return io.NodeOutput(ui=ui_values(file=str(path), name=name_of(path)))

@@ -41,11 +41,11 @@ def invert(
         result = inverse.step(predict_noise(latents, timestep), timestep, latents)
         for _ in range(refinements):
             result = inverse.step(predict_noise(result.prev_sample, timestep), timestep, latents)
-        latents, denoised = result.prev_sample, result.pred_original_sample
+        latents, denoised = _finite(result.prev_sample), result.pred_original_sample
         trajectory.append(latents)
         if on_step:
             on_step(step + 1, num_steps, timestep=timestep, latents=latents, denoised=denoised)
-    return torch.stack([*trajectory[:-1], _finite(trajectory[-1])])
+    return torch.stack(trajectory)
 
 
 def source_path(trajectory: Tensor, scheduler: DDIMScheduler, num_steps: int) -> SourcePath:
@@ -89,12 +89,14 @@ def sample(
         if mask is not None:
             clip = source.at(timesteps[step + 1]) if step + 1 < num_steps else source.clean
             latents = clip.to(latents).lerp(latents, mask)
+        latents = _finite(latents)
         if on_step:
             on_step(step + 1 - skip, num_steps - skip, timestep=timestep, latents=latents, denoised=denoised)
-    return _finite(latents)
+    return latents
 
 
 def _finite(latents: Tensor) -> Tensor:
+    """The latents of a step; raises Overflowed at the first that are not finite, as all that follow would not be."""
     if not latents.isfinite().all():
         raise Overflowed(
             "The latents became NaN or infinite. The network overflowed, or was given such values; use bf16 or float32 "

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -52,9 +53,9 @@ class InflatedUNet(nn.Module):
             block.attn2.set_processor(TextAttnProcessor())
         generator = torch.Generator().manual_seed(0)  # so that inflation is deterministic
         self._added = [
-            (addition, block, _add_residual(addition, block, self.count))
+            (block, parts, _add_residual(addition, block, parts, self.count))
             for addition in inflation.additions
-            for block in _add_parts(unet, addition, generator)
+            for block, parts in _add_parts(unet, addition, generator)
         ]
         for name, norm in self._norms.items():
             _replace(unet, name, VideoGroupNorm(norm, self.count))
@@ -155,9 +156,9 @@ class InflatedUNet(nn.Module):
         """Undoes the inflation, in place; the query projections keep their current values."""
         for parameter in self.trainable_parameters().values():
             parameter.data = parameter.data.to(self.dtype)
-        for addition, block, hook in self._added:
+        for block, parts, hook in self._added:
             hook.remove()
-            for name in addition.build(1, 1, device="meta"):
+            for name in parts:
                 delattr(block, name)
         for name, norm in self._norms.items():
             _replace(self.unet, name, norm)
@@ -192,8 +193,10 @@ def _residual_norms(unet: nn.Module) -> dict[str, nn.GroupNorm]:
     return {name: norm for name, norm in norms.items() if not name.startswith(tuple(transformers))}
 
 
-def _add_parts(unet: nn.Module, addition: Addition, generator: torch.Generator) -> Iterator[nn.Module]:
-    """Adds a module's parts to each block of its kind, and yields those blocks."""
+def _add_parts(
+    unet: nn.Module, addition: Addition, generator: torch.Generator
+) -> Iterator[tuple[nn.Module, dict[str, nn.Module]]]:
+    """Adds a module's parts to each block of its kind, and yields those blocks, each with its parts by name."""
     for name, weight in list(unet.named_parameters()):
         if path := block_with(name, addition.place):
             block = unet.get_submodule(path)
@@ -203,18 +206,22 @@ def _add_parts(unet: nn.Module, addition: Addition, generator: torch.Generator) 
             addition.initialise(parts, generator)
             for part_name, part in parts.items():
                 setattr(block, part_name, part)
-            yield block
+            yield block, parts
 
 
-def _add_residual(addition: Addition, block: nn.Module, count: FrameCount) -> RemovableHandle:
+def _add_residual(
+    addition: Addition, block: nn.Module, parts: dict[str, nn.Module], count: FrameCount
+) -> RemovableHandle:
     """Adds what a module gives; by a forward hook, so that gradient checkpointing covers it."""
-    return block.get_submodule(addition.layer).register_forward_hook(partial(_residual, addition, block, count))
+    # without the block, which would then hold itself, and its memory, until Python's gc runs
+    hook = partial(_residual, addition, SimpleNamespace(**parts), count)
+    return block.get_submodule(addition.layer).register_forward_hook(hook)
 
 
 def _residual(
-    addition: Addition, block: nn.Module, count: FrameCount, _layer: nn.Module, _args, hidden_states: Tensor
+    addition: Addition, parts: SimpleNamespace, count: FrameCount, _layer: nn.Module, _args, hidden_states: Tensor
 ) -> Tensor:
-    return hidden_states + addition.residual(block, hidden_states, count.num_frames)
+    return hidden_states + addition.residual(parts, hidden_states, count.num_frames)
 
 
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:

@@ -155,11 +155,15 @@ def _free_of_machine() -> int | None:
         return None
 
 
-def _free_of_container() -> int | None:
-    """The bytes left of this process's cgroup limit, if it has one (Linux, cgroup v2)."""
+def _free_of_container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """The bytes left of this process's cgroup limit, if it has one (Linux, cgroup v2).
+
+    What the kernel keeps of files that were read, such as the checkpoint, counts as used, but is there when needed.
+    """
     try:
-        limit, used = (Path("/sys/fs/cgroup", name).read_text() for name in ("memory.max", "memory.current"))
-        return int(limit) - int(used)
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        facts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return limit - used + int(facts.get("inactive_file", 0))
     except (OSError, ValueError):  # no such group, or "max"
         return None
 

@@ -44,9 +44,9 @@ class Windows:
     def check(self, num_frames: int) -> None:
         """Raises TavError if a window is longer than the clip."""
         if self.length > num_frames:
+            most = f"give at most {num_frames}, or " if num_frames > 1 else ""
             raise TavError(
-                f"The window has {self.length} frames, but the clip has only {num_frames}; give at most {num_frames}, "
-                "or do without windows."
+                f"The window has {self.length} frames, but the clip has only {num_frames}; {most}do without windows."
             )
 
     def divides(self, num_frames: int) -> bool:
@@ -75,7 +75,7 @@ class Windows:
         that follow it are."""
         count = len(frames) - 1
         rising = [min(place + 1, count - place) if self.fuse == "pyramid" else 1 for place in range(count)]
-        return [1.0 if frames[1] == 1 else 0.0, *map(float, rising)]
+        return [1.0 if count == 0 or frames[1] == 1 else 0.0, *map(float, rising)]
 
 
 def windowed(predict_noise: PredictNoise, windows: Windows) -> PredictNoise:

@@ -1,5 +1,7 @@
 import copy
+import gc
 import io
+import weakref
 
 import pytest
 import torch
@@ -196,3 +198,18 @@ def test_an_inflated_network_survives_pickling_and_copying():
     for twin in (torch.load(stored, weights_only=False), copy.deepcopy(unet)):
         assert torch.equal(twin(video(frames=2), 500, text()), unet(video(frames=2), 500, text()))
         assert torch.equal(unet(video(), 500, text()), expected)
+
+
+@pytest.mark.parametrize("changes", [{}, {"convolution": True, "merge": "alpha"}, {"known_frames": True}])
+def test_a_network_gives_its_memory_back_as_soon_as_it_is_dropped(changes):
+    """Not when Python's garbage collector runs, for it does not know how much a GPU holds."""
+    unet = inflate(tiny_unet(), **changes)
+    with torch.no_grad():
+        unet(video(), 500, text())
+    weights = [weakref.ref(parameter) for parameter in unet.parameters()]
+    gc.disable()
+    try:
+        del unet
+        assert not any(weight() is not None for weight in weights)
+    finally:
+        gc.enable()

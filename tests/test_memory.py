@@ -7,6 +7,7 @@ from tav_core import inflate
 from tav_core.errors import is_out_of_memory
 from tav_core.memory import (
     LiveBytes,
+    _free_of_container,
     available_memory,
     decoding_memory,
     fits,
@@ -98,3 +99,13 @@ def test_running_out_of_memory_is_not_confused_with_other_errors():
     with pytest.raises(RuntimeError) as caught:
         nn.Linear(2, 2)(torch.zeros(1, 3))
     assert not is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(("limit", "free"), [("8000", 8000 - 7000 + 5000), ("max", None)])
+def test_what_a_container_keeps_of_files_it_has_read_counts_as_free(tmp_path, limit, free):
+    """As psutil counts it of a machine. The files are Linux's own, of cgroup v2."""
+    stat = "anon 1500\nfile 5500\ninactive_file 5000\nactive_file 500"
+    for name, text in {"memory.max": limit, "memory.current": "7000", "memory.stat": stat}.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    assert _free_of_container(tmp_path) == free
+    assert _free_of_container(tmp_path / "none") is None

@@ -13,7 +13,7 @@ from tav_core.layout import align
 from tav_core.lend import lent
 from tav_core.masks import word_mask
 from tav_core.source import Dials, Lender
-from tav_core.windows import Windows, windowed
+from tav_core.windows import Windows, per_window, windowed
 from tests.networks import SCHEDULE, text, tiny_unet, video
 from tests.test_source import ddim, path_of, plain_tokens, predictor
 
@@ -39,6 +39,15 @@ def test_windows_cover_every_frame(frames):
                 counts[window] += torch.tensor(windows.weights(window))
             assert counts.min() > 0
             assert counts[0] == 1
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_a_whole_clip_is_one_window_in_which_every_frame_counts(frames):
+    (window,) = Windows().over(frames)
+    assert window == list(range(frames))
+    assert min(Windows().weights(window)) > 0
+    values = torch.rand(frames, 3)
+    assert torch.equal(per_window(Windows(), frames, lambda numbers: values[numbers]), values)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +163,8 @@ def test_a_word_is_looked_for_window_by_window():
     divided = word_mask(given[0], path, given[1], windows=Windows(4, 2))
     assert torch.equal(word_mask(given[0], path, given[1], windows=Windows(LONG)), whole)
     assert divided.shape == whole.shape
+    one = replace(path, trajectory=path.trajectory[:, :, :, :1])
+    assert word_mask(given[0], one, given[1]).shape == (1, *whole.shape[1:])
     assert (divided == whole).float().mean() > 0.8  # other frames are attended to, so not all of it is the same
 
 

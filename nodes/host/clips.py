@@ -58,7 +58,7 @@ class Trimmed:
 class Frames:
     """The frames of a VIDEO that another node made from images (f, h, w, 3 or 4) in 0..1.
 
-    They are blended with black where they are transparent.
+    They are blended with black where they are transparent. audio: an AUDIO; None if there is none.
     """
 
     notes = ()
@@ -66,7 +66,7 @@ class Frames:
     def __init__(self, clip: Input.Video):
         # safe: part of comfy_api's stable interface, like everything used of a VIDEO here
         components = clip.get_components()
-        self.images, self.fps = components.images, float(components.frame_rate)
+        self.images, self.audio, self.fps = components.images, components.audio, float(components.frame_rate)
         self.num_frames = len(self.images)
         self.moments = [number / self.fps for number in range(self.num_frames)]
 

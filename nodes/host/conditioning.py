@@ -38,6 +38,12 @@ def only_prompt(conditioning: list, purpose: str) -> dict:
     return options
 
 
+def check_prompts(conditioning: list, num_frames: int) -> None:
+    """Raises TavError for neither one prompt nor one per frame; the host would silently repeat them."""
+    if (count := len(conditioning[0][0])) not in (1, num_frames):
+        raise TavError(f"Got {count} prompts for {num_frames} frames; give one per frame, or one for all.")
+
+
 def conditions_of(conditioning: list, patcher: ModelPatcher, samples: Tensor) -> dict[str, Tensor]:
     """What the MODEL and its ControlNets take of a prompt, by the host's names; each (1, ...), or (f, ...) per frame.
 

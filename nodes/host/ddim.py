@@ -129,12 +129,13 @@ class _Sample(DDIM):
         return noise if self.timestep is None else latent_image / _scale(self.scheduler, self.timestep)
 
     def follow(self, predict_noise, latents: Tensor, on_step) -> Tensor:
-        generator = torch.Generator(latents.device).manual_seed(self.seed)
+        # not for nothing, as some devices (DirectML) have none
+        generator = torch.Generator(latents.device).manual_seed(self.seed) if self.eta else None
         run = partial(sample, predict_noise, latents, self.scheduler, self.num_steps, on_step=on_step)
         if self.mask is not None:
             trajectory = rearrange(self.path.trajectory, "n f c h w -> n 1 c f h w").to(latents)
             run = partial(run, source=replace(self.path, trajectory=trajectory), mask=self.mask.to(latents))
-        return run(eta=self.eta, generator=generator if self.eta else None)
+        return run(eta=self.eta, generator=generator)
 
 
 class CustomDDIM(Sampler):

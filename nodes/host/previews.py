@@ -1,6 +1,6 @@
 """Previews of frames in a node."""
 
-import random
+import secrets
 from pathlib import Path
 
 import comfy.model_management
@@ -22,6 +22,10 @@ from .latents import check_vae
 
 SIDES = 256, 512  # pixels: the longer side of an animation, at least and at most
 DECODED = 32  # latents: the longer side of what a VAE decodes while tuning, next to which it has to fit into memory
+
+NOTHING = {"images": [], "animated": []}
+"""A preview where there is nothing to show: of a node that runs for each item of a list, the host joins what is under
+the first one's keys, which all of them need."""
 
 
 def as_video(images: Tensor, fps: float) -> dict:
@@ -82,34 +86,37 @@ class Decoder:
     def images(self, clean: Tensor) -> list[Image.Image]:
         """clean: (f, c, h, w), as the network sees them."""
         with torch.inference_mode():  # as the host makes a VAE's and a TAESD's weights
-            if self.vae is not None:
-                try:
-                    return self._decoded(clean)
-                except Exception as error:
-                    if not is_out_of_memory(error):
-                        raise
+            if self.vae is not None and (images := self._decoded(clean)):
+                return images
             return [self.previewer.decode_latent_to_preview(frame[None]) for frame in clean]
 
-    def _decoded(self, clean: Tensor) -> list[Image.Image]:
+    def _decoded(self, clean: Tensor) -> list[Image.Image] | None:
+        """The images by the VAE; None if there is no memory for it."""
         longer = max(clean.shape[-2:])
         if longer > DECODED:
             size = [max(1, round(side * DECODED / longer)) for side in clean.shape[-2:]]
             clean = F.interpolate(clean.float(), size=size, mode="area")
         manage = comfy.model_management
         others = [loaded.model for loaded in manage.current_loaded_models]  # the ControlNets of this run
-        frames = self.vae.decode(self.unscaled(clean))
+        frames = None
+        try:
+            frames = self.vae.decode(self.unscaled(clean))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
         # safe: the host's own functions to make room; tuning needs the VAE's, and the VAE may have taken a ControlNet's
+        # even if there was not enough
         keep = [loaded for loaded in manage.current_loaded_models if loaded.model is not self.vae.patcher]
         manage.free_memory(1e30, self.vae.patcher.load_device, keep)
         if others:
             manage.load_models_gpu(others)
-        return [Image.fromarray(to_uint8(frame)) for frame in frames]
+        return None if frames is None else [Image.fromarray(to_uint8(frame)) for frame in frames]
 
 
 def _new_file(kind: str) -> Path:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"tune_a_video_{random.randrange(16**8):08x}.{kind}"
+    return folder / f"tune_a_video_{secrets.token_hex(4)}.{kind}"
 
 
 def _playable(fps: float) -> float:

@@ -106,11 +106,13 @@ def open_run(root: Path, settings: dict, inputs: Mapping[str, Tensor]) -> Run:
     digits. A run goes on with the inputs it started with.
     """
     ensure_writable(root)
+    limit_in_bytes()  # raises TavError, which should not come only when the run ends
     settings = json.loads(json.dumps(settings))
-    for folder in sorted(_folders(root), key=lambda folder: folder.stat().st_mtime, reverse=True):
-        if (run := _opened(folder)) and _settings(folder) == settings and _alike(run.inputs, inputs):
-            os.utime(folder)
-            return run
+    for folder in sorted(_folders(root), key=_unused):
+        if (run := _opened(folder, settings)) and _alike(run.inputs, inputs):
+            with contextlib.suppress(FileNotFoundError):  # another server has just deleted it
+                os.utime(folder)
+                return run
     name = key_of(*inputs.values(), settings=settings)[:32]
     run = Run(root / name, {name: tensor.to("cpu", torch.float32, copy=True) for name, tensor in inputs.items()})
     write_tensors(run._inputs, run.inputs, FORMAT, settings)
@@ -124,8 +126,8 @@ def make_room(root: Path, current: Path) -> None:
     A run is worth the more, the more steps it has done on the larger clip; half as much after a fortnight without use.
     Never deletes the current one, or one that was touched within the hour, which another server may be at.
     """
-    sizes = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in _folders(root)}
-    old = [folder for folder in sizes if folder != current and time.time() - folder.stat().st_mtime > HOUR]
+    sizes = {folder: _size(folder) for folder in _folders(root)}
+    old = [folder for folder in sizes if folder != current and _unused(folder) > HOUR]
     worth = {folder: _worth(folder) for folder in old}
     for folder in sorted(old, key=worth.get):
         if worth[folder] and sum(sizes.values()) <= limit_in_bytes():
@@ -147,28 +149,49 @@ def limit_in_bytes() -> float:
     return limit * 1e9
 
 
-def _worth(folder: Path) -> float:
-    inputs = folder / "inputs.safetensors"
-    if not inputs.exists():
+# Other servers may write to a run, or delete it, at any time.
+
+
+def _size(folder: Path) -> int:
+    """The bytes of a run's files."""
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for file in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                size += file.stat().st_size
+    return size
+
+
+def _unused(folder: Path) -> float:
+    """For how many seconds a run has not been used; 0 if it is gone."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
         return 0.0
-    unused = time.time() - folder.stat().st_mtime
-    return Run(folder, {}).steps * inputs.stat().st_size * 0.5 ** (unused / FORTNIGHT)
+
+
+def _worth(folder: Path) -> float:
+    try:
+        clip = (folder / "inputs.safetensors").stat().st_size
+        return Run(folder, {}).steps * clip * 0.5 ** (_unused(folder) / FORTNIGHT)
+    except FileNotFoundError:
+        return 0.0
 
 
 def _folders(root: Path) -> list[Path]:
     return [folder for folder in root.iterdir() if folder.is_dir()]
 
 
-def _opened(folder: Path) -> Run | None:
+def _opened(folder: Path, settings: dict) -> Run | None:
+    """The run in a folder; None if it has other settings, or is damaged."""
+    path = folder / "inputs.safetensors"
     try:
-        inputs, _ = read_tensors(folder / "inputs.safetensors", FORMAT)
-    except TavError:
+        if read_metadata(path, FORMAT) != settings:
+            return None
+        inputs, _ = read_tensors(path, FORMAT)
+    except (TavError, FileNotFoundError):
         return None
     return None if without_numbers(inputs) else Run(folder, {name: tensor.float() for name, tensor in inputs.items()})
-
-
-def _settings(folder: Path) -> dict:
-    return read_metadata(folder / "inputs.safetensors", FORMAT)
 
 
 def _alike(kept: Mapping[str, Tensor], inputs: Mapping[str, Tensor]) -> bool:

@@ -26,7 +26,7 @@ from ...tav_core.tune import TuneConfig, tune
 from ...tav_core.tuned import TunedWeights
 from ...tav_core.version import __version__
 from ...tav_core.windows import Windows, per_window
-from .conditioning import conditions_of, only_prompt, prompt_of
+from .conditioning import check_prompts, conditions_of, only_prompt, prompt_of
 from .control import check_controls, recorded, residuals_of, settings_of
 from .differences import has_loras
 from .inflate import inflated_of, without_tuned
@@ -71,6 +71,7 @@ def tune_model(
     control = only_prompt(positive, "Tuning").get("control")
     check_loras(patcher)
     check_unseen(patcher)
+    check_prompts(positive, len(samples))
     check_controls(positive, samples, patcher)
     windows.check(len(samples))
     config = replace(config, window=windows.length if windows.divides(len(samples)) else 0)

@@ -2,13 +2,18 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 
 import folder_paths
 
 from ...tav_core.errors import TavError, is_text, shown
+from ...tav_core.files import locked
 
 KEY, SUFFIX = "tune_a_video", ".safetensors"
+LONGEST = 230  # bytes of a name in UTF-8; file systems take 255, number and suffix included
 
 
 def register_folder() -> None:
@@ -44,22 +49,36 @@ def name_of(path: Path) -> str:
 
 def check_prefix(prefix: str) -> None:
     """Raises TavError for a prefix that could not start a file name inside the folder."""
-    parts = re.split(r"[/\\]", prefix)
-    if not is_text(prefix) or not all(
-        re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part) for part in parts
-    ):
+    if not is_text(prefix) or not all(map(_is_name, _parts(prefix))):
         raise TavError(
             f"The filename_prefix {shown(prefix[:100])} is not a valid name inside models/tune_a_video; each part must "
-            'have 1 to 121 characters, not start with a dot and contain none of < > : " | ? *, as in cats/jump. The '
-            "tuning itself is kept: with another name, queue again, and it is not repeated."
+            "have 1 to 121 characters (about 75 in Chinese), not start with a dot and contain none of "
+            '< > : " | ? *, as in cats/jump. The tuning itself is kept: with another name, queue again, and it is not '
+            "repeated."
         )
 
 
-def next_file(prefix: str) -> Path:
-    """The first unused numbered path with this prefix, in the first folder."""
+def _parts(prefix: str) -> list[str]:
+    return re.split(r"[/\\]", prefix)
+
+
+def _is_name(part: str) -> bool:
+    fits = re.fullmatch(r"[^.<>:\"|?*\x00-\x1f][^<>:\"|?*\x00-\x1f]{0,120}", part)
+    return bool(fits) and len(part.encode()) <= LONGEST
+
+
+@contextmanager
+def unused_file(prefix: str) -> Iterator[Path]:
+    """Yields the first unused numbered path with this prefix, in the first folder, which no other server then takes."""
     check_prefix(prefix)  # here too: the host does not validate linked inputs
-    stem = Path(folder_paths.get_folder_paths(KEY)[0], *re.split(r"[/\\]", prefix))
-    number = 1
-    while (path := stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")).exists():
-        number += 1
-    return path
+    stem = Path(folder_paths.get_folder_paths(KEY)[0], *_parts(prefix))
+    for number in count(1):
+        path = stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(path, f"The file {path.name}"))
+            except TavError:
+                continue
+            if not path.exists():
+                yield path
+                return

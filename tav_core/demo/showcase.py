@@ -1,6 +1,5 @@
 """`tav demo`: draws a clip, tunes the miniature on it, edits it, and compares the edits with ground truth."""
 
-import importlib.util
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -10,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
-from ..errors import TavError
 from ..files import atomic_path, ensure_writable
 from ..inflation import Inflation
 from ..jobs.base import ensure_prompt
@@ -19,6 +18,7 @@ from ..jobs.edit_config import EditConfig
 from ..jobs.editing import prepare_edit
 from ..jobs.selection import Selection
 from ..jobs.tuning import prepare_tuning
+from ..loss_graph import loss_graph
 from ..metrics import trajectory_correlation
 from ..source import Dials
 from ..tune import TuneConfig
@@ -76,16 +76,15 @@ def run_demo(
     say: Callable[[str], None] = lambda message: None,
     on_step: Callable | None = None,
 ) -> dict:
-    """Writes clip, tuned weights, a video for each prompt, sheet, loss curve and manifest.json to `folder`.
+    """Writes clip, tuned weights, a video for each prompt, sheet, loss graph and manifest.json to `folder`.
 
     say: called with a message before each part. on_step: called as (step, total, part=) after each step of any part.
     An interrupted run resumes. Returns the content of manifest.json. Raises TavError, before any work, if the folder
-    cannot be written, a prompt is empty, or matplotlib is not installed.
+    cannot be written or a prompt is empty.
     """
     ensure_writable(folder)
     for prompt in prompts:
         ensure_prompt(prompt, "The prompt of an edit")
-    _ensure_matplotlib()
     began, seconds = time.perf_counter(), {}
     clip, weights = folder / "clip.mp4", folder / "tuned.safetensors"
     scenes = CLIP.scenes(settings.frames)
@@ -107,7 +106,8 @@ def run_demo(
     for note in tuning.notes:
         say(note)
     losses = tuning.run(on_step and partial(on_step, part="tuning")).losses
-    draw_losses(folder / "loss.png", losses)
+    with atomic_path(folder / "loss.png") as temporary:
+        Image.fromarray(to_uint8(loss_graph(losses))).save(temporary)
     seconds["tuning"] = time.perf_counter() - began - sum(seconds.values())
 
     say(f"Inverting the clip and sampling {len(prompts)} edits, {settings.steps} steps each.")
@@ -164,24 +164,3 @@ def attributes_of(reading: Reading) -> dict:
     """What an image shows, by the names of `attributes_in`: its ground, its style and its largest thing."""
     thing = {name: getattr(reading.things[0], name) for name in ("colour", "kind", "centre")} if reading.things else {}
     return {"ground": reading.ground, "style": reading.style, **thing}
-
-
-def _ensure_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise TavError("The loss curve needs matplotlib; pip install matplotlib, then run the demo again.")
-
-
-def draw_losses(path: Path, losses: Sequence[float]) -> None:
-    """Writes a PNG of the loss at each step and its running mean."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    steps, width = np.arange(1, len(losses) + 1), max(1, len(losses) // 10)
-    axes.plot(steps, losses, color="0.8", label="each step")
-    if len(losses) > width:
-        axes.plot(steps[width - 1 :], np.convolve(losses, np.full(width, 1 / width), "valid"), label=f"mean of {width}")
-    axes.set(xlabel="tuning step", ylabel="mean squared error of the noise", ylim=(0, None))
-    axes.legend()
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)

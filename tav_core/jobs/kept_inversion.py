@@ -19,11 +19,6 @@ class Inversion:
     trajectory: Tensor
     reconstruction: Tensor
 
-    @property
-    def noise(self) -> Tensor:
-        """Where the inversion ended, (1, c, f, h, w)."""
-        return self.trajectory[-1]
-
     def save(self, path: str | os.PathLike, key: str) -> None:
         """Writes a .safetensors file atomically, with an `inversion_key`."""
         tensors = {"trajectory": self.trajectory, "reconstruction": self.reconstruction}

@@ -158,7 +158,7 @@ def prepare_tuning(
         run = personalised_run(run, unet if loras else None, controls)
     if existing and existing.facts.run != run:
         raise _occupied(output, "tuned weights of another run (another clip, checkpoint or device)")
-    prefix = f".{output.stem[:100]}."
+    prefix = f".{_start_of(output.stem)}."
     job = TuningRun(
         unet,
         latents,
@@ -187,6 +187,14 @@ def prepare_tuning(
         notes += _notes_on_other_runs(job.resume_file, prefix)
         job.memory = _plan(unet, latents, config)
     return job
+
+
+def _start_of(name: str) -> str:
+    """The start of a name, so short that a file system takes what is added to it: 100 characters and 200 bytes."""
+    name = name[:100]
+    while len(os.fsencode(name)) > 200:
+        name = name[:-1]
+    return name
 
 
 def _existing(output: Path, asked: dict, config: TuneConfig) -> TunedWeights | None:

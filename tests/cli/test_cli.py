@@ -593,3 +593,14 @@ def test_another_output_s_interrupted_run_is_not_called_this_one_s(files, tmp_pa
     assert f".ball.{'0' * 12}.resume" in tuned.err
     assert ".v2." not in tuned.err
     assert tav(*tuning(files, tmp_path / "my.resume.safetensors", steps=1)).code == 0
+
+
+def test_a_run_for_the_longest_name_that_a_file_may_have_is_kept_and_ends(files, tmp_path):
+    """In Chinese, 81 characters take 243 bytes of 255, so that the resume file's name holds fewer of them."""
+    output = tmp_path / f"{'舞' * 81}.safetensors"
+    with interrupted_by(KeyboardInterrupt()):
+        assert tav(*tuning(files, output)).code == 130
+    assert [path.name.endswith(".resume.safetensors") for path in tmp_path.iterdir()] == [True]
+    resumed = tav(*tuning(files, output))
+    assert (resumed.code, [path.name for path in tmp_path.iterdir()]) == (0, [output.name]), resumed.err
+    assert "Resuming at step 2 of 3." in resumed.err

@@ -96,8 +96,8 @@ def node_save_tuned_weights(rng: Random, folder: Path) -> Callable[[], object]:
 
     def read() -> None:
         in_folder(folder)
-        path = pack("nodes.host.weights_folder").next_file(prefix)
-        assert path.resolve().is_relative_to(folder.resolve())
+        with pack("nodes.host.weights_folder").unused_file(prefix) as path:
+            assert path.resolve().is_relative_to(folder.resolve())
 
     return read
 

@@ -104,7 +104,7 @@ def shell(*arguments: str) -> None:
 def inversion(rng: Random, folder: Path) -> Callable[[], object]:
     tensors = {"trajectory": torch.zeros(4, 1, 4, 2, 8, 8), "reconstruction": torch.zeros(1, 4, 2, 8, 8)}
     path = stored(rng, folder / "inversion.safetensors", INVERSION, tensors, {"key": "key"})
-    return lambda: (found := Inversion.load(path, "key")) and found.noise
+    return lambda: (found := Inversion.load(path, "key")) and found.trajectory[-1]
 
 
 @reader

@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import random as numbers
 import tempfile
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from diffusers import UNet2DConditionModel
 
 from tests.golden import worst
 from tests.host.assets import CHECKPOINT
-from tests.host.inprocess import checkpoint, core, inputs, miniature, pack, predict
+from tests.host.inprocess import checkpoint, core, executed, inputs, miniature, pack, predict
 from tests.host.test_parity import random
 from tests.host.test_shared_model import with_controlnet
 
@@ -210,21 +211,27 @@ def test_previews_show_every_frame_and_change_nothing(sd, inflated, uninterrupte
 
 
 class Full:
-    """A VAE for which there is no memory."""
+    """A VAE for whose work there is no memory once its weights are on the device."""
 
     latent_channels = 4
 
+    def __init__(self, vae):
+        self.patcher = vae.patcher
+
     def decode(self, _latents):
+        core("comfy.model_management").load_models_gpu([self.patcher])
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
 
-def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is_refused(inflated):
-    previews = pack("nodes.host.previews")
-    assert [image.size for image in previews.Decoder(inflated, Full()).images(CLIP)] == [(8, 8)] * 2
-    other = Full()
-    other.latent_channels = 16
+def test_a_preview_never_ends_a_run_for_want_of_memory_and_another_models_vae_is_refused(sd, inflated):
+    previews, manage, full = pack("nodes.host.previews"), core("comfy.model_management"), Full(sd.vae)
+    predict(sd.model, *inputs(sd.model, 2))
+    before = [loaded.model for loaded in manage.current_loaded_models]
+    assert [image.size for image in previews.Decoder(inflated, full).images(CLIP)] == [(8, 8)] * 2
+    assert [loaded.model for loaded in manage.current_loaded_models] == before != []
+    full.latent_channels = 16
     with pytest.raises(ValueError, match="of 16 channels, but the MODEL's have 4"):
-        previews.Decoder(inflated, other)
+        previews.Decoder(inflated, full)
 
 
 def test_a_preview_leaves_loaded_what_was_and_nothing_else(sd, inflated):
@@ -239,11 +246,36 @@ def test_a_preview_leaves_loaded_what_was_and_nothing_else(sd, inflated):
     assert [loaded.model for loaded in manage.current_loaded_models] == before != []
 
 
+def test_previews_neither_draw_from_pythons_random_numbers_nor_depend_on_them(tmp_path, monkeypatch):
+    """Other nodes seed them, and would then make one preview take the place of another."""
+    monkeypatch.setattr(core("folder_paths"), "temp_directory", str(tmp_path))
+    images = torch.zeros(2, 16, 16, 3)
+    for _ in range(2):
+        numbers.seed(0)
+        pack("nodes.host.previews").as_video(images, 8)
+    drawn = numbers.random()
+    numbers.seed(0)
+    assert drawn == numbers.random()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_large_clip_is_decoded_small(sd, inflated):
     clip = random(2, 4, 48, 64, seed=4)
     assert [image.size for image in pack("nodes.host.previews").Decoder(inflated, sd.vae).images(clip)] == [
         (256, 192)
     ] * 2
+
+
+@pytest.mark.parametrize("steps", [(2, 1), (1, 2)])
+def test_a_list_of_step_counts_of_which_one_has_a_preview_is_tuned(sd, inflated, tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(core("folder_paths"), "models_dir", str(tmp_path))
+    monkeypatch.setattr(core("folder_paths"), "temp_directory", str(tmp_path))
+    node, text = pack("nodes.one_shot_tune").OneShotTune, sd.text("a man")
+    given = inflated, {"samples": CLIP.clone()}, text
+    each = [executed(node, *given, count, 1e-3, 0, "no", "off", 2) for count in steps]
+    (models, *_), ui, _ = core("execution").get_output_from_returns(each, node)
+    assert len(models) == len(ui["tune_a_video"]) == 2
+    assert len(ui["images"]) == len(ui["animated"]) == 1
 
 
 def test_a_controlnet_is_honoured_in_tuning_and_makes_another_run(models, tmp_path):
@@ -386,8 +418,12 @@ def test_guidance_and_what_only_sampling_has_may_pass(sd, inflated, uninterrupte
 
 def test_what_cannot_be_tuned_on_is_refused(sd, inflated, tmp_path):
     text, other = sd.text("a man"), sd.text("a dog")
+    several = [[text[0][0].repeat(3, 1, 1), text[0][1]]]
+    windows = pack("nodes.host.windows").with_windows(inflated, pack("tav_core.windows").Windows(2))
     for model, positive, message in (
         (sd.model, text, "insert Inflate UNet"),
+        (inflated, several, "3 prompts for 2 frames"),
+        (windows, several, "3 prompts for 2 frames"),
         (inflated, text + other, "combines 2"),
         (inflated, changed(text, area=(4, 4, 0, 0)), "an area"),
         (inflated, changed(text, mask=torch.ones(1, 8, 8)), "a mask"),
@@ -528,6 +564,26 @@ def test_without_need_only_runs_without_a_step_are_deleted_and_never_those_just_
     made(tmp_path, "toy", steps=1)
     with pytest.raises(ValueError, match="set it to a number of gigabytes"):
         left(tmp_path)
+
+
+def test_a_wrong_limit_is_refused_before_a_run_begins(sd, inflated, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNE_A_VIDEO_RUNS_GB", "much")
+    with pytest.raises(ValueError, match="set it to a number of gigabytes"):
+        tune(inflated, sd.text("a man"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_another_server_deletes_meanwhile_is_no_error(tmp_path):
+    """A link to nothing is what a file is that was there a moment ago."""
+    made(tmp_path, "current", steps=1)
+    other = made(tmp_path, "of-another-server", steps=1)
+    (other / ".state.1234abcd.safetensors").symlink_to("gone")
+    assert left(tmp_path) == {"current", "of-another-server"}
+    (other / "inputs.safetensors").unlink()
+    (other / "inputs.safetensors").symlink_to("gone")
+    runs = pack("nodes.host.runs")
+    assert runs.open_run(tmp_path, {"other": "settings"}, {"latents": CLIP}).steps == 0
+    assert runs._unused(tmp_path / "gone") == runs._size(tmp_path / "gone") == runs._worth(tmp_path / "gone") == 0
 
 
 def test_a_finished_run_keeps_no_half_of_a_state_that_was_killed_while_it_was_written(sd, inflated, tmp_path):

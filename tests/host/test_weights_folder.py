@@ -29,9 +29,37 @@ def test_a_folder_of_the_yaml_is_read_and_not_written(shared, tmp_path):
     folders.register_folder()
     assert folders.names_of_files() == ["theirs.safetensors"]
     assert folders.file_named("theirs.safetensors") == shared / "theirs.safetensors"
-    assert folders.next_file("cats/jump") == own / "cats" / "jump_00001.safetensors"
-    assert folders.name_of(folders.next_file("cats/jump")) == "cats/jump_00001.safetensors"
+    with folders.unused_file("cats/jump") as path:
+        assert path == own / "cats" / "jump_00001.safetensors"
+        assert folders.name_of(path) == "cats/jump_00001.safetensors"
     assert folders.runs_folder() == own / ".runs"
+
+
+def test_two_servers_that_save_at_once_take_two_names(shared):
+    folders = pack("nodes.host.weights_folder")
+    folders.register_folder()
+    with folders.unused_file("jump") as one, folders.unused_file("jump") as other:
+        assert (one.name, other.name) == ("jump_00001.safetensors", "jump_00002.safetensors")
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.touch()
+    with folders.unused_file("jump") as again:
+        assert again == one
+    one.touch()
+    with folders.unused_file("jump") as third:
+        assert third.name == "jump_00003.safetensors"
+
+
+def test_a_name_is_refused_before_it_is_too_long_for_a_file_system(shared):
+    """Which takes 255 bytes, of which a Chinese letter takes three."""
+    folders = pack("nodes.host.weights_folder")
+    folders.register_folder()
+    for prefix in ("a" * 121, "跳" * 76, f"{'跳' * 76}/{'舞' * 76}"):
+        with folders.unused_file(prefix) as path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    for prefix in ("a" * 122, "跳" * 77, f"cats/{'跳' * 77}"):
+        with pytest.raises(ValueError, match="is not a valid name"):
+            folders.check_prefix(prefix)
 
 
 @pytest.mark.parametrize("name", ["gone.safetensors", "../theirs.safetensors", "/etc/passwd", "..\\theirs.safetensors"])
