@@ -105,7 +105,7 @@ def test_running_out_of_memory_is_not_confused_with_other_errors():
 def test_what_a_container_keeps_of_files_it_has_read_counts_as_free(tmp_path, limit, free):
     """As psutil counts it of a machine. The files are Linux's own, of cgroup v2."""
     stat = "anon 1500\nfile 5500\ninactive_file 5000\nactive_file 500"
-    for name, text in {"memory.max": limit, "memory.current": "7000", "memory.stat": stat}.items():
-        (tmp_path / name).write_text(f"{text}\n")
+    for name, content in {"memory.max": limit, "memory.current": "7000", "memory.stat": stat}.items():
+        (tmp_path / name).write_text(f"{content}\n")
     assert _free_of_container(tmp_path) == free
     assert _free_of_container(tmp_path / "none") is None

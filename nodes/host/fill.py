@@ -104,7 +104,7 @@ def interpolate_latents(
     sampler = _Fill("Interpolate Video", ddim_scheduler(patcher), num_steps, make)
     empty = samples.new_zeros(shape)
     video = run_sampler(for_inversion(patcher), sampler, positive, negative, cfg, empty, empty, seed)
-    video[known.mask] = samples.to(video)
+    video[known.mask.to(video.device)] = samples.to(video)
     return video
 
 

@@ -104,7 +104,7 @@ def _around_sampling(keep: Keep, borrowing: Borrowing) -> Callable:
         check_clip(keep.path, noise, latent_image, sampler, sigmas, guider.model_patcher)
         masks = [] if denoise_mask is None else [denoise_mask[:, :1].to("cpu", torch.float32)]
         if keep.mask is not None:
-            masks.append(keep.mask[:, None])
+            masks.append(keep.mask[:, None].to("cpu", torch.float32))
         mask = torch.stack(masks).prod(dim=0) if masks else None
         if mask is not None and hasattr(sampler, "change_only"):  # DDIM's own loop does it more exactly
             sampler.change_only(mask, keep.path)

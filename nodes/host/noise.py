@@ -36,7 +36,7 @@ class InvertedNoise:
                 f"The noise from DDIM Invert is {tuple(self.samples.shape)}, but the latents are {tuple(given.shape)}; "
                 "connect DDIM Invert's own latent."
             )
-        return (self.scaled(self.samples) - self.scaled(given)) / self.sigma
+        return (self.scaled(self.samples.to(given.device)) - self.scaled(given)) / self.sigma
 
 
 def guarded(executor: Callable, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
