@@ -66,7 +66,7 @@ def clip_behind(graph: Graph, node_id: str | None, socket: str = "latents") -> d
         by_time = False
     elif by_time is None:  # by time if the clip's frame rate varies, as it is where nothing is stored
         del chosen["stride"]
-    return {"clip": _name(file), "by_time": by_time, **chosen} if by_time in (None, True, False) else {}
+    return {"clip": _name(file), "by_time": by_time, **chosen} if isinstance(by_time, bool | None) else {}
 
 
 def _linked(graph: Graph, link: object, kinds: Collection[str]) -> dict:

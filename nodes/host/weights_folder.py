@@ -74,6 +74,8 @@ def unused_file(prefix: str) -> Iterator[Path]:
     stem = Path(folder_paths.get_folder_paths(KEY)[0], *_parts(prefix))
     for number in count(1):
         path = stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")
+        if path.exists():
+            continue  # without a lock, of which the file would stay behind
         with ExitStack() as held:
             try:
                 held.enter_context(locked(path, f"The file {path.name}"))
