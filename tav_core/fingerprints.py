@@ -4,7 +4,7 @@ from __future__ import annotations  # networks are only annotations, and diffuse
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +60,7 @@ def run_fingerprint(
     """
     tensors = (latents,) if torch.is_tensor(latents) else latents
     settings = [
-        fingerprint(unet),
+        [fingerprint(unet), digest_of(unet, without=unet.trainable_parameters())],
         [*unet.inflation.as_key(), str(unet.dtype), tensors[0].device.type],
         schedule_of(scheduler),
         config.decisive(),
@@ -68,10 +68,10 @@ def run_fingerprint(
     return _digest([*tensors, *as_prompt(prompt_embeds).tensors], settings)
 
 
-def personalised_run(run: str, unet: InflatedUNet | None, controls: Sequence[Control]) -> str:
-    """Identifies a run with controls, or with LoRAs, which may change layers that `run_fingerprint` does not cover."""
+def controlled_run(run: str, controls: Sequence[Control]) -> str:
+    """Identifies a run with controls, given its `run_fingerprint` without them."""
     settings = [[digest_of(control.network), control.strength, control.start, control.end] for control in controls]
-    digest = hashlib.sha256(json.dumps([run, unet and digest_of(unet), settings]).encode())
+    digest = hashlib.sha256(json.dumps([run, settings]).encode())
     for control in controls:
         _add(digest, control.images)
     return digest.hexdigest()
@@ -87,10 +87,15 @@ def key_of(*tensors: Tensor, **settings) -> str:
     return _digest(tensors, settings)
 
 
-def digest_of(network: nn.Module) -> str:
-    """Identifies a network's weights by a sample of each tensor; SHA-256, hex."""
+def digest_of(network: nn.Module, without: Collection[str] = ()) -> str:
+    """Identifies a network's weights, but for those of some names, as `digest_of_tensors`."""
+    return digest_of_tensors(each for each in sorted(network.state_dict().items()) if each[0] not in without)
+
+
+def digest_of_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Identifies named tensors, in this order, by a sample of each; SHA-256, hex."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
+    for name, tensor in tensors:
         digest.update(name.encode())
         digest.update(tensor.detach().flatten()[::1009].to("cpu", torch.float32).numpy().tobytes())
     return digest.hexdigest()

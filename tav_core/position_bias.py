@@ -12,10 +12,16 @@ from torch import Tensor, nn
 BUCKETS, MAX_DISTANCE = 32, 32
 
 
+def relative_buckets(num_frames: int, device: torch.device | str | None = None) -> Tensor:
+    """The bucket of each pair of frames, (f, f): [i, j] is that of frame j as frame i sees it."""
+    buckets, frames = torch.tensor(_buckets(num_frames), device=device), torch.arange(num_frames, device=device)
+    return buckets[frames[:, None] - frames + num_frames - 1]
+
+
 @lru_cache(maxsize=64)
-def relative_buckets(num_frames: int) -> tuple[tuple[int, ...], ...]:
-    """The bucket of each pair of frames: [i][j] is that of frame j as frame i sees it."""
-    return tuple(tuple(_bucket(i - j) for j in range(num_frames)) for i in range(num_frames))
+def _buckets(num_frames: int) -> tuple[int, ...]:
+    """The buckets of the frames from the farthest ahead to the farthest behind."""
+    return tuple(_bucket(behind) for behind in range(1 - num_frames, num_frames))
 
 
 def _bucket(behind: int) -> int:
@@ -43,5 +49,4 @@ class RelativePositionBias(nn.Module):
 
     def forward(self, num_frames: int, like: Tensor) -> Tensor:
         """(heads, f, f), on the device and in the dtype of another tensor."""
-        buckets = torch.tensor(relative_buckets(num_frames), device=like.device)
-        return self.buckets(buckets).to(like.dtype).movedim(-1, 0)
+        return self.buckets(relative_buckets(num_frames, like.device)).to(like.dtype).movedim(-1, 0)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tav_core import NoisePredictor, TavError, TuneConfig, guided, inflate, tune
 from tav_core.checkpoints.control_networks import open_controlnet, open_t2i_adapter
 from tav_core.control import Control, residuals
-from tav_core.fingerprints import key_of, personalised_run
+from tav_core.fingerprints import controlled_run, key_of
 from tests.golden import ddim
 from tests.host.assets import adapter_name, controlnet_name, drawn
 from tests.networks import SCHEDULE, text, tiny_unet, video
@@ -268,7 +268,7 @@ def test_images_of_bytes_control_as_their_values_in_0_to_1_and_count_as_the_same
             residuals([Control(network, images)], video(frames=3), 500, words()) for images in (as_bytes, as_floats)
         )
         torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
-        runs = {personalised_run("run", None, [Control(network, images)]) for images in (as_bytes, as_floats)}
+        runs = {controlled_run("run", [Control(network, images)]) for images in (as_bytes, as_floats)}
         assert len(runs) == 1
     assert key_of(as_bytes) == key_of(as_floats)
 

@@ -172,6 +172,13 @@ def test_a_finished_run_is_not_tuned_again_and_may_be_made_longer(tmp_path):
     assert same(trained(run(checkpoint=path, config=longer)[0]), trained(run(config=longer)[0]))
 
 
+def other_outside_attention():
+    """A network that was trained further everywhere but in its attention."""
+    unet = tiny_unet()
+    unet.conv_out.weight.data *= 1.01
+    return unet
+
+
 def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path):
     path = tmp_path / "run.safetensors"
     run(checkpoint=path)
@@ -181,6 +188,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_kept(tmp_path):
         {"latents": video(seed=9)},
         {"unet": inflate(tiny_unet(seed=1))},
         {"unet": inflate(tiny_unet(), attention="first")},
+        {"unet": inflate(other_outside_attention())},
         {"scheduler": DDPMScheduler(**SCHEDULE, prediction_type="v_prediction")},
     ]
     for other in others:

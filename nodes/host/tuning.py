@@ -37,7 +37,7 @@ from .runs import Run, open_run
 from .schedule import prediction_type_of, schedule_of
 from .sd_model import compute_dtype, family_of, file_of
 from .unseen import check_unseen
-from .weights import base_fingerprint, diffusers_unet
+from .weights import base_fingerprint, diffusers_unet, digest_of_rest
 from .windows import windows_of
 
 INPUTS = {"c_crossattn": "prompt_embeds", "crossattn_controlnet": "control_embeds", "y": "y"}
@@ -133,9 +133,10 @@ def _open_run(
     """The run that this tuning goes on with, or a new one; and the fingerprint of the MODEL that is tuned."""
     conditions = {INPUTS[name]: given for name, given in conditions_of(positive, patcher, samples).items()}
     controls, images = settings_of(only_prompt(positive, "Tuning").get("control"))
-    base = base_fingerprint(without_tuned(patcher))
+    plain = without_tuned(patcher)
+    base = base_fingerprint(plain)
     settings = {
-        "base": base,
+        "base": [base, digest_of_rest(plain)],
         "patches": _digest_of_patches(patcher),
         "inflation": inflation.as_key(),
         "network": [prediction_type_of(patcher), str(dtype), device.type],

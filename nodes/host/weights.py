@@ -1,6 +1,6 @@
 """The weights of a MODEL, including LoRAs, as a diffusers UNet."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import comfy.lora
 import torch
@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ...tav_core.checkpoints.networks import diffusers_network
-from ...tav_core.fingerprints import fingerprint_of
+from ...tav_core.fingerprints import digest_of_tensors, fingerprint_of
 from .sd_model import compute_dtype, host_names, residual_norms, unet_config
 
 
@@ -33,17 +33,23 @@ def diffusers_unet(
 
 def base_fingerprint(patcher: ModelPatcher) -> str:
     """tav_core's fingerprint of the base without LoRAs, so that a checkpoint is recognised whatever LoRAs are on it."""
-    return fingerprint_of({name: weight.half() for name, weight, _ in _weights(patcher, part=".attn")})
+    names = [name for name in host_names(patcher) if ".attn" in name]
+    return fingerprint_of({name: weight.half() for name, weight, _ in _weights(patcher, names)})
 
 
-def _weights(patcher: ModelPatcher, part: str = "") -> Iterator[tuple[str, Tensor, list]]:
+def digest_of_rest(patcher: ModelPatcher) -> str:
+    """Identifies the weights that `base_fingerprint` does not cover, without LoRAs."""
+    names = [name for name in host_names(patcher) if ".attn" not in name]
+    return digest_of_tensors((name, weight) for name, weight, _ in _weights(patcher, names))
+
+
+def _weights(patcher: ModelPatcher, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor, list]]:
     """(diffusers' name, a float32 copy of the unpatched weight, its patches)."""
     # safe: core's ModelSave and merging read weights this way; it sees through a loaded model's patches
     stored = patcher.get_key_patches("diffusion_model.")
-    for name, key in host_names(patcher).items():
-        if part not in name:
-            continue
-        (weight, convert), *patches = stored[key]
+    keys = host_names(patcher)
+    for name in keys if names is None else names:
+        (weight, convert), *patches = stored[keys[name]]
         copy = convert(weight.to("cpu", torch.float32, copy=True), inplace=True)
         yield name, copy, patches
 

@@ -15,7 +15,7 @@ from ..checkpoints.lora import Lora
 from ..control import Control, residuals
 from ..errors import TavError
 from ..files import ensure_writable, locked, remove_leftovers
-from ..fingerprints import personalised_run, run_fingerprint
+from ..fingerprints import controlled_run, run_fingerprint
 from ..inflate import InflatedUNet, inflate
 from ..inflation import Inflation
 from ..memory import tuning_memory
@@ -154,8 +154,8 @@ def prepare_tuning(
     del opened, base  # tuning needs neither VAE nor text encoder; free their memory before the estimate
 
     run = run_fingerprint(unet, latents, prompt_embeds, scheduler, config)
-    if loras or controls:
-        run = personalised_run(run, unet if loras else None, controls)
+    if controls:
+        run = controlled_run(run, controls)
     if existing and existing.facts.run != run:
         raise _occupied(output, "tuned weights of another run (another clip, checkpoint or device)")
     prefix = f".{_start_of(output.stem)}."

@@ -151,8 +151,11 @@ def test_a_clip_whose_last_digits_differ_is_the_same_run_and_another_clip_is_not
 
 def test_whatever_decides_the_result_makes_another_run(sd, inflated, lora, tmp_path, monkeypatch):
     monkeypatch.setattr(pack("nodes.host.tuning"), "free_all", lambda: None)  # it takes longer than all else here
-    host = pack("nodes.host.inflate")
+    host, other = pack("nodes.host.inflate"), miniature.__wrapped__().model  # another copy of it
+    other.model.diffusion_model.out[2].weight.data *= 1.01
     cases = {
+        "checkpoint, outside attention": (host.inflate(other), sd.text("a man"), {}),
+        "checkpoint": (inflated, sd.text("a man"), {}),
         "text": (inflated, sd.text("a dog"), {}),
         "seed": (inflated, sd.text("a man"), {"seed": 1}),
         "rate": (inflated, sd.text("a man"), {"learning_rate": 2e-3}),
