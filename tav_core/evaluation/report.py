@@ -138,9 +138,9 @@ def as_json(values: Values) -> dict:
     return {
         variant: {
             name: {
-                "mean": _mean(places),
+                "mean": mean_of(places),
                 "std": _std(places),
-                "worst": round(_worst(FIGURES[name], places), 6),
+                "worst": round(worst_of(FIGURES[name], places), 6),
                 "values": {"/".join(filter(None, place)): round(value, 6) for place, value in places.items()},
             }
             for name in FIGURES
@@ -188,9 +188,9 @@ def is_at_ceiling(name: str, values: Values) -> bool:
     measured = [figures[name] for row, figures in values.items() if row in VARIANTS and name in figures]
     if name not in values.get("ideal-vae", ()) or not (floor and measured):
         return False
-    ceiling = figure.error(_mean(values["ideal-vae"][name]))
-    span = max(figure.error(_mean(places)) for places in floor) - ceiling
-    return all(figure.error(_mean(places)) - ceiling <= NEAR * max(span, 0) for places in measured)
+    ceiling = figure.error(mean_of(values["ideal-vae"][name]))
+    span = max(figure.error(mean_of(places)) for places in floor) - ceiling
+    return all(figure.error(mean_of(places)) - ceiling <= NEAR * max(span, 0) for places in measured)
 
 
 def explanation(variants: Mapping[str, Variant], num_clips: int, settings: Settings, command: str, made_by: str) -> str:
@@ -243,7 +243,7 @@ def as_claims(values: Values) -> str:
         for name in VARIANTS[variant].worse_in if against in values else ():
             if not all(name in values[row] for row in (against, variant)):
                 continue
-            (full, without), figure = (_by_clip(values[row][name]) for row in (against, variant)), FIGURES[name]
+            (full, without), figure = (by_clip(values[row][name]) for row in (against, variant)), FIGURES[name]
             worse = {clip: figure.error(without[clip]) - figure.error(full[clip]) for clip in full if clip in without}
             rows.append(
                 [
@@ -283,16 +283,17 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _cell(figure: Figure, values: Mapping, *, worst: bool = False) -> str:
     if not values:
         return "-"
-    mean, std, lowest = (figure.scale * value for value in (_mean(values), _std(values), _worst(figure, values)))
+    mean, std, lowest = (figure.scale * value for value in (mean_of(values), _std(values), worst_of(figure, values)))
     shown = f"{mean:.{figure.digits}f} ± {std:.{figure.digits}f}"
     return f"{shown} ({lowest:.{figure.digits}f})" if worst else shown
 
 
-def _worst(figure: Figure, values: Mapping) -> float:
+def worst_of(figure: Figure, values: Mapping) -> float:
+    """The value of the edit that is farthest from the figure's best one."""
     return max(values.values(), key=figure.error)
 
 
-def _by_clip(values: Mapping) -> dict[str, float]:
+def by_clip(values: Mapping) -> dict[str, float]:
     """The mean over each clip's edits."""
     clips: dict[str, list[float]] = {}
     for place, value in values.items():
@@ -307,10 +308,11 @@ def _is_clear(differences: Sequence[float]) -> bool:
     return bool(np.mean(differences) > 2 * np.std(differences, ddof=1) / np.sqrt(len(differences)))
 
 
-def _mean(values: Mapping) -> float:
-    return round(float(np.mean(list(_by_clip(values).values()))), 6)
+def mean_of(values: Mapping) -> float:
+    """The mean over the clips, of their means over edits."""
+    return round(float(np.mean(list(by_clip(values).values()))), 6)
 
 
 def _std(values: Mapping) -> float:
-    clips = list(_by_clip(values).values())
+    clips = list(by_clip(values).values())
     return round(float(np.std(clips, ddof=1)), 6) if len(clips) > 1 else 0.0
