@@ -1,6 +1,8 @@
-"""Where tuned weights are stored: models/tune_a_video, and folders from extra_model_paths.yaml."""
+"""Where tuned weights are stored: models/tune_a_video, and folders from extra_model_paths.yaml.
 
-import os
+Where models lie on a disk that cannot be written to, weights and runs go to output/tune_a_video.
+"""
+
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,18 +12,32 @@ from pathlib import Path
 import folder_paths
 
 from ...tav_core.errors import TavError, is_text, shown
-from ...tav_core.files import locked
+from ...tav_core.files import ensure_writable, locked
 
 KEY, SUFFIX = "tune_a_video", ".safetensors"
 LONGEST = 230  # bytes of a name in UTF-8; file systems take 255, number and suffix included
 
 
 def register_folder() -> None:
-    """Registers our folder with ComfyUI, first, for writing; folders from the user's yaml are only read."""
-    first = os.path.join(folder_paths.models_dir, KEY)
+    """Registers our folders with ComfyUI, for writing, around those from the user's yaml, which are only read."""
+    first, last = _own_folders()
     # safe: core itself fills this dict at start; add_model_folder_path would accept files of any suffix
     folders, _ = folder_paths.folder_names_and_paths.get(KEY, ([], set()))
-    folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([first, *folders])], {SUFFIX})
+    folder_paths.folder_names_and_paths[KEY] = ([*dict.fromkeys([str(first), *folders, str(last)])], {SUFFIX})
+
+
+def folder_to_write() -> Path:
+    """models/tune_a_video, or output/tune_a_video if that cannot be written to."""
+    first, last = _own_folders()
+    try:
+        ensure_writable(first)
+    except TavError:
+        return last
+    return first
+
+
+def _own_folders() -> tuple[Path, Path]:
+    return Path(folder_paths.models_dir, KEY), Path(folder_paths.get_output_directory(), KEY)
 
 
 def names_of_files() -> list[str]:
@@ -39,12 +55,13 @@ def file_named(name: str) -> Path:
 
 def runs_folder() -> Path:
     """Where interrupted and finished runs of One-Shot Tune are kept."""
-    return Path(folder_paths.models_dir, KEY, ".runs")
+    return folder_to_write() / ".runs"
 
 
 def name_of(path: Path) -> str:
-    """The name under which Load Tuned Weights lists a file in the first folder."""
-    return str(path.relative_to(folder_paths.get_folder_paths(KEY)[0]))
+    """The name under which Load Tuned Weights lists a file that was saved."""
+    folder = next(folder for folder in _own_folders() if path.is_relative_to(folder))
+    return str(path.relative_to(folder))
 
 
 def check_prefix(prefix: str) -> None:
@@ -69,9 +86,9 @@ def _is_name(part: str) -> bool:
 
 @contextmanager
 def unused_file(prefix: str) -> Iterator[Path]:
-    """Yields the first unused numbered path with this prefix, in the first folder, which no other server then takes."""
+    """Yields the first unused numbered path with this prefix, in our folder, which no other server then takes."""
     check_prefix(prefix)  # here too: the host does not validate linked inputs
-    stem = Path(folder_paths.get_folder_paths(KEY)[0], *_parts(prefix))
+    stem = folder_to_write().joinpath(*_parts(prefix))
     for number in count(1):
         path = stem.with_name(f"{stem.name}_{number:05}{SUFFIX}")
         if path.exists():

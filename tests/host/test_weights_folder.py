@@ -17,6 +17,7 @@ def shared(tmp_path, monkeypatch):
     paths, folder = core("folder_paths"), tmp_path / "shared"
     folder.mkdir()
     monkeypatch.setattr(paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.setattr(paths, "output_directory", str(tmp_path / "output"))
     monkeypatch.setattr(paths, "folder_names_and_paths", {})
     monkeypatch.setattr(paths, "filename_list_cache", {})
     paths.add_model_folder_path(KEY, str(folder))
@@ -33,6 +34,20 @@ def test_a_folder_of_the_yaml_is_read_and_not_written(shared, tmp_path):
         assert path == own / "cats" / "jump_00001.safetensors"
         assert folders.name_of(path) == "cats/jump_00001.safetensors"
     assert folders.runs_folder() == own / ".runs"
+
+
+def test_where_models_cannot_be_written_to_weights_and_runs_go_to_the_output_and_are_found_there(shared, tmp_path):
+    folders, output = pack("nodes.host.weights_folder"), tmp_path / "output" / KEY
+    (tmp_path / "models").touch()  # no folder can be made in it; root may write to read-only ones
+    folders.register_folder()
+    with folders.unused_file("cats/jump") as path:
+        assert path == output / "cats" / "jump_00001.safetensors"
+        assert folders.name_of(path) == "cats/jump_00001.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert folders.names_of_files() == ["cats/jump_00001.safetensors"]
+    assert folders.file_named("cats/jump_00001.safetensors") == path
+    assert folders.runs_folder() == output / ".runs"
 
 
 def test_two_servers_that_save_at_once_take_two_names(shared):
