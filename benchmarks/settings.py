@@ -22,6 +22,7 @@ CHOICES = {
     "as it is": {},
     "30 tuning steps": {"tuning_steps": 30},
     "300 tuning steps": {"tuning_steps": 300},
+    "100 tuning steps at 3e-4": {"learning_rate": 3e-4},
     "300 tuning steps at 3e-4": {"tuning_steps": 300, "learning_rate": 3e-4},
     "guidance 1.5": {"guidance_scale": 1.5},
     "guidance 4": {"guidance_scale": 4.0},
