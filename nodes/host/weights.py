@@ -39,7 +39,7 @@ def base_fingerprint(patcher: ModelPatcher) -> str:
 
 def digest_of_rest(patcher: ModelPatcher) -> str:
     """Identifies the weights that `base_fingerprint` does not cover, without LoRAs."""
-    names = [name for name in host_names(patcher) if ".attn" not in name]
+    names = sorted(name for name in host_names(patcher) if ".attn" not in name)  # the host's order varies by process
     return digest_of_tensors((name, weight) for name, weight, _ in _weights(patcher, names))
 
 

@@ -37,8 +37,10 @@ COUNTS = (0, 1, 3, 8, -1, 64, 2**31, 10**9, 2**63)
 
 
 def in_folder(folder: Path) -> None:
-    """Makes this ComfyUI's folders: input, and models/tune_a_video."""
+    """Makes this ComfyUI's folders: input, models, output, and where tuned weights are looked for."""
     paths = core("folder_paths")
+    paths.models_dir = str(folder / "models")
+    paths.set_output_directory(str(folder / "output"))
     paths.set_input_directory(str(folder))
     paths.set_temp_directory(str(folder / "temp"))
     paths.folder_names_and_paths["tune_a_video"] = ([str(folder)], {".safetensors"})
