@@ -73,7 +73,7 @@ NETWORKS = {
     "jitter, px": ("jitter", 1),
     "edit right, %": ("edit_right", 0),
 }
-# Columns of "how many edits reach": titles -> variants.
+# How many edits reach what a good editor should. Columns: titles -> variants.
 REACHING = {
     "plain": OURS,
     "structure": "keep-structure",
@@ -85,7 +85,7 @@ REACHING = {
 ALL_KINDS = ("object", "background", "attribute", "style")
 KEEPING_THE_GROUND = ("object", "attribute")
 ONE_FRAME = 1 / 8
-# Their rows: figure, limit, kinds of edits.
+# Rows: figure, limit, kinds of edits.
 REACHED = {
     "trajectory correlation of 0.985": ("trajectory_correlation", 0.985, ALL_KINDS),
     "largest centre error of 3 px": ("largest_centre_error", 3, ALL_KINDS),
@@ -98,7 +98,7 @@ REACHED = {
 # Clips that are shown, by the names of their plans, each with these variants beside each other.
 PICTURES = ("arc", "leave", "approach", "circle", "behind", "two", "walk-past")
 SHOWN = {OURS: "Tune-A-Video", "keep-all": "structure, layout and all outside of the true mask kept"}
-PICTURE_WIDTH, TITLE = 1492, 34
+PICTURE_WIDTH, TITLE = 1492, 22
 
 Cells = list[str | None]
 """A row's cells after the label; None for one that is no figure of eval.json."""
@@ -123,8 +123,8 @@ def draw_picture(sheets: Path, clip: str, output: Path) -> None:
         sheet = Image.open(sheets / f"{clip}.{variant}.png")
         width = PICTURE_WIDTH // len(SHOWN)
         sheet = sheet.resize((width, round(sheet.height * width / sheet.width)), Image.Resampling.LANCZOS)
-        half = Image.new("RGB", (width, sheet.height + TITLE - 12), "white")
-        half.paste(sheet, (0, TITLE - 12))
+        half = Image.new("RGB", (width, sheet.height + TITLE), "white")
+        half.paste(sheet, (0, TITLE))
         ImageDraw.Draw(half).text((14, 7), title, fill=(140, 0, 0), font=ImageFont.load_default(16))
         halves.append(half)
     picture = Image.new("RGB", (PICTURE_WIDTH, max(half.height for half in halves)), "white")
@@ -239,7 +239,7 @@ def _reaching(label: str, values: Values, variant: str) -> str:
     if label.startswith("background below the VAE's own"):
         own, found = (values[each]["background_psnr"] for each in ("ideal-vae", variant))
         lost = [own[place] - found[place] for place in found if place[1] in KEEPING_THE_GROUND]
-        return f"{abs(np.median(lost)):.1f}"
+        return f"{np.median(lost):.1f}"
     raise KeyError(label)
 
 
