@@ -137,7 +137,7 @@ def _silhouettes() -> tuple[list[tuple[str, str | None]], np.ndarray]:
 def read_ground(image: np.ndarray, things: np.ndarray) -> tuple[str, float]:
     """The ground whose colours are nearest, in some light, and how dark it is: 0 by day, 1 at night."""
     names, expected, clouded = _ground_colours()
-    sky, earth = (np.median(image[rows][~things[rows]], axis=0) for rows in (np.s_[:40], np.s_[84:]))
+    sky, earth = (np.median(_clear(image[rows], things[rows]), axis=0) for rows in (np.s_[:40], np.s_[84:]))
     along = clouded - expected[:, 0]  # of the sky, which clouds whiten by an unknown part
     part = np.clip(((sky - expected[:, 0]) * along).sum(axis=1) / np.square(along).sum(axis=1), 0, 1)
     away = np.linalg.norm(expected[:, 0] + part[:, None] * along - sky, axis=1)
@@ -150,9 +150,14 @@ def _is_cartoon(image: np.ndarray, things: np.ndarray, ground: str) -> bool:
     grey, near = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32), _widened(things, 7)
     if ground != "sea":
         steps = np.abs(np.diff(cv2.GaussianBlur(grey, (0, 0), 2), axis=0))[84:]
-        return bool(np.percentile(steps[~near[85:]], 25) < FLAT)  # craters and shadows are not flat
+        return bool(np.percentile(_clear(steps, near[85:]), 25) < FLAT)  # craters and shadows are not flat
     ring = _widened(things, 3) & ~things
     return bool(ring.any() and np.mean(grey[ring] < DARK) > 0.5)
+
+
+def _clear(pixels: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """The pixels (n, ...) that are not covered; all of them if all are."""
+    return pixels[~covered | covered.all()]
 
 
 def _widened(mask: np.ndarray, size: int) -> np.ndarray:

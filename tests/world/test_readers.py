@@ -83,3 +83,12 @@ def test_mixed_colours_along_an_edge_are_no_third_thing():
     """Along their edge, yellow and blue mix to something that resembles neither."""
     things = Thing("ball", "yellow", (0.45, 0.5), 0.13, 0.8), Thing("box", "blue", (0.6, 0.5), 0.13, 0.9)
     assert [seen.colour for seen in read_image(draw(Scene(things, "road"))).things] == ["blue", "yellow"]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rows", [slice(0, 40), slice(84, 128), slice(0, 128)], ids=["sky", "earth", "everything"])
+def test_an_image_whose_ground_is_hidden_is_read(rows):
+    """As of an edit that went wrong: a method's score must not end in an error."""
+    image = draw(Scene((), "road"))
+    image[rows] = (216, 36, 40)
+    assert read_image(image).thing("red").mask[rows].all()
