@@ -22,8 +22,8 @@ CHOICES = {
     "as it is": {},
     "30 tuning steps": {"tuning_steps": 30},
     "300 tuning steps": {"tuning_steps": 300},
-    "100 tuning steps at 3e-4": {"learning_rate": 3e-4},
-    "300 tuning steps at 3e-4": {"tuning_steps": 300, "learning_rate": 3e-4},
+    "100 tuning steps at 1e-3": {"learning_rate": 1e-3},
+    "30 tuning steps at 1e-3": {"tuning_steps": 30, "learning_rate": 1e-3},
     "guidance 1.5": {"guidance_scale": 1.5},
     "guidance 4": {"guidance_scale": 4.0},
     "guidance 7.5": {"guidance_scale": 7.5},
@@ -39,8 +39,7 @@ def choices() -> dict[str, tuple[Settings, Variant]]:
     found = {name: (replace(SETTINGS, **changes), VARIANTS["full"]) for name, changes in CHOICES.items()}
     for name in TEMPORAL_LAYERS:
         for rate in LEARNING_RATES:
-            network = replace(VARIANTS[name].network, learning_rate=rate)
-            found[f"{name} at {rate:g}"] = SETTINGS, replace(VARIANTS[name], network=network)
+            found[f"{name} at {rate:g}"] = replace(SETTINGS, learning_rate=rate), VARIANTS[name]
     return found
 
 

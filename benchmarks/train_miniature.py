@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler
-from safetensors.torch import save_file
 from torch import nn
 from training import additions
 from training.images import drawn, other_scenes, random_scenes
@@ -80,15 +79,19 @@ def main() -> None:
     )
     parser.add_argument("--decoder-batch", type=int, default=8)
     parser.add_argument("--unet-batch", type=int, default=32)
-    parser.add_argument("--start", type=Path, help="a miniature to go on from; its VAE, on whole images only")
+    parser.add_argument(
+        "--start", type=Path, help="a miniature to go on from, with all its parts; its VAE, on whole images only"
+    )
     parser.add_argument(
         "--compile", nargs="+", choices=("vae", "unet"), default=[], help="compile the training of these, in bfloat16"
     )
     parser.add_argument("--until", choices=("images", "vae", "unet", "decoder"), help="stop after this stage")
     parser.add_argument("--install", action="store_true", help="copy the result into tav_core/demo/miniature")
     options = parser.parse_args()
-    if options.start and not (options.start / "vae").is_dir():
-        parser.error(f"{options.start} is not a miniature; give a folder such as {MINIATURE}.")
+    if options.start:
+        lacking = [part.name for part in MINIATURE.iterdir() if not (options.start / part.name).exists()]
+        if lacking:
+            parser.error(f"{options.start} lacks {', '.join(lacking)}; give a whole miniature, such as {MINIATURE}.")
     work, device = options.work, options.device
     if device.startswith("cuda"):
         torch.set_float32_matmul_precision("high")  # TF32
@@ -143,11 +146,10 @@ def main() -> None:
         return
 
     for name in ("sks", "paper"):
-        lora = additions.train_lora(work, name, 4, tokenizer, vae, trained, options.lora_steps, device)
-        file = folder / f"{name}-lora.safetensors"
-        save_file(additions.lora_tensors(lora), file, metadata={"ss_network_module": "networks.lora"})
+        lora = additions.train_lora(work, name, 4, tokenizer, vae, trained, options.lora_steps, device, options.start)
+        additions.save_lora(lora, additions.lora_file(folder, name))
     for kind, train in (("pose", additions.train_pose_controlnet), ("depth", additions.train_depth_adapter)):
-        network = train(work, tokenizer, vae, trained, options.control_steps, device)
+        network = train(work, tokenizer, vae, trained, options.control_steps, device, options.start)
         copy.deepcopy(network).half().to("cpu").save_pretrained(folder / kind)
 
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

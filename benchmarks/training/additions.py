@@ -1,15 +1,21 @@
-"""What is trained on the frozen miniature: two LoRAs, a pose ControlNet and a depth T2I-Adapter."""
+"""What is trained on the frozen miniature: two LoRAs, a pose ControlNet and a depth T2I-Adapter.
+
+`start`: a miniature whose own are trained further, instead of new ones.
+"""
 
 import copy
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import ControlNetModel, DDIMScheduler, T2IAdapter
 from peft import LoraConfig, inject_adapter_in_model
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tav_core.checkpoints.control_networks import open_controlnet, open_t2i_adapter
 from tav_core.world.draw import depth, poses
 from tav_core.world.scene import PAPER, Scene
 
@@ -84,6 +90,7 @@ def train_lora(
     trained: nn.ModuleDict,
     length: Length,
     device: str,
+    start: Path | None = None,
 ) -> nn.ModuleDict:
     torch.manual_seed(SEED)
     unet, text = (copy.deepcopy(trained[part]).requires_grad_(False) for part in ("unet", "text"))
@@ -92,8 +99,11 @@ def train_lora(
     layers = ["q_proj", "k_proj", "v_proj", "out_proj"]
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), text)
     unet, text = unet.to(device), text.to(device)
+    lora = {"unet": unet, "text": text}
+    if start:
+        load_lora(lora, lora_file(start, name))
     latents, captions = captioned(work, name, vae, device)
-    training = Training(work / f"{name}.pt", {"unet": unet, "text": text}, length, rate=2e-3, decay=0.98)
+    training = Training(work / f"{name}.pt", lora, length, rate=2e-3, decay=0.98)
     scheduler, latents, words = DDIMScheduler(**DDIM), latents.to(device), Captions(tokenizer, captions, device)
 
     def draw(step: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -103,28 +113,46 @@ def train_lora(
     return training.run(draw, lambda *batch: noise_loss(unet, text, *batch))
 
 
-def lora_tensors(lora: nn.ModuleDict) -> dict[str, Tensor]:
-    """The LoRA with the keys of kohya's trainer, which every program reads."""
+def lora_file(folder: Path, name: str) -> Path:
+    return folder / f"{name}-lora.safetensors"
+
+
+def save_lora(lora: nn.ModuleDict, path: Path) -> None:
+    """With the keys of kohya's trainer, which every program reads."""
     tensors = {}
+    for layer, side, tensor in _lora_weights(lora):
+        tensors[f"{layer}.lora_{side}.weight"] = tensor.half().contiguous()
+        if side == "down":
+            tensors[f"{layer}.alpha"] = torch.tensor(float(len(tensor)))
+    save_file(tensors, path, metadata={"ss_network_module": "networks.lora"})
+
+
+def load_lora(lora: dict[str, nn.Module], path: Path) -> None:
+    tensors = load_file(path)
+    for layer, side, tensor in _lora_weights(lora):
+        tensor.copy_(tensors[f"{layer}.lora_{side}.weight"])
+
+
+def _lora_weights(lora: nn.ModuleDict | dict[str, nn.Module]) -> Iterator[tuple[str, str, Tensor]]:
+    """Each weight with the name of its layer in kohya's files, and "down" or "up"."""
     for prefix, name in (("lora_unet", "unet"), ("lora_te", "text")):
         for key, tensor in lora[name].state_dict().items():
-            found = re.fullmatch(r"(.+)\.lora_([AB])\.default\.weight", key)
-            if not found:
-                continue
-            layer = found[1] if name == "unet" or found[1].startswith("text_model.") else f"text_model.{found[1]}"
-            layer = f"{prefix}_{layer.replace('.', '_')}"
-            tensors[f"{layer}.lora_{'down' if found[2] == 'A' else 'up'}.weight"] = tensor.half().contiguous()
-            if found[2] == "A":
-                tensors[f"{layer}.alpha"] = torch.tensor(float(len(tensor)))
-    return tensors
+            if found := re.fullmatch(r"(.+)\.lora_([AB])\.default\.weight", key):
+                layer = found[1] if name == "unet" or found[1].startswith("text_model.") else f"text_model.{found[1]}"
+                yield f"{prefix}_{layer.replace('.', '_')}", "down" if found[2] == "A" else "up", tensor
 
 
-def train_pose_controlnet(work: Path, tokenizer, vae, trained, length: Length, device: str) -> ControlNetModel:
-    """Trains on scenes with a figure; its zero convolutions begin at zero, so it starts as no control at all."""
-    torch.manual_seed(SEED)
-    control = ControlNetModel(**POSE_CONTROLNET)
-    own = trained["unet"].state_dict()
-    control.load_state_dict({k: v for k, v in own.items() if _fits(control, k, v)}, strict=False)
+def train_pose_controlnet(
+    work: Path, tokenizer, vae, trained, length: Length, device: str, start: Path | None = None
+) -> ControlNetModel:
+    """Trains on scenes with a figure; a new one's zero convolutions are zero, so it starts as no control at all."""
+    if start:
+        control = open_controlnet(start / "pose").requires_grad_(True).train()
+    else:
+        torch.manual_seed(SEED)
+        control = ControlNetModel(**POSE_CONTROLNET)
+        own = trained["unet"].state_dict()
+        control.load_state_dict({k: v for k, v in own.items() if _fits(control, k, v)}, strict=False)
     control.to(device)
 
     def residuals_of(hints: Tensor):
@@ -137,9 +165,15 @@ def train_pose_controlnet(work: Path, tokenizer, vae, trained, length: Length, d
     return _train(work, "pose", _pose_hints(work), control, residuals_of, tokenizer, vae, trained, length, device)
 
 
-def train_depth_adapter(work: Path, tokenizer, vae, trained, length: Length, device: str) -> T2IAdapter:
-    torch.manual_seed(SEED)
-    adapter = T2IAdapter(**DEPTH_ADAPTER).to(device)
+def train_depth_adapter(
+    work: Path, tokenizer, vae, trained, length: Length, device: str, start: Path | None = None
+) -> T2IAdapter:
+    if start:
+        adapter = open_t2i_adapter(start / "depth").requires_grad_(True).train()
+    else:
+        torch.manual_seed(SEED)
+        adapter = T2IAdapter(**DEPTH_ADAPTER)
+    adapter.to(device)
 
     def residuals_of(hints: Tensor):
         return lambda noisy, timesteps, states: {"down_intrablock_additional_residuals": adapter(hints.float() / 255)}

@@ -16,7 +16,7 @@ class Settings:
     """
 
     tuning_steps: int = 100
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     steps: int = 20
     inversion_steps: int = 20
     guidance_scale: float = 2.5

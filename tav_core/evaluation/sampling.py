@@ -149,7 +149,7 @@ class Sampler:
         if network.is_tuned:
             config = TuneConfig(
                 num_steps=settings.tuning_steps,
-                learning_rate=network.learning_rate or settings.learning_rate,
+                learning_rate=settings.learning_rate,
                 seed=tuning_seed,
                 image_share=network.image_share,
             )

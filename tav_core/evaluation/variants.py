@@ -6,7 +6,7 @@ from ..borrow import Structure
 from ..inflation import LATER, Inflation
 from ..source import Dials
 
-LATER_HERE = ("image_share", "learning_rate")
+LATER_HERE = ("image_share",)
 """Fields of `Network` that came later, as inflation.LATER does."""
 
 
@@ -26,7 +26,6 @@ class Network:
     merge: str = "add"
     queries: bool = True
     image_share: float = 0.0
-    learning_rate: float | None = None
 
     def inflation(self, group_norm: str) -> Inflation:
         """The network's inflation; group_norm: that of the settings."""
@@ -141,8 +140,7 @@ VARIANTS = {
         Network(position_bias=True, image_share=0.25),
     ),
     "convolution": Variant(
-        "the full method, and a convolution over time after each in space, tuned at 3e-4",
-        Network(convolution=True, learning_rate=3e-4),
+        "the full method, and a convolution over time after each in space", Network(convolution=True)
     ),
     "alpha": Variant("the full method, its temporal attention merged by a learned alpha", Network(merge="alpha")),
     "make-a-video": Variant(
