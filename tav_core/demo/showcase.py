@@ -36,7 +36,7 @@ from .settings import SETTINGS, Settings
 SOURCE = Scene((Thing("ball", "red", (0.5, 0.45), 0.13, foot=0.85),), "grass", seed=4)
 CLIP = Clip(SOURCE, ("arc",))
 FPS = 8
-KEEP = Dials(structure=0.8, layout=0.4)  # without them, a ball of another colour loses its path (docs/findings.md)
+KEEP = Dials(structure=0.8, layout=0.4)  # without them, another object leaves its path (docs/findings.md)
 KINDS = {
     "kind": "object",
     "ground": "background",
