@@ -265,8 +265,13 @@ class Page:
         """Opens a node's help as a user does: the node selected, the i pressed."""
         self.load(node)
         self.tab.evaluate("() => { app.canvas.ds.reset(); app.canvas.setDirty(true) }")
-        self.tab.mouse.click(240, 185)  # its title
-        self.tab.get_by_test_id("info-button").click()
+        button = self.tab.get_by_test_id("info-button")
+        for _ in range(5):  # a click before the canvas is drawn anew finds nothing
+            self.tab.mouse.click(240, 185)  # its title
+            self.tab.wait_for_timeout(1000)  # longer than between the clicks of a double click, which edits the title
+            if button.is_visible():
+                break
+        button.click()
 
     def screenshot(self, name: str) -> None:
         if not SCREENSHOTS:
