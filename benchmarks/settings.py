@@ -1,4 +1,4 @@
-"""Which settings suit the miniature: the plain method with each, on the clips for choosing settings; and which learning
+"""Which settings suit the miniature: the method with each, on the clips for choosing settings; and which learning
 rate suits each variant that tunes other temporal layers.
 
     python benchmarks/settings.py --work settings --json settings/figures.json
@@ -24,6 +24,8 @@ CHOICES = {
     "300 tuning steps": {"tuning_steps": 300},
     "100 tuning steps at 1e-3": {"learning_rate": 1e-3},
     "30 tuning steps at 1e-3": {"tuning_steps": 30, "learning_rate": 1e-3},
+    "guidance 1.5 at 1e-3": {"guidance_scale": 1.5, "learning_rate": 1e-3},
+    "guidance 4 at 1e-3": {"guidance_scale": 4.0, "learning_rate": 1e-3},
     "guidance 1.5": {"guidance_scale": 1.5},
     "guidance 4": {"guidance_scale": 4.0},
     "guidance 7.5": {"guidance_scale": 7.5},
@@ -37,6 +39,8 @@ LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3)
 def choices() -> dict[str, tuple[Settings, Variant]]:
     """Settings and variant of each choice, by a name that says so."""
     found = {name: (replace(SETTINGS, **changes), VARIANTS["full"]) for name, changes in CHOICES.items()}
+    for name, rate in (("all kept", SETTINGS.learning_rate), ("all kept at 1e-3", 1e-3)):
+        found[name] = replace(SETTINGS, learning_rate=rate), VARIANTS["keep-all"]
     for name in TEMPORAL_LAYERS:
         for rate in LEARNING_RATES:
             found[f"{name} at {rate:g}"] = replace(SETTINGS, learning_rate=rate), VARIANTS[name]
