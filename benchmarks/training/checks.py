@@ -104,8 +104,11 @@ def print_control(folder: Path, sheets: Path, kind: str, device: str, count: int
         images += results
         seen = [thing_pixels(image) > 0 for image in results]
         overlaps[strength] = [_overlap(mask, coverage(s.things[0]) > 0.5) for mask, s in zip(seen, scenes, strict=True)]
-    means = ", ".join(f"{np.mean(values):.2f} at strength {s}" for s, values in overlaps.items())
-    print(f"{kind}: overlap with the control image's figure {means}", flush=True)
+    shares = ", ".join(
+        f"{np.mean(values):.2f} on average and {min(values):.2f} at worst at strength {strength}"
+        for strength, values in overlaps.items()
+    )
+    print(f"{kind}: overlap with the control image's figure {shares}, of {len(scenes)} scenes", flush=True)
     sheet(sheets / f"{kind}.png", np.array(images))
 
 
