@@ -118,7 +118,7 @@ def edit(
     eta: Annotated[float, typer.Option(help="Noise added while sampling, 0 (none) to 1 (as much as DDPM).")] = 0.0,
     seed: Annotated[int, typer.Option(help="The seed of the added noise.")] = 0,
     strength: Annotated[
-        float, typer.Option(help="The strength of the tuned weights; 0 is the checkpoint alone.")
+        float, typer.Option(help="The strength of the tuned weights; 0 is the inflated checkpoint.")
     ] = 1.0,
     precision: Annotated[
         Precision, typer.Option(help="The precision of the network; auto: fp16 on a GPU, no (float32) on the CPU.")
@@ -133,7 +133,7 @@ def edit(
 
     The clip is inverted once; DIR keeps the inversion, which is reused while clip, weights and settings are the same.
     Each prompt gives an mp4. reconstruction.mp4 is the clip sampled back from its noise, and shows how faithful the
-    inversion is. sheet.png shows all videos side by side, and manifest.json records how they were made.
+    inversion is. sheet.png shows frames of all videos, a row each, and manifest.json records how they were made.
 
     \b
     Example:
