@@ -21,6 +21,9 @@ from torch import Tensor
 
 from .errors import TavError, brief, shown
 
+FOLDER = ".tmp"
+"""Ends the name of a temporary file's own folder."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
@@ -31,7 +34,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{_short(path.stem)}.{secrets.token_hex(4)}{path.suffix}")
     temporary.touch(exist_ok=False)
     permissions = temporary.stat().st_mode
     try:
@@ -72,11 +75,16 @@ def remove_leftovers(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         return
-    temporary = re.compile(rf"\.{re.escape(path.stem[:40])}\.[0-9a-f]{{8}}({re.escape(path.suffix)})?")
+    temporary = re.compile(rf"\.{re.escape(_short(path.stem))}\.[0-9a-f]{{8}}({re.escape(path.suffix)})?({FOLDER})?")
     for other in path.parent.iterdir():
         if temporary.fullmatch(other.name):
             with contextlib.suppress(OSError):
                 shutil.rmtree(other) if other.is_dir() else other.unlink()
+
+
+def _short(name: str) -> str:
+    """A name of at most 40 characters that no other file's has."""
+    return name if len(name) <= 40 else f"{name[:27]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
 @contextlib.contextmanager
@@ -114,7 +122,7 @@ def write_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], kind: 
     header = {"format": kind, "facts": json.dumps(metadata), "crc32": _checksum(tensors)}
     with atomic_path(path) as temporary:
         # safetensors writes to a temporary file of its own in the same folder first
-        folder = temporary.with_suffix("")
+        folder = temporary.with_name(temporary.name + FOLDER)
         folder.mkdir()
         try:
             save_file(tensors, folder / temporary.name, header)

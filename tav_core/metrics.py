@@ -4,8 +4,7 @@ Frames are (f, h, w, 3) float in 0..1. A trajectory is a centre (x, y) for each 
 """
 
 import math
-from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
@@ -62,12 +61,6 @@ def _ssim(x: np.ndarray, y: np.ndarray) -> float:
 
 
 # Temporal consistency
-
-
-def constancy(readings: Sequence[Hashable | None]) -> float:
-    """The share of frames that have the most common reading; a frame without one (None) agrees with none."""
-    counts = Counter(reading for reading in readings if reading is not None)
-    return max(counts.values(), default=0) / len(readings)
 
 
 def spread(values: Sequence[float]) -> float:

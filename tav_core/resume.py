@@ -118,8 +118,11 @@ class TuneState:
         self.scaler.unscale_(self.optimizer)
         return nn.utils.clip_grad_norm_(self.parameters.values(), max_norm)
 
-    def update(self, loss: float, grad_norm: float) -> None:
-        """Updates the weights, which ends the step and delays Ctrl-C until then. Raises TavError if tuning fails."""
+    def update(self, loss: float, grad_norm: float, *, on_images: bool = False) -> None:
+        """Updates the weights, which ends the step and delays Ctrl-C until then. Raises TavError if tuning fails.
+
+        on_images: the step saw separate images instead of a video.
+        """
         self.watchdog.before_update(self.step, loss, grad_norm, scaled=self.scaler.is_enabled())
         self._updating = True
         with _interrupts_wait():
@@ -131,7 +134,7 @@ class TuneState:
             self.grad_norms.append(grad_norm)
             self._generator_state = self.generator.get_state()
             self._updating = False
-        self.watchdog.after_update(self.step)
+        self.watchdog.after_update(self.step, on_images=on_images)
         if self.path is not None and self.step % self.every == 0:
             self._save()
 

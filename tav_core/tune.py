@@ -183,7 +183,7 @@ def tune(
                 loss = F.mse_loss(prediction.float(), target(scheduler, clean, noise, timesteps).float())
                 state.backward(loss)
                 grad_norm = state.clip(config.max_grad_norm)
-                state.update(loss.item(), grad_norm.item())
+                state.update(loss.item(), grad_norm.item(), on_images=bool(images))
                 if on_step:
                     on_step(state.step, config.num_steps, loss=state.losses[-1], grad_norm=state.grad_norms[-1])
     return TuneReport(state.losses, state.grad_norms, state.step)

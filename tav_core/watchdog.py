@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .errors import TavError
 
 PATIENCE = 20
-"""Steps after which every trained tensor must have changed."""
+"""Steps on videos after which every trained tensor must have changed; images do not reach all of them."""
 
 
 class Watchdog:
@@ -45,16 +45,21 @@ class Watchdog:
                 'Lower learning_rate, or tune with mixed_precision "no".'
             )
 
-    def after_update(self, steps: int) -> None:
-        """Raises TavError if tensors have not changed after PATIENCE updates; steps: done so far."""
+    def after_update(self, steps: int, *, on_images: bool = False) -> None:
+        """Raises TavError if tensors have not changed after PATIENCE updates; steps: done so far.
+
+        on_images: the step saw no video, but separate images, which does not count.
+        """
+        if on_images:
+            return
         self.updates += 1
         if self.updates != PATIENCE:
             return
         still = [name for name, p in self.parameters.items() if torch.equal(_some_of(p), self.at_start[name])]
         if still:
             raise TavError(
-                f"{len(still)} of {len(self.parameters)} trained tensors have not changed in the {PATIENCE} steps "
-                f'up to {steps} ({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
+                f"{len(still)} of {len(self.parameters)} trained tensors have not changed by step {steps} "
+                f'({_listed(still)}). Raise learning_rate, or tune with mixed_precision "no".'
             )
         self.at_start = {}
 

@@ -11,7 +11,6 @@ from tav_core.errors import TavError
 from tav_core.metrics import (
     ClipScorer,
     centre_error,
-    constancy,
     peak_signal_to_noise,
     spread,
     structural_similarity,
@@ -77,13 +76,6 @@ def test_frames_smaller_than_a_window_are_refused():
 
 
 # Steadiness
-
-
-def test_the_share_of_frames_that_agree():
-    assert constancy(["grass"] * 8) == 1
-    assert constancy(["grass", "road", "grass", "snow"]) == 0.5
-    assert constancy([None, "ball", None, None]) == 0.25
-    assert constancy([None] * 4) == 0
 
 
 def test_a_still_video_has_no_warp_error():

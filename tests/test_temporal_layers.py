@@ -256,6 +256,12 @@ def test_steps_on_images_are_a_share_of_a_run_and_none_by_default(share, least, 
     assert least <= seen.count(1) <= most
 
 
+def test_steps_on_images_do_not_count_as_steps_that_leave_a_tensor_as_it_was():
+    """With this seed, none of the first twenty steps reaches the position bias."""
+    unet = run(Inflation(position_bias=True), replace(FAST, num_steps=22, image_share=0.9, seed=1))
+    assert not any(bias.any() for name, bias in unet.trainable_parameters().items() if "position_bias" in name)
+
+
 # Old runs and bad input
 
 

@@ -336,7 +336,7 @@ def test_reentrant_checkpointing_is_caught(monkeypatch):
 
 def test_weights_that_do_not_move_end_the_run_after_twenty_steps():
     steps = []
-    with pytest.raises(TavError, match=r"have not changed in the 20 steps up to 20 .*Raise learning_rate"):
+    with pytest.raises(TavError, match=r"have not changed by step 20 .*Raise learning_rate"):
         run(
             config=TuneConfig(num_steps=30, learning_rate=1e-30),
             on_step=lambda step, total, **_: steps.append(step),

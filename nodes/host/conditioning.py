@@ -39,9 +39,10 @@ def only_prompt(conditioning: list, purpose: str) -> dict:
 
 
 def check_prompts(conditioning: list, num_frames: int) -> None:
-    """Raises TavError for neither one prompt nor one per frame; the host would silently repeat them."""
-    if (count := len(conditioning[0][0])) not in (1, num_frames):
-        raise TavError(f"Got {count} prompts for {num_frames} frames; give one per frame, or one for all.")
+    """Raises TavError for neither one prompt nor one per frame; the host would silently repeat or drop some."""
+    for embeds, _ in conditioning:
+        if len(embeds) not in (1, num_frames):
+            raise TavError(f"Got {len(embeds)} prompts for {num_frames} frames; give one per frame, or one for all.")
 
 
 def conditions_of(conditioning: list, patcher: ModelPatcher, samples: Tensor) -> dict[str, Tensor]:

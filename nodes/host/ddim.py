@@ -24,6 +24,7 @@ from ...tav_core.errors import Overflowed, TavError
 from ...tav_core.masks import latent_mask
 from ...tav_core.source import SourcePath
 from ...tav_core.steps import INVERSIONS
+from .conditioning import check_prompts
 from .control import check_controls
 from .keep import without_kept
 from .latents import NOISE_LEVEL, TIMESTEP, TIMESTEPS, TRAJECTORY, noise_level, path_of, timestep_of
@@ -223,7 +224,8 @@ def run_sampler(
 ) -> Tensor:
     """What a sampler makes of noise and samples, each (f, c, h, w), with the host's guider around it."""
     check_loras(patcher)
-    for conditioning in (positive, negative):
+    for conditioning in (positive, negative or ()):
+        check_prompts(conditioning, len(samples))
         check_controls(conditioning, samples, patcher)
     # safe: as core's SamplerCustomAdvanced does; without a negative, as its BasicGuider does
     guider = CFGGuider(patcher)

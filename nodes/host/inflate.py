@@ -222,9 +222,8 @@ def _check_fits(patcher: ModelPatcher, tuned: TunedWeights, names: dict[str, str
 
 def _check_alike(tuned: Inflation, asked: Inflation) -> None:
     """Refuses to compute tuned modules in another way than they were tuned; leaving some out is possible."""
-    if not asked.additions:
-        return
-    for name in ("position_bias", "merge") if asked.temporal else ("merge",):
+    modules = {"position_bias": asked.temporal, "merge": any(part.place != "input" for part in asked.additions)}
+    for name in (name for name, is_used in modules.items() if is_used):
         own, other = getattr(tuned, name), getattr(asked, name)
         if own != other:
             raise TavError(

@@ -11,7 +11,7 @@ import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from comfy.sampler_helpers import convert_cond
+from comfy.sampler_helpers import convert_cond, prepare_mask
 from torch import Tensor
 
 from ...tav_core.borrow import Loan
@@ -19,7 +19,7 @@ from ...tav_core.errors import TavError
 from ...tav_core.layout import Layout, attend_with_layout
 from ...tav_core.source import Dials, SourcePath
 from .borrow import KEEP, LOAN, Borrowing
-from .conditioning import only_prompt
+from .conditioning import check_prompts, only_prompt
 from .control import check_controls, of_frames
 from .inflate import host_attention, inflated_of
 from .keep_checks import check_clip, check_cross_attention, check_options, ids_of
@@ -56,6 +56,7 @@ def with_kept(patcher: ModelPatcher, keep: Keep) -> ModelPatcher:
     if inflated_of(patcher) is None:
         raise TavError(f"{NODE} needs a MODEL for videos; connect it behind Inflate UNet or One-Shot Tune.")
     only_prompt(keep.source, NODE)
+    check_prompts(keep.source, len(keep.path.clean))
     check_controls(keep.source, keep.path.clean, patcher)
     # safe: wrappers and replacements are meant for nodes, and clones copy them
     patcher = without_kept(patcher.clone())
@@ -102,7 +103,11 @@ def _around_sampling(keep: Keep, borrowing: Borrowing) -> Callable:
         if keep.dials.layout:
             check_cross_attention(guider.model_options)
         check_clip(keep.path, noise, latent_image, sampler, sigmas, guider.model_patcher)
-        masks = [] if denoise_mask is None else [denoise_mask[:, :1].to("cpu", torch.float32)]
+        masks = []
+        if denoise_mask is not None:
+            if denoise_mask.shape != noise.shape:  # in ComfyUI 0.3.64, where the host prepares it later
+                denoise_mask = prepare_mask(denoise_mask, noise.shape, "cpu")
+            masks.append(denoise_mask[:, :1].to("cpu", torch.float32))
         if keep.mask is not None:
             masks.append(keep.mask[:, None].to("cpu", torch.float32))
         mask = torch.stack(masks).prod(dim=0) if masks else None

@@ -233,6 +233,8 @@ def _steps_done(run: Run, num_steps: int) -> int:
     if damage := damage_in(state):
         logging.warning("Tune-A-Video: run %s starts over: %s", run.name, damage)
         state.unlink()
+    elif steps_kept_in(state) > num_steps:  # of a tuning with fewer steps than the run has, which was interrupted
+        state.unlink()
     return steps_kept_in(state)
 
 

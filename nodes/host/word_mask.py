@@ -14,9 +14,11 @@ from ...tav_core.masks import above_threshold, looked_at, word_map
 from ...tav_core.source import SourcePath
 from ...tav_core.windows import per_window
 from .borrow import LOAN, Borrowing
-from .conditioning import only_prompt
+from .conditioning import check_prompts, only_prompt
+from .control import check_controls
 from .ddim import for_inversion
 from .keep_checks import check_options
+from .lora import check_loras
 from .schedule import sigmas_of
 from .sd_model import blocks_of
 from .windows import conditioned, conditions_on, undivided, windows_of
@@ -32,6 +34,9 @@ def mask_of_words(
     source: the clip's CONDITIONING; places: the words' positions in its prompt. threshold: as in tav_core's masks.
     """
     only_prompt(source, NODE)
+    check_prompts(source, len(path.clean))
+    check_controls(source, path.clean, patcher)
+    check_loras(patcher)
     check_options(patcher.model_options, NODE)
     maps, clean, windows = [], path.clean, windows_of(patcher)
     heads = {name: block.heads for name, block in blocks_of(patcher, "transformer").items()}

@@ -50,5 +50,6 @@ def convert(
     base = open_base(checkpoint, **base_options(lora, "auto"))
     metadata = {"checkpoint": checkpoint.name, "base_fingerprint": base.fingerprint}
     metadata |= {"prompt": prompt} if prompt else {}
+    metadata |= {"loras": [lora.as_metadata() for lora in base.loras]} if base.loras else {}
     original_weights(original, base.checkpoint.unet, **metadata).save(output)
     typer.echo(output)

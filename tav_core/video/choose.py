@@ -81,6 +81,19 @@ def rate_varies(moments: Sequence[float | None]) -> bool:
     return bool(durations.min() >= 0 and durations.max() < times[-1] / 2 and off > mean)
 
 
+def pace(moments: Sequence[float | None], stated: float) -> float:
+    """The frames a second of a stretch of frames: the stated rate, unless their moments are more than a frame off it.
+
+    Moments that jump, as in `rate_varies`, count for nothing; neither do those of fewer than 4 frames.
+    """
+    if len(moments) < 4 or None in moments:
+        return stated
+    durations, whole = np.diff(moments), moments[-1] - moments[0]
+    jumps = durations.min() < 0 or durations.max() >= whole / 2
+    steps = len(moments) - 1
+    return stated if jumps or abs(stated * whole - steps) <= 1 else steps / whole
+
+
 def check_size(size: int | tuple[int, int]) -> tuple[int, int]:
     """Returns (width, height) for one side or both; raises TavError if the VAE cannot take them."""
     sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TavError
-from .choose import check_choice, check_size, choose_frames
+from .choose import check_choice, check_size, choose_frames, pace
 from .frames import fitted
 from .source import FrameSource, frames_of, open_source
 
@@ -99,4 +99,6 @@ def _rate(source: FrameSource, chosen: Sequence[int], by_time: bool) -> float:
     steps, first, last = len(chosen) - 1, chosen[0], chosen[-1]
     if by_time and source.moments[last] > source.moments[first]:
         return steps / (source.moments[last] - source.moments[first])
-    return source.fps / ((last - first) / steps) if last > first else source.fps
+    if last == first:
+        return source.fps
+    return pace(source.moments[first : last + 1], source.fps) * steps / (last - first)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from diffusers import ControlNetModel, T2IAdapter
 from safetensors.torch import save_file
 
 from tav_core import TunedWeights, load_checkpoint, read_frames
+from tav_core.checkpoints.lora import Lora, fuse_loras
 from tav_core.jobs.control_choice import control_images
 from tav_core.jobs.selection import Selection
 from tests.checkpoints.test_lora import attentions, change, kohya_style
@@ -305,6 +307,19 @@ def test_a_result_is_converted_against_the_base_that_it_was_tuned_on_and_a_lora_
     words = ["convert", tmp_path / "original", "-c", tmp_path / "base", "-o", tmp_path / "it.safetensors"]
     assert "was tuned on another base" in tav(*words, "--lora", folder / "lora.safetensors").err
     assert tav(*words).code == 0
+
+
+def test_a_converted_result_records_the_lora_that_it_was_tuned_with(folder, tmp_path):
+    write_random_checkpoint(tmp_path / "base", size="tiny", layout="diffusers")
+    fused = load_checkpoint(tmp_path / "base")
+    fuse_loras(fused, [Lora(folder / "lora.safetensors", 0.5)])
+    shutil.copytree(tmp_path / "base", tmp_path / "fused")
+    fused.unet.save_pretrained(tmp_path / "fused" / "unet")
+    write_original(tmp_path / "original", tmp_path / "fused")
+    words = ["convert", tmp_path / "original", "-c", tmp_path / "base", "-o", tmp_path / "it.safetensors"]
+    assert tav(*words, "--lora", f"{folder / 'lora.safetensors'}:0.5").code == 0
+    (lora,) = TunedWeights.load(tmp_path / "it.safetensors").facts.loras
+    assert (lora["file"], lora["strength"]) == ("lora.safetensors", 0.5)
 
 
 def test_weights_without_a_checkpoint_name_the_one_that_they_were_tuned_on(controlled, tmp_path):

@@ -1,13 +1,14 @@
 """Two processes at one output, and what a killed or damaged one leaves behind."""
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import torch
 
 from tav_core import TunedWeights
-from tav_core.files import locked
+from tav_core.files import atomic_path, locked, remove_leftovers, write_tensors
 from tav_core.jobs.selection import Selection
 from tav_core.jobs.tuning import prepare_tuning
 from tav_core.tune import TuneConfig
@@ -19,6 +20,14 @@ def another_process_at(path):
     """Locks are held by a process as a whole, so the other one is this test's own, by another file descriptor."""
     with locked(path, "It"):
         yield
+
+
+def half_written(path) -> Path:
+    """What a killed process leaves of a file."""
+    with suppress(KeyboardInterrupt), atomic_path(path) as temporary:
+        raise KeyboardInterrupt
+    temporary.write_bytes(b"half a fi")
+    return temporary
 
 
 def test_two_tunings_of_one_output_do_not_replace_each_other(files, tmp_path):  # noqa: F811
@@ -52,10 +61,24 @@ def test_files_of_killed_processes_are_removed_at_the_next_start(files, tmp_path
     output = tmp_path / "ball.safetensors"
     stopped(tuning(files, output))
     (resume,) = tmp_path.glob("*.resume.safetensors")
-    (tmp_path / f".{resume.stem[:40]}.0123abcd.safetensors").write_bytes(b"half a fi")
-    (tmp_path / ".ball.0123abcd.safetensors").write_bytes(b"half a fi")
+    half_written(resume)
+    half_written(output)
     assert tav(*tuning(files, output)).code == 0
     assert os.listdir(tmp_path) == ["ball.safetensors"]
+
+
+def test_what_is_written_under_a_long_name_that_begins_alike_is_left_alone(tmp_path):
+    names = [f"a-man-is-skiing-down-a-snowy-mountain-in-the-alps-{number}" for number in (1, 2)]
+    first, second = (half_written(tmp_path / f"{name}.safetensors") for name in names)
+    remove_leftovers(tmp_path / f"{names[1]}.safetensors")
+    assert first.exists()
+    assert not second.exists()
+
+
+def test_a_name_without_a_suffix_can_be_written_beside_a_folder(tmp_path):
+    (tmp_path / ".run").mkdir()
+    write_tensors(tmp_path / "run", {"a": torch.zeros(2)}, "test/1", {})
+    assert sorted(os.listdir(tmp_path)) == [".run", "run"]
 
 
 def test_a_damaged_resume_file_starts_again_and_says_so(files, tmp_path):  # noqa: F811

@@ -13,7 +13,7 @@ from tests.host import assets
 from tests.host.client import Client
 from tests.host.interface import STORED, nodes_of
 from tests.host.server import Server
-from tests.host.workflows import small
+from tests.host.workflows import new, small
 from tests.test_pack import PROJECT
 
 FLOOR = os.environ.get("COMFYUI_FLOOR_PATH")
@@ -55,6 +55,28 @@ def test_it_takes_loras_siblings_control_and_masks(client, name):
     run = client.run(small(name))
     assert run.status == "success", run.message
     assert run.outputs["save"]
+
+
+def test_its_own_samplers_keep_a_clip_outside_of_a_mask_on_the_latents(client):
+    """This ComfyUI gives wrappers such a mask in its own size."""
+    sampler = {"add_noise": "disable", "noise_seed": 0, "steps": 10, "cfg": 3.0, "sampler_name": "euler"}
+    sampler |= {
+        "scheduler": "ddim_uniform",
+        "start_at_step": 0,
+        "end_at_step": 99,
+        "return_with_leftover_noise": "disable",
+    }
+    links = {"model": ["keep", 0], "positive": ["edit", 0], "negative": ["nothing", 0], "latent_image": ["masked", 0]}
+    where = {"model": ["tune", 0], "latent_image": ["invert", 0], "source": ["caption", 0], "clip": ["checkpoint", 1]}
+    changes = {
+        "invert": {"steps": 10},
+        "mask": new("MaskFromWords", **where, words="ball", threshold=0.3),
+        "masked": new("SetLatentNoiseMask", samples=["invert", 0], mask=["mask", 0]),
+        "sample": new("KSamplerAdvanced", **sampler, **links),
+    }
+    for mask in (["mask", 0], None):
+        run = client.run(small("try-keeping-with-the-miniature", changes | {"keep": {"mask": mask}}))
+        assert run.status == "success", run.message
 
 
 def test_it_refuses_what_does_not_fit(client):

@@ -454,3 +454,22 @@ def test_the_trajectory_is_the_clip_at_each_level(sd, tuned, clip, latent):
     torch.testing.assert_close(
         rearrange(latent["tav_trajectory"][-1], "f c h w -> f c h w") * level / SCALE, latent["samples"]
     )
+
+
+def test_prompts_neither_one_nor_one_per_frame_are_refused(sd, tuned, clip, latent):
+    """The host would repeat them, and give a frame another's prompt."""
+    ((text, options),) = sd.text(CLIP_PROMPT)
+    two, three = ([[text.repeat(count, 1, 1), options]] for count in (2, 3))
+    assert len(sampled(tuned[0], sd, latent, 2, positive=three)) == 3
+    message = "Got 2 prompts for 3 frames; give one per frame, or one for all"
+    with pytest.raises(ValueError, match=message):
+        sampled(tuned[0], sd, latent, 2, positive=two)
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
+        pack("nodes.host.ddim").invert_latents(tuned[0], two, clip, 2)
+    with pytest.raises(ValueError, match=message):
+        executed(
+            pack("nodes.keep_from_source").KeepFromSource, tuned[0], latent, two, 0.5, 0.0, 0, unique_id="3", prompt={}
+        )
+    path = pack("nodes.host.latents").path_of(latent, tuned[0], "This test")
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
+        pack("nodes.host.word_mask").mask_of_words(tuned[0], two, path, [2], 0.3)

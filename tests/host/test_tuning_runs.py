@@ -129,6 +129,13 @@ def test_fewer_steps_than_a_run_has_done_leave_it_as_it_is(sd, inflated, uninter
     assert tune(inflated, sd.text("a man"), tmp_path / "both", num_steps=4)[2]["how"] == "resumed at step 3"
 
 
+def test_one_that_was_cancelled_below_a_longer_one_does_not_hinder_a_still_shorter_one(sd, inflated, tmp_path):
+    tune(inflated, sd.text("a man"), tmp_path)
+    with pytest.raises(Cancelled):
+        tune(inflated, sd.text("a man"), tmp_path, num_steps=2, stop_at=2)
+    assert tune(inflated, sd.text("a man"), tmp_path, num_steps=1)[2]["how"] == "new"
+
+
 def test_snapshots_are_the_weights_of_shorter_runs(sd, inflated, uninterrupted, tmp_path):
     expected = {n: tune(inflated, sd.text("a man"), tmp_path / f"{n}", num_steps=n)[0] for n in (1, 2)}
     weights, *_ = tune(inflated, sd.text("a man"), tmp_path / "run", snapshots={1, 2, 9})

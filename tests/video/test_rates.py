@@ -11,7 +11,7 @@ from PIL import Image
 from tav_core.errors import TavError
 from tav_core.jobs.control_choice import control_images
 from tav_core.jobs.selection import Selection
-from tav_core.video.choose import choose_frames, rate_varies, select_frames
+from tav_core.video.choose import choose_frames, pace, rate_varies, select_frames
 from tav_core.video.pixels import to_float
 from tav_core.video.read import read_frames
 from tav_core.video.source import open_source
@@ -62,6 +62,29 @@ def test_a_stride_and_a_wish_for_all_frames_count_frames(tmp_path):
     assert numbers(read_frames(path, 3, size=SIZE, stride=5).frames) == [0, 5, 6]
     with pytest.raises(TavError, match="stride"):
         read_frames(path, 3, size=SIZE, stride=5, by_time=True)
+
+
+@pytest.mark.parametrize(
+    ("how", "fps"),
+    [
+        ({"num_frames": 12, "start": 6, "stride": 5}, 6),
+        ({"num_frames": 60, "start": 6}, 30),
+        ({"num_frames": 5, "stride": 1}, 1),
+        ({"num_frames": 3, "stride": 10}, 20 / 6.5 / 10),
+    ],
+    ids=str,
+)
+def test_the_rate_is_that_of_the_chosen_part(tmp_path, how, fps):
+    clip = read_frames(crowded(tmp_path / "clip.mp4"), size=SIZE, **how)
+    assert not clip.by_time
+    assert clip.fps == pytest.approx(fps, rel=0.02)
+
+
+def test_a_stated_rate_holds_where_times_are_rounded_unknown_few_or_jump():
+    rounded = [round(number / 30, 3) for number in range(90)]
+    jump = [number / 30 + 3600 * (number >= 50) for number in range(100)]
+    for moments in (rounded, [None] * 9, [0.0, 0.5, 1.0], jump):
+        assert pace(moments, 30.0) == 30
 
 
 def test_at_an_even_pace_frames_are_chosen_by_number_unless_asked_otherwise():
