@@ -370,6 +370,16 @@ def with_hypernetwork(model):
     return set_by("set_model_attn2_patch", patch)(model)
 
 
+def test_tuned_modules_may_be_left_out_but_not_be_computed_in_another_way(sd, tmp_path):
+    host, inflation = pack("nodes.host.inflate"), pack("tav_core.inflation").Inflation
+    model = host.inflate(sd.model, inflation(merge="alpha", known_frames=True))
+    tuned = host.with_tuned(sd.model, tune(model, sd.text("a man"), tmp_path, num_steps=1)[0])
+    for asked in (inflation(temporal=False), inflation(temporal=False, known_frames=True), inflation(merge="alpha")):
+        assert host.inflate(tuned, asked) is not None
+    with pytest.raises(ValueError, match="were tuned with merge 'alpha', but Inflate UNet sets it to 'add'"):
+        host.inflate(tuned, inflation(known_frames=True))
+
+
 def test_the_temporal_layers_of_other_networks_are_tuned_kept_and_applied(sd, tmp_path):
     host, given = pack("nodes.host.inflate"), inputs(sd.model)
     inflation = pack("tav_core.inflation").Inflation(
