@@ -30,7 +30,7 @@ def test_each_figure_of_the_findings_is_the_evaluation_s(findings):
             r"\g<1>5\g<2>",
         ),
         (r"(?m)(^\| background below the VAE's own.* )[\d.]+ \|$", r"\g<1>9.9 |"),
-        (r"(?m)(^\| \*\*with a convolution over time\*\* \| )[\d.]+", r"\g<1>0.001"),
+        (r"(?m)(^\| with a convolution over time \| )[\d.]+", r"\g<1>0.001"),
         (r"(?m)(^\| jitter of 1.5 px \| )\d+", r"\g<1>0"),
         (r"(?m)(^\| right in no more than one frame fewer than plain .* )\d+( of 48 \| 48 of 48 \|)", r"\g<1>0\g<2>"),
         (r"(?ms)(^## 16 frames.*^\| structure, layout, true mask \| )\d+", r"\g<1>5"),
