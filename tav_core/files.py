@@ -75,7 +75,9 @@ def remove_leftovers(path: str | os.PathLike) -> None:
     path = Path(path)
     if not path.parent.is_dir():
         return
-    temporary = re.compile(rf"\.{re.escape(_short(path.stem))}\.[0-9a-f]{{8}}({re.escape(path.suffix)})?({FOLDER})?")
+    temporary = re.compile(
+        rf"\.{re.escape(_short(path.stem))}\.[0-9a-f]{{8}}({re.escape(path.suffix)})?({re.escape(FOLDER)})?"
+    )
     for other in path.parent.iterdir():
         if temporary.fullmatch(other.name):
             with contextlib.suppress(OSError):
