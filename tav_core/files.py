@@ -85,7 +85,7 @@ def remove_leftovers(path: str | os.PathLike) -> None:
 
 
 def _short(name: str) -> str:
-    """A name of at most 40 characters that no other file's has."""
+    """Shortens a name to 40 characters; names that begin alike stay different."""
     return name if len(name) <= 40 else f"{name[:27]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
