@@ -69,7 +69,8 @@ class DDIMInvert(io.ComfyNode):
                 io.Noise.Output(
                     "noise",
                     display_name="noise",
-                    tooltip="For SamplerCustomAdvanced: starts sampling at the clip's noise, whatever latent it gets.",
+                    tooltip="For SamplerCustomAdvanced with the sigmas from here: starts at the clip's noise, whatever "
+                    "latent it gets.",
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],

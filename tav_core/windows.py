@@ -15,8 +15,6 @@ from torch import Tensor
 from .errors import TavError, need
 from .prediction import PredictNoise
 
-FUSES = ("pyramid", "flat")
-
 
 @dataclass(frozen=True)
 class Windows:
@@ -24,20 +22,16 @@ class Windows:
 
     length: frames of a window, the clip's first included; at least 2, and 0 for one window of the whole clip.
     overlap: how many frames two neighbouring windows share besides the first, 0 to length - 2.
-    fuse: how predictions of shared frames are averaged: "pyramid" weighs them by their distance from the window's
-        ends, "flat" equally.
     """
 
     length: int = 0
     overlap: int = 0
-    fuse: str = "pyramid"
 
     def __post_init__(self):
         for name in ("length", "overlap"):
             whole = isinstance(getattr(self, name), Integral) and not isinstance(getattr(self, name), bool)
             need(whole, {"length": "window"}.get(name, name), getattr(self, name), "a whole number of frames")
         need(self.length == 0 or self.length >= 2, "window", self.length, "at least 2 frames, or 0 for the whole clip")
-        need(self.fuse in FUSES, "fuse", self.fuse, f"one of {', '.join(FUSES)}")
         most = max(0, self.length - 2)
         need(0 <= self.overlap <= most, "overlap", self.overlap, f"from 0 to {most}, below a window's frames")
 
@@ -71,11 +65,11 @@ class Windows:
         return [0, *range(start, start + consecutive)]
 
     def weights(self, frames: Sequence[int]) -> list[float]:
-        """How much each frame of a window counts. The clip's first counts in the first window alone, where the frames
-        that follow it are."""
+        """How much each frame of a window counts: by its distance from the window's ends. The clip's first counts in
+        the first window alone, where the frames that follow it are."""
         count = len(frames) - 1
-        rising = [min(place + 1, count - place) if self.fuse == "pyramid" else 1 for place in range(count)]
-        return [1.0 if count == 0 or frames[1] == 1 else 0.0, *map(float, rising)]
+        rising = [float(min(place + 1, count - place)) for place in range(count)]
+        return [1.0 if count == 0 or frames[1] == 1 else 0.0, *rising]
 
 
 def windowed(predict_noise: PredictNoise, windows: Windows) -> PredictNoise:
