@@ -74,6 +74,23 @@ def encode(
     return path
 
 
+def with_sound(path: Path, count: int = 40, *, fps: int = 20, rate: int = 8000) -> Path:
+    """A numbered clip that gets louder, up to 4 s of it: at t seconds, its samples are t / 4."""
+    samples = (np.arange(count * rate // fps) / rate / 4).astype(np.float32)
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("libx264", rate=fps), container.add_stream("flac", rate=rate)
+        video.height, video.width, video.pix_fmt, audio.layout = 48, 64, "yuv420p", "mono"
+        for number, picture in enumerate(numbered(count)):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        sound = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts, sound.time_base = rate, 0, Fraction(1, rate)
+        for stream, last in ((video, None), (audio, sound), (audio, None)):
+            container.mux(stream.encode(last))
+    return path
+
+
 def broken(path, packet: int) -> bytes:
     """The file with a few bytes of one packet changed."""
     with av.open(str(path)) as container:

@@ -1,39 +1,19 @@
 """The sound of the frames that Load Video Frames chooses, from wherever a clip comes."""
 
 import io
-from fractions import Fraction
 
-import av
-import numpy as np
 import pytest
 import torch
 
 from tests import clips
 from tests.host.inprocess import core, executed, pack
 
-FRAMES, FPS, RATE = 40, 20, 8000  # 2 seconds
+RATE = 8000  # of the sound, per second
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    return with_sound(tmp_path_factory.mktemp("clips") / "loud.mkv")
-
-
-def with_sound(path):
-    """A clip that gets louder: at t seconds, its samples are t / 4."""
-    samples = (np.arange(2 * RATE) / RATE / 4).astype(np.float32)
-    with av.open(str(path), "w") as container:
-        video, audio = container.add_stream("libx264", rate=FPS), container.add_stream("flac", rate=RATE)
-        video.height, video.width, video.pix_fmt, audio.layout = 48, 64, "yuv420p", "mono"
-        for number, picture in enumerate(clips.numbered(FRAMES)):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, FPS)
-            container.mux(video.encode(frame))
-        sound = av.AudioFrame.from_ndarray((samples[None] * 32767).astype(np.int16), format="s16", layout="mono")
-        sound.sample_rate, sound.pts, sound.time_base = RATE, 0, Fraction(1, RATE)
-        for stream, last in ((video, None), (audio, sound), (audio, None)):
-            container.mux(stream.encode(last))
-    return path
+    return clips.with_sound(tmp_path_factory.mktemp("clips") / "loud.mkv")
 
 
 @pytest.fixture
@@ -87,7 +67,7 @@ def test_it_is_within_the_trim(load, file, kind):
 
 
 def test_a_file_of_the_input_folder_has_it_too_and_a_silent_one_has_none(load, tmp_path):
-    with_sound(tmp_path / "loud.mkv")
+    clips.with_sound(tmp_path / "loud.mkv")
     clips.encode(tmp_path / "silent.mp4", clips.numbered(9), fps=8)
     assert heard(load(10, 20, 1, video="loud.mkv")[-1]) == pytest.approx((1, 1.5), abs=0.01)
     assert load(9, video="silent.mp4")[-1] is None

@@ -20,6 +20,7 @@ from tav_core.jobs.control_choice import ControlChoice
 from tav_core.jobs.edit_config import EditConfig
 from tav_core.jobs.editing import prepare_edit
 from tav_core.tuned import FORMAT
+from tests import clips
 from tests.host import blueprints, templates
 from tests.host.assets import CHECKPOINT, CLIP, CONTROLNET, LORA, PERSONALISED, T2I_ADAPTER
 from tests.host.client import Client
@@ -122,6 +123,29 @@ def test_a_workflow_gives_a_video_of_the_asked_size(client, drawn, name):
     assert [image.shape for image in images] == [(SIZE, WIDTHS.get(name, SIZE), 3)] * frames
     assert len(run.outputs["save"]["images"]) == VIDEOS.get(name, 1)
     assert all(image.std() > 1 for image in images)
+
+
+SILENT = {"list-of-clips", "interpolate-and-extend", "text-to-video"}
+"""Several clips, a video that plays more slowly than its clip, and one without a clip."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("try-")])
+def test_a_workflow_that_edits_one_clip_keeps_its_sound(name):
+    audio = workflow(name)["video"]["inputs"].get("audio")
+    assert audio == (None if name in SILENT else ["clip", 3])
+
+
+def test_an_edit_plays_with_the_sound_of_its_frames(server, client, tuned):
+    clips.with_sound(server.base / "input" / "loud.mkv")  # t / 4 at t seconds
+    some = {"video": "loud.mkv", "start": 20, "stride": 4, "frames": 4}  # from 1 s to 1.8 s
+    run = client.run(small("edit-with-saved-weights", {"clip": some}))
+    assert run.status == "success", run.message
+    with saved_video(client, run) as video:
+        (stream,) = video.streams.audio
+        sound = torch.cat([torch.from_numpy(frame.to_ndarray()[0]) for frame in video.decode(stream)])
+    assert len(sound) / stream.rate == pytest.approx(0.8, abs=2 * 1024 / stream.rate)  # AAC's blocks
+    early, late = sound[: len(sound) // 2].median().item(), sound[len(sound) // 2 :].median().item()
+    assert (early, late) == pytest.approx((1.2 / 4, 1.6 / 4), abs=0.05)
 
 
 @pytest.mark.parametrize("name", TWICE)
