@@ -165,7 +165,7 @@ class LoadVideoFrames(io.ComfyNode):
             else:
                 source = files.enter_context(opened(clip))
             chosen = images, fps = take_frames(source, frames, **selection)
-            audio = sound_of(source, start, len(images) / fps)
+            audio = sound_of(source, chosen.start, chosen.seconds)
             preview = as_video(images, fps)
         notes = list(chosen.notes)
         if len(images) < frames:

@@ -30,6 +30,7 @@ from ..steps import INVERSIONS
 from ..video.contact_sheet import contact_sheet, shown_frames
 from ..video.pixels import to_float
 from ..video.read import Clip
+from ..video.sound import Sound
 from ..video.write import write_video
 from ..windows import windowed
 from .base import MemoryPlan, versions
@@ -67,6 +68,7 @@ class EditRun:
     """An edit that is ready to run, made by `prepare_edit`.
 
     kept: the inversion from an earlier edit in `folder`, if clip, weights and settings are the same.
+    sound: what one hears while the clip's frames are shown, for the videos; None if nothing.
     used: the LoRAs, controls and mask, as JSON holds them. encoded: each prompt's embeddings, (1, n, d), by prompt.
     notes: warnings for the user.
     """
@@ -75,6 +77,7 @@ class EditRun:
     clip: Clip
     checkpoint: Checkpoint
     unet: InflatedUNet
+    sound: Sound | None
     latents: Tensor
     encoded: dict[str, Prompt]
     prompts: Sequence[str]
@@ -202,7 +205,7 @@ class EditRun:
         remove_leftovers(self.folder / file)
         target = (staging if (self.folder / file).exists() else self.folder) / file
         decoded = counted(self.checkpoint.decoded_frames(latents), latents.shape[2], on_step, "writing")
-        write_video(target, self._watched(decoded, errors, kept), self.clip.fps, comment=comment)
+        write_video(target, self._watched(decoded, errors, kept), self.clip.fps, comment=comment, sound=self.sound)
         return torch.stack(kept), decibels(float(np.mean(errors)))
 
     def _watched(self, frames: Iterator[Tensor], errors: list[float], kept: list[Tensor]) -> Iterator[Tensor]:

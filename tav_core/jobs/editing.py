@@ -20,6 +20,7 @@ from ..memory import decoding_memory, inference_memory
 from ..prompt import Prompt
 from ..tuned import TunedWeights
 from ..tuned_facts import TunedFacts, missing_names, sibling_note
+from ..video.sound import read_sound
 from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
 from .control_choice import ControlChoice
 from .edit_config import EditConfig
@@ -99,6 +100,7 @@ def prepare_edit(
         clip=frames,
         checkpoint=opened,
         unet=unet,
+        sound=read_sound(selection.clip, frames.start, frames.seconds),
         latents=latents,
         encoded=encoded,
         prompts=prompts,

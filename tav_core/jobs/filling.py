@@ -25,6 +25,7 @@ from ..tuned import TunedWeights
 from ..tuned_facts import TunedFacts, missing_names, sibling_note
 from ..video.pixels import to_float
 from ..video.read import Clip, read_frames
+from ..video.sound import Sound, read_sound
 from ..video.write import write_video
 from ..windows import Windows
 from .base import Base, MemoryPlan, ensure_prompt, open_as_tuned, unseen_words
@@ -65,7 +66,7 @@ class FillingRun:
     """A video that is ready to get more frames, made by `prepare_filling`.
 
     encoded: (1, c, f, h, w), its latents. notes: warnings for the user; remarks: what else to tell.
-    comment: for the video.
+    comment, sound: for the video; None if nothing is heard.
     """
 
     task: Between | Onwards
@@ -81,6 +82,7 @@ class FillingRun:
     notes: list[str]
     remarks: list[str]
     comment: str
+    sound: Sound | None
     seconds: float = field(default=0.0)
 
     @property
@@ -117,7 +119,7 @@ class FillingRun:
         except Overflowed as error:
             raise TavError(f"The network overflowed {self.unet.dtype}; use precision bf16 or no instead.") from error
         frames = counted(self._frames(filled), self.count, on_step, "writing")
-        write_video(self.output, frames, self.task.fps(self.clip.fps), comment=self.comment)
+        write_video(self.output, frames, self.task.fps(self.clip.fps), comment=self.comment, sound=self.sound)
         self.seconds = time.perf_counter() - began
         return self.output
 
@@ -210,7 +212,14 @@ def prepare_filling(
         notes,
         [f"The prompt is the one the video was made with: {shown(said)}."] if said is not None else [],
         made_with(prompt, config, weights),
+        _sound(clip, frames, task),
     )
+
+
+def _sound(path: Path, clip: Clip, task: Between | Onwards) -> Sound | None:
+    """What one hears in a file at the times of all frames of the result, those before and after the clip's as well."""
+    fps, places = task.fps(clip.fps), task.places(len(clip.frames))
+    return read_sound(path, clip.start - places.index(0) / fps, len(places) / fps)
 
 
 def _check_guess(task: Between | Onwards, config: FillConfig, weights: str) -> None:

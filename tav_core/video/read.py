@@ -18,13 +18,20 @@ from .source import FrameSource, frames_of, open_source
 class Clip:
     """Frames (f, h, w, 3), float32 in 0..1 or uint8 in 0..255, and the frame rate (1/s) that keeps the source's speed.
 
-    notes: warnings for the user. by_time: whether the frames were chosen by time. Unpacks to frames and fps.
+    notes: warnings for the user. by_time: whether the frames were chosen by time. start: when the first of them is
+    shown, in seconds of the source. Unpacks to frames and fps.
     """
 
     frames: Tensor
     fps: float
     notes: Sequence[str] = ()
     by_time: bool = False
+    start: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """How long the frames are shown."""
+        return len(self.frames) / self.fps
 
     def __iter__(self) -> Iterator:
         return iter((self.frames, self.fps))
@@ -91,7 +98,9 @@ def take_frames(
         frame.copy_(torch.from_numpy(fitted(image, width, height, fit)))
     if not as_bytes:
         frames.div_(255)
-    return Clip(frames, _rate(source, chosen, by_time), tuple(source.notes), by_time)
+    moment = source.moments[chosen[0]]
+    start = chosen[0] / source.fps if moment is None else moment
+    return Clip(frames, _rate(source, chosen, by_time), tuple(source.notes), by_time, start)
 
 
 def _rate(source: FrameSource, chosen: Sequence[int], by_time: bool) -> float:

@@ -36,14 +36,6 @@ def read_sound(path: Path, start: float, seconds: float) -> Sound | None:
         return None
 
 
-def has_sound(path: Path) -> bool:
-    try:
-        with opened(path) as container:
-            return bool(container.streams.audio)
-    except (FFmpegError, ValueError):
-        return False
-
-
 def _decoded(container: InputContainer, stream: AudioStream, start: float, seconds: float) -> Sound | None:
     planar, chunks, first = av.AudioResampler(format="fltp"), [], None
     for frame in container.decode(stream):

@@ -18,16 +18,25 @@ from ..files import atomic_path
 from .containers import address_of, opened
 from .frames import yuv
 from .pixels import to_uint8
+from .sound import Sound
+from .sound_track import SoundTrack
 
 
-def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float, *, comment: str = "") -> None:
+def write_video(
+    path: str | os.PathLike,
+    frames: Iterable[Tensor],
+    fps: float,
+    *,
+    comment: str = "",
+    sound: Sound | None = None,
+) -> None:
     """Writes frames (f, h, w, 3), float in 0..1, to an H.264 mp4 that browsers play, atomically.
 
     Frames may also come one by one, (h, w, 3), so that a long video need not fit in memory.
     yuv420p needs even sides: an odd one repeats its last row or column. Colours are BT.709, limited range, and tagged
     so. Values up to 0.5 outside 0..1 are a decoder's overshoot and are clipped. comment: kept in the file's metadata,
-    for `comment_of`. Raises TavError for any other values or shapes, an fps outside 0.001..1000, a suffix other than
-    .mp4, and a file that cannot be written.
+    for `comment_of`. sound: is heard from the first frame on, until the last has been shown. Raises TavError for any
+    other values or shapes, an fps outside 0.001..1000, a suffix other than .mp4, and a file that cannot be written.
     """
     path = Path(path)
     _check_options(path, fps)
@@ -47,6 +56,7 @@ def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float, *
             stream = container.add_stream("libx264", rate=rate, options={"crf": "17", **colours})
             stream.width, stream.height = width + odd_width, height + odd_height
             stream.pix_fmt = "yuv420p"
+            track = None if sound is None else SoundTrack(container, sound)
             for number, pixels in enumerate(chain([first], frames)):
                 if pixels.shape != first.shape:
                     shapes = f"{tuple(first.shape)} and then {tuple(pixels.shape)}"
@@ -56,7 +66,11 @@ def write_video(path: str | os.PathLike, frames: Iterable[Tensor], fps: float, *
                 frame = yuv(image)
                 frame.pts, frame.time_base = number, 1 / rate
                 container.mux(stream.encode(frame))
+                if track:
+                    track.write_until(float((number + 1) / rate))
             container.mux(stream.encode(None))
+            if track:
+                track.close()
     except (OSError, FFmpegError) as error:
         raise TavError(
             f"{path} could not be written ({error.strerror}); choose another folder or free some space."

@@ -45,10 +45,10 @@ def written(monkeypatch):
     """The frames and frame rate of each video that a job writes, before they are compressed."""
     videos, write = [], filling.write_video
 
-    def noted(path, frames, fps, comment):
+    def noted(path, frames, fps, **more):
         frames = list(frames)
         videos.append((torch.stack(frames), fps))
-        write(path, frames, fps, comment=comment)
+        write(path, frames, fps, **more)
 
     monkeypatch.setattr(filling, "write_video", noted)
     return videos
