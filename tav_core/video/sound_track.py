@@ -1,5 +1,7 @@
 """Writes sound into a video file, beside its pictures."""
 
+from fractions import Fraction
+
 from av import AudioFrame
 from av.container import OutputContainer
 from torch import Tensor
@@ -39,5 +41,5 @@ class SoundTrack:
         kept = samples if len(samples) in LAYOUTS else samples[:2]
         loud = kept.nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1).contiguous().numpy()
         frame = AudioFrame.from_ndarray(loud, format="fltp", layout=self.layout)
-        frame.sample_rate, frame.pts = self.sound.rate, self.written
+        frame.sample_rate, frame.pts, frame.time_base = self.sound.rate, self.written, Fraction(1, self.sound.rate)
         return frame
