@@ -22,7 +22,7 @@ def choosing_parser(description: str, work: str) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="where all figures go")
     names = [plan.name for plan in PLANS]
     parser.add_argument("--clips", nargs="+", choices=names, default=names, metavar="PLAN", help=", ".join(names))
-    parser.add_argument("--only", nargs="*", default=(), help="choices whose names start so")
+    parser.add_argument("--only", nargs="*", default=(), help="choices of these names, or whose names start so")
     parser.add_argument("--threads", type=int)
     return parser
 
@@ -39,8 +39,16 @@ def chosen_clips(options: argparse.Namespace) -> list[WorldClip]:
     return [clip for clip in clips_to_choose_by() if clip.plan.name in options.clips]
 
 
-def is_chosen(options: argparse.Namespace, name: str) -> bool:
-    return not options.only or name.startswith(tuple(options.only))
+def chosen_of(options: argparse.Namespace, names: Iterable[str]) -> list[str]:
+    """The choices that --only asks for; exits where it names none."""
+    names = list(names)
+    if not options.only:
+        return names
+    for each in options.only:
+        if not any(name.startswith(each) for name in names):
+            raise SystemExit(f"No choice begins with {each!r}; there are: {'; '.join(names)}.")
+    beginnings = tuple(each for each in options.only if each not in names)
+    return [name for name in names if name in options.only or name.startswith(beginnings)]
 
 
 class Table:

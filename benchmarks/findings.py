@@ -1,10 +1,9 @@
 """Writes the figures of docs/findings.md anew: its tables, from docs/eval.json and docs/eval-16-frames.json.
 
-    python benchmarks/findings.py [--sheets EVAL/.eval]
+    python benchmarks/findings.py
 
---sheets: the contact sheets that `tav eval` has made, from which the pictures of clips are put together. Only numbers
-change: which rows a table has, and all text, stay as they are, and what the text says about the numbers must be read
-again. A test looks for differences.
+Only numbers change: which rows a table has, and all text, stay as they are, and what the text says about the numbers
+must be read again. A test looks for differences. pictures.py draws its pictures.
 """
 
 import argparse
@@ -13,10 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from tav_core.evaluation.report import FIGURES, Values, by_clip, mean_of, read_json, worst_of
-from tav_core.world.protocol import clips_to_report
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FINDINGS = DOCS / "findings.md"
@@ -95,42 +92,15 @@ REACHED = {
     "IoU of 0.80 in object edits": ("iou", 0.80, ("object",)),
 }
 
-# Clips that are shown, by the names of their plans, each with these variants beside each other.
-PICTURES = ("arc", "leave", "approach", "circle", "behind", "two", "walk-past")
-SHOWN = {OURS: "Tune-A-Video", "keep-all": "structure, layout and all outside of the true mask kept"}
-PICTURE_WIDTH, TITLE = 1492, 22
-
 Cells = list[str | None]
 """A row's cells after the label; None for one that is no figure of eval.json."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sheets", type=Path)
-    if sheets := parser.parse_args().sheets:
-        for clip in clips_to_report():
-            if clip.plan.name in PICTURES:
-                draw_picture(sheets, clip.name, DOCS / "findings" / f"{clip.plan.name}.jpg")
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     text = FINDINGS.read_text(encoding="utf-8")
     FINDINGS.write_text(renewed(text), encoding="utf-8")
     print(f"{len(differences(text))} cells of {FINDINGS.name} differed.")
-
-
-def draw_picture(sheets: Path, clip: str, output: Path) -> None:
-    """Puts a clip's contact sheets of the variants SHOWN side by side, each under its title."""
-    halves = []
-    for variant, title in SHOWN.items():
-        sheet = Image.open(sheets / f"{clip}.{variant}.png")
-        width = PICTURE_WIDTH // len(SHOWN)
-        sheet = sheet.resize((width, round(sheet.height * width / sheet.width)), Image.Resampling.LANCZOS)
-        half = Image.new("RGB", (width, sheet.height + TITLE), "white")
-        half.paste(sheet, (0, TITLE))
-        ImageDraw.Draw(half).text((14, 7), title, fill=(140, 0, 0), font=ImageFont.load_default(16))
-        halves.append(half)
-    picture = Image.new("RGB", (PICTURE_WIDTH, max(half.height for half in halves)), "white")
-    for number, half in enumerate(halves):
-        picture.paste(half, (number * half.width, 0))
-    picture.save(output, quality=85)
 
 
 def renewed(text: str) -> str:

@@ -9,7 +9,7 @@ interrupted run goes on. Half a minute a clip and setting on two CPU cores; two 
 """
 
 import torch
-from choosing import Table, choosing_parser, chosen_clips, is_chosen, parsed
+from choosing import Table, choosing_parser, chosen_clips, chosen_of, parsed
 
 from tav_core.borrow import Structure
 from tav_core.demo.miniature import miniature_path
@@ -70,11 +70,8 @@ def main() -> None:
     resnets = [n.removesuffix(".conv2") for n, _ in checkpoint.unet.named_modules() if n.endswith(".conv2")]
     transformers = list(transformer_blocks(checkpoint.unet))
     default = structure_of(checkpoint.unet)
-    chosen = {
-        name: Variant(name, sampling=sampling)
-        for name, sampling in settings_of(default, resnets, transformers).items()
-        if is_chosen(options, name)
-    }
+    settings = settings_of(default, resnets, transformers)
+    chosen = {name: Variant(name, sampling=settings[name]) for name in chosen_of(options, settings)}
     table = Table(options)
     for outcome in evaluate(checkpoint, chosen_clips(options), chosen, SETTINGS, work=options.work):
         table.add(outcome.variant, outcome)

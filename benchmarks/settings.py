@@ -10,7 +10,7 @@ A minute a clip and setting on two CPU cores; two runs with `--threads 1` and di
 from dataclasses import replace
 
 import torch
-from choosing import Table, choosing_parser, chosen_clips, is_chosen, parsed
+from choosing import Table, choosing_parser, chosen_clips, chosen_of, parsed
 
 from tav_core.demo.miniature import miniature_path
 from tav_core.demo.settings import SETTINGS, Settings
@@ -51,9 +51,9 @@ def main() -> None:
     options = parsed(choosing_parser(__doc__, "settings"))
     checkpoint = open_base(miniature_path(), device=torch.device("cpu")).checkpoint
     table = Table(options)
-    for choice, (settings, variant) in choices().items():
-        if not is_chosen(options, choice):
-            continue
+    found = choices()
+    for choice in chosen_of(options, found):
+        settings, variant = found[choice]
         work = options.work / choice.replace(" ", "-")
         work.mkdir(exist_ok=True)
         for outcome in evaluate(checkpoint, chosen_clips(options), {choice: variant}, settings, work=work):
