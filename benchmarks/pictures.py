@@ -6,7 +6,7 @@ Pictures whose job has not run stay as they are. They must be looked at, and wha
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -34,25 +34,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, metavar="WORK")
     work = parser.parse_args().work
-    if (sheets := work / "eval" / ".eval").exists():
-        for clip in clips_to_report():
-            if clip.plan.name in PLANS:
-                save(side_by_side(sheets, clip.name, VARIANTS), DOCS / "findings" / f"{clip.plan.name}.jpg")
-    if (sheets := work / "keeping").exists():
-        (clip,) = (clip for clip in clips_to_choose_by() if clip.plan.name == CHOOSING)
-        save(side_by_side(sheets, clip.name, SETTINGS), DOCS / "kept.jpg")
-    sheets = [work / f"onwards.{name}.png" for name in CONTINUED]
+    for clip in clips_to_report():
+        if clip.plan.name in PLANS:
+            sheets = {work / "eval" / ".eval" / f"{clip.name}.{name}.png": title for name, title in VARIANTS.items()}
+            draw(f"findings/{clip.plan.name}.jpg", side_by_side, sheets)
+    (clip,) = (clip for clip in clips_to_choose_by() if clip.plan.name == CHOOSING)
+    sheets = {work / "keeping" / f"{clip.name}.{name}.png": title for name, title in SETTINGS.items()}
+    draw("kept.jpg", side_by_side, sheets)
+    draw("findings/onwards.jpg", continued, [work / f"onwards.{name}.png" for name in CONTINUED])
+    draw("findings/sibling.jpg", whole, [work / "sibling" / "edits" / "sheet.png"])
+
+
+def draw(name: str, picture: Callable[[Collection[Path]], Image.Image], sheets: Collection[Path]) -> None:
+    """Makes a picture of docs/ from some sheets, if all are there."""
     if all(sheet.exists() for sheet in sheets):
-        save(continued(sheets), DOCS / "findings" / "onwards.jpg")
-    if (sheet := work / "sibling" / "edits" / "sheet.png").exists():
-        save(Image.open(sheet).convert("RGB"), DOCS / "findings" / "sibling.jpg")
+        picture(sheets).save(DOCS / name, quality=QUALITY)
+        print(name)
 
 
-def side_by_side(sheets: Path, clip: str, shown: Mapping[str, str]) -> Image.Image:
-    """A clip's contact sheets of some variants, each under its title. shown: variants -> titles."""
-    parts, width = [], WIDTH // len(shown)
-    for variant, title in shown.items():
-        sheet = Image.open(sheets / f"{clip}.{variant}.png")
+def side_by_side(sheets: Mapping[Path, str]) -> Image.Image:
+    """Contact sheets of a clip, each under its title."""
+    parts, width = [], WIDTH // len(sheets)
+    for path, title in sheets.items():
+        sheet = Image.open(path)
         sheet = sheet.resize((width, round(sheet.height * width / sheet.width)), Image.Resampling.LANCZOS)
         part = Image.new("RGB", (width, sheet.height + TITLE), "white")
         part.paste(sheet, (0, TITLE))
@@ -64,15 +68,15 @@ def side_by_side(sheets: Path, clip: str, shown: Mapping[str, str]) -> Image.Ima
     return picture
 
 
-def continued(sheets: list[Path]) -> Image.Image:
+def continued(sheets: Iterable[Path]) -> Image.Image:
     """Some rows of each sheet, below each other."""
     pictures = [np.asarray(Image.open(sheet)) for sheet in sheets]
     return Image.fromarray(np.concatenate([each[row * SIZE : (row + 1) * SIZE] for each in pictures for row in ROWS]))
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    picture.save(path, quality=QUALITY)
-    print(path)
+def whole(sheets: Iterable[Path]) -> Image.Image:
+    (sheet,) = sheets
+    return Image.open(sheet).convert("RGB")
 
 
 if __name__ == "__main__":

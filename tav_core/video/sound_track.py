@@ -4,42 +4,37 @@ from fractions import Fraction
 
 from av import AudioFrame
 from av.container import OutputContainer
-from torch import Tensor
 
-from .sound import Sound
+from ..errors import need
+from .sound import AAC_RATES, Sound
 
-LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1"}
-AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+
+def check_sound(sound: Sound) -> None:
+    """Raises TavError for other channels and rates than a `Sound` has."""
+    need(len(sound.samples) in (1, 2), "The channels of the sound", len(sound.samples), "1 or 2")
+    need(sound.rate in AAC_RATES, "The rate of the sound", sound.rate, f"one of {', '.join(map(str, AAC_RATES))}")
 
 
 class SoundTrack:
     """An AAC stream that is written as far as the pictures have come, so that a player finds both in one place.
 
-    A rate that AAC does not have becomes 48 kHz. Of channels for which there is no usual layout, the first two are
-    written. What is not finite is silent, and what is louder than 1 is clipped.
+    What is louder than 1 is clipped, and what is not finite is silent.
     """
 
     def __init__(self, container: OutputContainer, sound: Sound):
         self.container, self.sound, self.written = container, sound, 0
-        channels = sound.samples.shape[0]
-        self.layout = LAYOUTS.get(channels, "stereo")
-        rate = sound.rate if sound.rate in AAC_RATES else 48000
-        self.stream = container.add_stream("aac", rate=rate, layout=self.layout)
+        self.layout = "mono" if len(sound.samples) == 1 else "stereo"
+        self.stream = container.add_stream("aac", rate=sound.rate, layout=self.layout)
 
     def write_until(self, moment: float) -> None:
         """Writes what is heard before a moment, in seconds, and has not been written."""
         end = min(round(moment * self.sound.rate), self.sound.samples.shape[1])
         if end > self.written:
-            frame = self._frame(self.sound.samples[:, self.written : end])
+            samples = self.sound.samples[:, self.written : end].nan_to_num(0.0).clamp(-1, 1)
+            frame = AudioFrame.from_ndarray(samples.contiguous().numpy(), format="fltp", layout=self.layout)
+            frame.sample_rate, frame.pts, frame.time_base = self.sound.rate, self.written, Fraction(1, self.sound.rate)
             self.container.mux(self.stream.encode(frame))
             self.written = end
 
     def close(self) -> None:
         self.container.mux(self.stream.encode(None))
-
-    def _frame(self, samples: Tensor) -> AudioFrame:
-        kept = samples if len(samples) in LAYOUTS else samples[:2]
-        loud = kept.nan_to_num(0.0, 1.0, -1.0).clamp(-1, 1).contiguous().numpy()
-        frame = AudioFrame.from_ndarray(loud, format="fltp", layout=self.layout)
-        frame.sample_rate, frame.pts, frame.time_base = self.sound.rate, self.written, Fraction(1, self.sound.rate)
-        return frame

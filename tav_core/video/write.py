@@ -19,7 +19,7 @@ from .containers import address_of, opened
 from .frames import yuv
 from .pixels import to_uint8
 from .sound import Sound
-from .sound_track import SoundTrack
+from .sound_track import SoundTrack, check_sound
 
 
 def write_video(
@@ -40,6 +40,8 @@ def write_video(
     """
     path = Path(path)
     _check_options(path, fps)
+    if sound:
+        check_sound(sound)
     frames = iter(_checked(frames) if isinstance(frames, Tensor) else map(_checked_frame, frames))
     first = next(frames, None)
     if first is None:
@@ -56,7 +58,7 @@ def write_video(
             stream = container.add_stream("libx264", rate=rate, options={"crf": "17", **colours})
             stream.width, stream.height = width + odd_width, height + odd_height
             stream.pix_fmt = "yuv420p"
-            track = None if sound is None else SoundTrack(container, sound)
+            track = sound and SoundTrack(container, sound)
             for number, pixels in enumerate(chain([first], frames)):
                 if pixels.shape != first.shape:
                     shapes = f"{tuple(first.shape)} and then {tuple(pixels.shape)}"

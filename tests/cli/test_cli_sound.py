@@ -35,12 +35,12 @@ def test_an_edit_and_the_reconstruction_have_it(tuned, loud, tmp_path):  # noqa:
 
 def test_what_is_added_has_it_too_at_the_times_of_the_file(files, known, loud, tmp_path):  # noqa: F811
     chosen = {"video": loud, "use": 4, "start": 10, "stride": 4}  # from 0.5 s to 1.3 s
-    for command, options, began in (
-        ("interpolate", {}, 0.5),
-        ("extend", {"frames": 3}, 0.5),
-        ("extend", {"frames": 4, "direction": "backwards"}, -0.3),
+    for command, options, began, tenths in (
+        ("interpolate", {}, 0.5, 7),
+        ("extend", {"frames": 3}, 0.5, 13),
+        ("extend", {"frames": 4, "direction": "backwards"}, -0.3, 15),
     ):
         outcome = tav(*adding(command, files, known, tmp_path / "a.mp4", **chosen, **options))
         assert outcome.code == 0, outcome.err
-        moments = [began + 0.05 + 0.1 * step for step in range(7)]
-        assert heard(tmp_path / "a.mp4")[:7] == pytest.approx([m if m > 0 else -1 for m in moments], abs=0.1)
+        moments = [began + 0.05 + 0.1 * tenth for tenth in range(tenths)]
+        assert heard(tmp_path / "a.mp4")[:tenths] == pytest.approx([m if m > 0 else -1 for m in moments], abs=0.1)

@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import tempfile
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +33,8 @@ FORMATS = {
     "gif": ("gif", "rgb8"),
 }
 """By suffix: FFmpeg's codec and pixel format."""
+SOUNDS = {"mp4": "aac", "mkv": "flac", "avi": "pcm_s16le", "mov": "pcm_s16be", "flv": "aac", "ts": "mp2"}
+"""By suffix: FFmpeg's codec of the sound."""
 BOXES = (b"moov", b"trak", b"tkhd", b"mdhd", b"elst", b"stsd", b"stts", b"ctts", b"stsz", b"stco", b"avc1", b"pasp")
 PICTURES = {"png": {}, "jpg": {"format": "JPEG"}, "webp": {}, "bmp": {}, "tiff": {}}
 
@@ -48,6 +51,27 @@ def clip(suffix: str) -> bytes:
             for image in clips.numbered(6):
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
             container.mux(stream.encode(None))
+        return path.read_bytes()
+
+
+@cache
+def sounding(suffix: str) -> bytes:
+    """A clip of a quarter of a second that is heard as well."""
+    codec, pix_fmt = FORMATS[suffix]
+    samples = (8000 * np.sin(np.arange(11025) / 10)).astype(np.int16)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"clip.{suffix}")
+        with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
+            options = {"options": {"flags": "+bitexact", "threads": "1"}}
+            video = container.add_stream(codec, rate=24, **options)
+            video.height, video.width, video.pix_fmt = 48, 64, pix_fmt
+            audio = container.add_stream(SOUNDS[suffix], rate=44100, layout="stereo", **options)
+            for image in clips.numbered(6):
+                container.mux(video.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+            sound = av.AudioFrame.from_ndarray(samples.repeat(2)[None], format="s16", layout="stereo")
+            sound.sample_rate, sound.pts, sound.time_base = 44100, 0, Fraction(1, 44100)
+            for stream, last in ((video, None), (audio, sound), (audio, None)):
+                container.mux(stream.encode(last))
         return path.read_bytes()
 
 

@@ -1,4 +1,4 @@
-"""Clips, folders of images, and masks."""
+"""Clips and their sound, folders of images, and masks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +11,7 @@ from tav_core.jobs.mask_choice import MaskChoice
 from tav_core.jobs.selection import Selection
 from tav_core.masks import latent_mask
 from tav_core.video.read import read_frames
+from tav_core.video.sound import Sound, read_sound
 from tests.fuzz import material
 from tests.fuzz.mutations import of_boxes, of_bytes, of_tensor, times
 from tests.fuzz.registry import reader
@@ -36,6 +37,19 @@ def clip(rng: Random, folder: Path) -> Callable[[], object]:
     path.write_bytes(times(rng, change, data, 4))
     count, settings = rng.choice((1, 3, 6)), selected(rng)
     return lambda: read_frames(path, count, **settings)
+
+
+@reader
+def sound(rng: Random, folder: Path) -> Callable[[], object]:
+    suffix = rng.choice(list(material.SOUNDS))
+    path = folder / f"clip.{suffix}"
+    path.write_bytes(times(rng, of_bytes, material.sounding(suffix), 4))
+    start, seconds = rng.choice((-0.1, 0.0, 0.1, 5.0, 1e12)), rng.choice((0.0, 0.1, 1.0, 1e12))
+    return lambda: heard(read_sound(path, start, seconds))
+
+
+def heard(found: Sound | None) -> None:
+    assert found is None or (found.samples.isfinite().all() and found.samples.numel())
 
 
 @reader
