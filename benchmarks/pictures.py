@@ -16,12 +16,14 @@ from tav_core.world.draw import SIZE
 from tav_core.world.protocol import clips_to_choose_by, clips_to_report
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-WIDTH, TITLE = 1492, 22
+WIDTH, NARROW, TITLE = 1492, 994, 22
 QUALITY = 85
 
 # Clips of the report that are shown, by the names of their plans, each with these variants beside each other.
 PLANS = ("arc", "leave", "approach", "circle", "behind", "two", "walk-past")
 VARIANTS = {"full": "Tune-A-Video", "keep-all": "structure, layout and all outside of the true mask kept"}
+# One of them, by the original and by ours.
+COMPARED = "walk"
 # One of those for choosing settings, with two settings of keeping.py.
 CHOOSING = "line"
 SETTINGS = {"plain": "Tune-A-Video", "structure 0.8, layout 0.4, mask true": VARIANTS["keep-all"]}
@@ -42,7 +44,9 @@ def main() -> None:
     sheets = {work / "keeping" / f"{clip.name}.{name}.png": title for name, title in SETTINGS.items()}
     draw("kept.jpg", side_by_side, sheets)
     draw("findings/onwards.jpg", continued, [work / f"onwards.{name}.png" for name in CONTINUED])
-    draw("findings/sibling.jpg", whole, [work / "sibling" / "edits" / "sheet.png"])
+    draw("findings/sibling.jpg", scaled, [work / "sibling" / "edits" / "sheet.png"])
+    (clip,) = (clip for clip in clips_to_report() if clip.plan.name == COMPARED)
+    draw("findings/original.jpg", scaled, [work / "original" / f"{clip.name}.png"])
 
 
 def draw(name: str, picture: Callable[[Collection[Path]], Image.Image], sheets: Collection[Path]) -> None:
@@ -74,9 +78,10 @@ def continued(sheets: Iterable[Path]) -> Image.Image:
     return Image.fromarray(np.concatenate([each[row * SIZE : (row + 1) * SIZE] for each in pictures for row in ROWS]))
 
 
-def whole(sheets: Iterable[Path]) -> Image.Image:
+def scaled(sheets: Iterable[Path]) -> Image.Image:
     (sheet,) = sheets
-    return Image.open(sheet).convert("RGB")
+    picture = Image.open(sheet).convert("RGB")
+    return picture.resize((NARROW, round(picture.height * NARROW / picture.width)), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":
