@@ -46,7 +46,7 @@ add hard "$tables --json $work/hard.json --clips leave two --only plain 'structu
 add guidance "$tables --json $work/guidance.json --clips arc walk leave two --only $guidance"
 add reweight "$tables --json $work/reweight.json --clips $eight --only reweight $kept"
 known="python benchmarks/known_frames.py --plain --tuning-steps 100 --trust 0.6 0.95"
-add between "$known --json $work/between.json --clips line arc walk"
+add between "$known --json $work/between.json --tasks between --clips line arc walk"
 add onwards "$known --json $work/onwards.json --tasks onwards backwards --clips line arc walk circle two walk-past"
 add null-text "python benchmarks/null_text.py --work $work/null-text --json $work/null-text.json --clips arc walk"
 add windows "python benchmarks/windows.py --json $work/windows.json 32:0 32:8"
