@@ -50,7 +50,7 @@ add between "$known --json $work/between.json --tasks between --clips line arc w
 add onwards "$known --json $work/onwards.json --tasks onwards backwards --clips line arc walk circle two walk-past"
 add null-text "python benchmarks/null_text.py --work $work/null-text --json $work/null-text.json --clips arc walk"
 add windows "python benchmarks/windows.py --json $work/windows.json 32:0 32:8"
-add long "python benchmarks/windows.py --json $work/long.json 16:0 64:16 128:16 64:0"
+add long "python benchmarks/windows.py --json $work/long.json 16:0 64:16 128:16"
 miniature=tav_core/demo/miniature
 add sibling "tav demo -o $work/sibling/demo && tav edit $work/sibling/demo/clip.mp4 -o $work/sibling/edits \
     -w $work/sibling/demo/tuned.safetensors -c $miniature --lora $miniature/paper-lora.safetensors \
