@@ -5,7 +5,7 @@
 #
 # JOBs are those below; by default all of them, PROCESSES (2) at once, in their order. Each leaves its table in
 # WORK/JOB.log, and goes on where it was interrupted. On two cores, eval takes two hours and a half, frames16 half an
-# hour, the others between 5 and 20 minutes. ORIGINAL (a checkout) and ORIGINAL_PYTHON are for the job original; see
+# hour, the others between 5 and 30 minutes. ORIGINAL (a checkout) and ORIGINAL_PYTHON are for the job original; see
 # README.md. Then copy WORK/eval/eval.* and, as docs/eval-16-frames.json, WORK/frames16/eval.json to docs, run
 # `python benchmarks/findings.py` and `python benchmarks/pictures.py WORK`, and put the figures of the other jobs in by
 # hand.
